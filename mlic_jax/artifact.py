@@ -1,0 +1,146 @@
+"""What a trained model is outside of training: weights, integer tables, and a card. NumPy alone.
+
+On disk an artifact is one uncompressed `.npz` file (suffix `.mlicm`): arrays by name, and one JSON document.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mlic_jax import files
+from mlic_jax.entropy.tables import Table, check
+from mlic_jax.errors import ModelError
+
+SUFFIX = ".mlicm"
+_FORMAT = 1
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
+    """Nested dicts of arrays -> {"a/b/c": array}, sorted by name."""
+    flat = {}
+    for name in sorted(tree):
+        value = tree[name]
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{name}/"))
+        else:
+            flat[prefix + name] = np.asarray(value)
+    return flat
+
+
+def unflatten(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The reverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = value
+    return tree
+
+
+class Artifact:
+    """A model ready for use.
+
+    Attributes:
+      model: name in the zoo.
+      architecture: the keyword arguments of the zoo's factory that decide shapes and streams.
+      params, state: nested dicts of NumPy arrays.
+      tables: family -> Table of integer frequencies.
+      card: anything worth knowing about the weights (training data, steps, date); not part of the fingerprint.
+    """
+
+    def __init__(self, model, architecture, params, state, tables, card=None):
+        self.model: str = model
+        self.architecture: dict[str, Any] = dict(architecture)
+        self.params = unflatten(flatten(params))
+        self.state = unflatten(flatten(state))
+        self.tables: dict[str, Table] = {family: Table(*map(np.asarray, table)) for family, table in tables.items()}
+        self.card: dict[str, Any] = dict(card or {})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays by name, in the order of the fingerprint."""
+        tables = {family: table._asdict() for family, table in self.tables.items()}
+        return flatten({"params": self.params, "state": self.state, "tables": tables})
+
+    @functools.cached_property
+    def fingerprint(self) -> bytes:
+        """8 bytes: files name the weights they need by these."""
+        digest = hashlib.sha256(json.dumps([self.model, self.architecture], sort_keys=True).encode())
+        for name, array in self.arrays().items():
+            array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            digest.update(array.tobytes())
+        return digest.digest()[:8]
+
+    @functools.cached_property
+    def variables(self) -> dict[str, Any]:
+        """{"params", "state"} on the default device, put there once."""
+        import jax
+
+        return jax.device_put({"params": self.params, "state": self.state})
+
+    @functools.cached_property
+    def models(self) -> dict[str, Any]:
+        """family -> the range coder's models, made at first use and kept."""
+        from mlic_jax.entropy import rangecoder
+
+        return {family: rangecoder.Models(table) for family, table in self.tables.items()}
+
+    def to_bytes(self) -> bytes:
+        """The content of a `.mlicm` file. The same artifact gives the same bytes."""
+        about = {"format": _FORMAT, "model": self.model, "architecture": self.architecture, "card": self.card}
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as archive:
+            entries = {"about.json": json.dumps(about, indent=1, sort_keys=True).encode()}
+            for name, array in self.arrays().items():
+                buffer = io.BytesIO()
+                np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+                entries[f"{name}.npy"] = buffer.getvalue()
+            for name, content in entries.items():
+                archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
+        return out.getvalue()
+
+    def save(self, path) -> None:
+        """Writes the file whole or not at all."""
+        files.write_bytes(path, self.to_bytes())
+
+    @classmethod
+    def from_bytes(cls, data: bytes, name: str = "model") -> Artifact:
+        """Reads what `to_bytes` wrote. Raises ModelError naming what is wrong; no pickles are read."""
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                about = json.loads(archive.read("about.json"))
+                if about["format"] != _FORMAT:
+                    raise ModelError(f"{name}: format {about['format']} is not known, {_FORMAT} is")
+                flat = {
+                    entry[:-4]: np.lib.format.read_array(io.BytesIO(archive.read(entry)), allow_pickle=False)
+                    for entry in archive.namelist()
+                    if entry.endswith(".npy")
+                }
+            tree = unflatten(flat)
+            tables = {family: Table(**arrays) for family, arrays in tree.get("tables", {}).items()}
+            for table in tables.values():
+                check(table)
+            return cls(
+                about["model"], about["architecture"], tree.get("params", {}), tree.get("state", {}), tables,
+                about["card"],
+            )  # fmt: skip
+        except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError) as reason:
+            raise ModelError(f"{name} is not a model file, or a damaged one: {reason}") from reason
+
+    @classmethod
+    def load(cls, path) -> Artifact:
+        """Reads a `.mlicm` file. Raises ModelError if it is missing or damaged."""
+        return cls.from_bytes(files.read_bytes(path, ModelError), repr(str(path)))
+
+    def __repr__(self):
+        return f"Artifact({self.model}, {self.architecture}, fingerprint {self.fingerprint.hex()})"

@@ -1,0 +1,62 @@
+"""The interface of every codec in this package, and nothing else.
+
+A codec is a tuple of pure functions. The trainer, the evaluator and the command line know these functions only;
+whatever is special about a paper stays in its model file.
+
+    config -> zoo.make -> Codec -> train step -> checkpoint -> export -> Artifact
+    uint8 image -> compress(Artifact) -> chunks -> container -> bytes on disk -> decompress(Artifact) -> uint8 image
+
+Shapes: B examples of H x W pixels. Images are uint8 RGB at this interface and float32 in [0, 1] inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+Params = Mapping[str, Any]
+State = Mapping[str, Any]
+# What `compress` returns: the coded picture in the order in which a decoder needs it. A codec that refines its
+# picture step by step returns one chunk per step, and decodes any number of leading chunks.
+Chunks = tuple[bytes, ...]
+
+
+class Objective(NamedTuple):
+    """One optimiser's view of the parameters.
+
+    Attributes:
+      owns: top-level keys of params that this objective may change. Objectives own disjoint sets.
+      loss: (params, state, batch, keys, step) -> (scalar, (metrics, state)).
+        batch: {"image": uint8 [B, H, W, 3], "position": int32 [B]}.
+        keys: [B] PRNG keys, one per example, so that noise does not depend on how examples are shared out to devices.
+        step: int32 scalar, counts optimiser steps.
+        metrics: dict of float32 scalars, means over the batch, units in their names.
+        state: the new state (BatchNorm means and the like).
+    """
+
+    owns: tuple[str, ...]
+    loss: Callable
+
+
+class Codec(NamedTuple):
+    """A trainable (or fixed) image codec.
+
+    Attributes:
+      init: (key, image_shape) -> (params, state). image_shape is (H, W, 3) of training crops; shapes come from tracing,
+        values from the key by NumPy, so they are the same on every backend.
+      objectives: name -> Objective; a config's `schedule` says which run in a step, and in what order.
+      estimate: (params, state, image uint8 [B, H, W, 3]) -> {"loss" [B], "bits" [B], "mse255" [B],
+        "reconstruction" uint8 [B, H, W, 3]}: rounded latents and -log2 P, no noise. Jit-able, any H and W. What it
+        reports is an estimate; figures about a codec come from `compress` and `decompress`.
+      export: (params, state) -> Artifact: NumPy weights and integer tables, all that compress and decompress need.
+      compress: (artifact, image uint8 [H, W, 3], quality) -> Chunks. quality is None or a float in 0..100.
+        Raises UsageError where the codec has one rate only and a quality is asked for.
+      decompress: (artifact, chunks, (H, W)) -> uint8 [H, W, 3]. Raises CorruptStreamError.
+    """
+
+    init: Callable
+    objectives: Mapping[str, Objective]
+    estimate: Callable
+    export: Callable
+    compress: Callable
+    decompress: Callable

@@ -1,0 +1,161 @@
+"""The deep factorized density: one learned univariate density per channel.
+
+Ballé, Minnen, Singh, Hwang, Johnston, "Variational image compression with a scale hyperprior", ICLR 2018, appendix 6.1;
+filter sizes, initial values and tail mass as in CompressAI's EntropyBottleneck, whose weights load unchanged.
+
+The cumulative distribution of channel c is sigmoid(logit_c(x)), and logit_c is a small monotone network:
+
+    v = x;  for k < K:  v = softplus(H_k) v + b_k;  if k < K - 1:  v = v + tanh(a_k) * tanh(v)
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import special
+
+from mlic_jax.entropy import tables
+from mlic_jax.layers import init
+from mlic_jax.layers.bounds import lower_bound
+
+FILTERS = (3, 3, 3, 3)
+INIT_SCALE = 10.0
+LIKELIHOOD_FLOOR = 1e-9
+# Where the tables end. A symbol outside is coded by an escape of some 16 bits more, and no row spends frequencies on
+# symbols rarer than its smallest one.
+TAIL_MASS = 2.0**-16
+SEARCH_RADIUS = 1e5
+
+
+def cumulative_logits(x, matrices, biases, factors, xp=jnp):
+    """The logit of the cumulative distribution, channel by channel.
+
+    Args:
+      x: [C, 1, n].
+      matrices, biases, factors: lists of [C, f', f], [C, f', 1] and [C, f', 1]; one factor fewer than matrices.
+      xp: jax.numpy, or numpy (for float64 tables).
+
+    Returns:
+      [C, 1, n].
+    """
+    for k, (matrix, bias) in enumerate(zip(matrices, biases, strict=True)):
+        x = xp.logaddexp(matrix, 0.0) @ x + bias
+        if k < len(factors):
+            x = x + xp.tanh(factors[k]) * xp.tanh(x)
+    return x
+
+
+def _bisect(logits, target, channels, xp):
+    """x [C, 1, 1] where logits(x) = target, by bisection on [-SEARCH_RADIUS, SEARCH_RADIUS]."""
+    low = xp.full((channels, 1, 1), -SEARCH_RADIUS)
+    high = xp.full((channels, 1, 1), SEARCH_RADIUS)
+
+    def halve(_, ends):
+        low, high = ends
+        middle = 0.5 * (low + high)
+        below = logits(middle) < target
+        return xp.where(below, middle, low), xp.where(below, high, middle)
+
+    # 2e5 / 2^48 is below the spacing of float32 near 1, and of float64 near 1e5.
+    steps = 48
+    if xp is jnp:
+        low, high = jax.lax.fori_loop(0, steps, halve, (low, high))
+    else:
+        for step in range(steps):
+            low, high = halve(step, (low, high))
+    return 0.5 * (low + high)
+
+
+class DeepFactorized(nn.Module):
+    """The density and its use as a prior for a latent [B, h, w, C] (the interface that coders ask for).
+
+    Attributes:
+      channels: C.
+      family: the name under which this prior's tables stand in an artifact.
+    """
+
+    channels: int
+    family: str = "factorized"
+
+    def setup(self):
+        sizes = (1, *FILTERS, 1)
+        layers = len(sizes) - 1
+        scale = INIT_SCALE ** (1 / layers)
+        self.matrices = [
+            self.param(
+                f"matrix_{k}",
+                init.constant(np.log(np.expm1(1 / scale / sizes[k + 1]))),
+                (self.channels, sizes[k + 1], sizes[k]),
+            )
+            for k in range(layers)
+        ]
+        self.biases = [
+            self.param(f"bias_{k}", init.uniform(0.5), (self.channels, sizes[k + 1], 1)) for k in range(layers)
+        ]
+        self.factors = [
+            self.param(f"factor_{k}", init.constant(0.0), (self.channels, sizes[k + 1], 1)) for k in range(layers - 1)
+        ]
+
+    def _logits(self, x):
+        return cumulative_logits(x, self.matrices, self.biases, self.factors)
+
+    def likelihood(self, x: jax.Array) -> jax.Array:
+        """P(x - 1/2 < X < x + 1/2) for noisy or rounded x [B, h, w, C], same shape, at least LIKELIHOOD_FLOOR."""
+        shape = x.shape
+        x = jnp.moveaxis(x, -1, 0).reshape(self.channels, 1, -1)
+        upper, lower = self._logits(x + 0.5), self._logits(x - 0.5)
+        # On the right of the median both sigmoids are near 1 and their difference loses all digits: mirror it.
+        sign = jax.lax.stop_gradient(-jnp.sign(upper + lower))
+        mass = jnp.abs(jax.nn.sigmoid(sign * upper) - jax.nn.sigmoid(sign * lower))
+        mass = jnp.moveaxis(mass.reshape(self.channels, *shape[:-1]), 0, -1)
+        return lower_bound(mass, LIKELIHOOD_FLOOR)
+
+    def bits(self, x: jax.Array) -> jax.Array:
+        """-log2 of the likelihood of x [B, h, w, C], same shape."""
+        return -jnp.log2(self.likelihood(x))
+
+    @property
+    def center(self) -> jax.Array:
+        """The medians [C]: latents are rounded to integer distances from them.
+
+        Fixed values where the collection `state` has them (an artifact's, on which encoder and decoder must agree),
+        otherwise found by bisection from the parameters as they are now; CompressAI learns them by an auxiliary loss.
+        """
+        if self.has_variable("state", "medians"):
+            return self.get_variable("state", "medians")
+        return jax.lax.stop_gradient(_bisect(self._logits, 0.0, self.channels, jnp)[:, 0, 0])
+
+    def indexes(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Row of the table for every entry of a latent of that shape (.., C): its channel."""
+        return np.broadcast_to(np.arange(self.channels, dtype=np.int32), shape)
+
+    def settled(self) -> dict:
+        """{module name: {"medians": float32 [C]}}, for the collection `state` of an artifact."""
+        return {self.name: {"medians": np.asarray(self.center, np.float32)}}
+
+    def tabulate(self) -> tables.Table:
+        """Integer tables, one row a channel, for symbols round(x - median). In float64, by NumPy."""
+        parameters = [[np.asarray(p, np.float64) for p in ps] for ps in (self.matrices, self.biases, self.factors)]
+
+        def logits(x):
+            return cumulative_logits(x, *parameters, xp=np)
+
+        tail = np.log(2 / TAIL_MASS - 1)
+        medians = np.asarray(self.center, np.float64)
+        low = _bisect(logits, -tail, self.channels, np)[:, 0, 0]
+        high = _bisect(logits, tail, self.channels, np)[:, 0, 0]
+        first = np.minimum(np.floor(low - medians), 0).astype(int)
+        last = np.maximum(np.ceil(high - medians), 0).astype(int)
+        # A channel that has not been trained can be flat over thousands of symbols; escapes cover what is cut.
+        first, last = np.maximum(first, -tables.WIDEST), np.minimum(last, tables.WIDEST)
+        symbols = np.arange(first.min(), last.max() + 1)
+        edges = np.concatenate([symbols - 0.5, symbols[-1:] + 0.5])
+        values = logits(medians[:, None, None] + edges)[:, 0]  # [C, n + 1]
+        mirrored = values[:, 1:] + values[:, :-1] > 0
+        upper = np.where(mirrored, -values[:, :-1], values[:, 1:])
+        lower = np.where(mirrored, -values[:, 1:], values[:, :-1])
+        mass = special.expit(upper) - special.expit(lower)
+        rows = [row[(symbols >= a) & (symbols <= b)] for row, a, b in zip(mass, first, last, strict=True)]
+        return tables.build(rows, first)

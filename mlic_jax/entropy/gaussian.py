@@ -1,0 +1,90 @@
+"""The conditional Gaussian prior and its table of scales.
+
+Ballé et al. 2018 (zero mean) and Minnen, Ballé, Toderici, "Joint autoregressive and hierarchical priors", NeurIPS 2018
+(mean and scale). Constants as in CompressAI and TFC v1: 64 scales log-spaced from 0.11 to 256; coding uses the first
+scale of the table that is not smaller than the network's.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import special
+
+from mlic_jax.entropy import tables
+from mlic_jax.layers.bounds import lower_bound
+
+SCALE_MIN, SCALE_MAX, SCALES = 0.11, 256.0, 64
+LIKELIHOOD_FLOOR = 1e-9
+TAIL_MASS = 2.0**-16
+SCALE_TABLE = np.exp(np.linspace(np.log(SCALE_MIN), np.log(SCALE_MAX), SCALES)).astype(np.float32)
+
+
+def _tail(x):
+    """P(X > x) of the standard normal."""
+    return 0.5 * jax.scipy.special.erfc(x * (2**-0.5))
+
+
+def likelihood(x: jax.Array, scale: jax.Array, mean: jax.Array | float = 0.0) -> jax.Array:
+    """P(x - 1/2 < X < x + 1/2) for X ~ N(mean, scale^2), all of one shape, at least LIKELIHOOD_FLOOR.
+
+    scale is bounded below by SCALE_MIN, with the gradient of `lower_bound` (the networks emit it unconstrained).
+    """
+    scale = lower_bound(scale, SCALE_MIN)
+    distance = jnp.abs(x - mean)  # both tails with the digits of the left one
+    mass = _tail((distance - 0.5) / scale) - _tail((distance + 0.5) / scale)
+    return lower_bound(mass, LIKELIHOOD_FLOOR)
+
+
+def scale_index(scale) -> np.ndarray:
+    """Row of the scale table: the number of the first 63 entries that are below scale. NumPy, same shape, int32."""
+    return np.searchsorted(SCALE_TABLE[:-1], np.asarray(scale, np.float32), side="left").astype(np.int32)
+
+
+class Gaussian(NamedTuple):
+    """A prior for one latent: N(mean, scale^2), entry by entry.
+
+    Attributes:
+      scale: [B, h, w, C], unbounded; values below SCALE_MIN count as SCALE_MIN.
+      mean: same shape, or 0.
+    """
+
+    scale: jax.Array
+    mean: jax.Array | float = 0.0
+
+    family = "gaussian"
+
+    def bits(self, x: jax.Array) -> jax.Array:
+        """-log2 of the likelihood of x, same shape."""
+        return -jnp.log2(likelihood(x, self.scale, self.mean))
+
+    @property
+    def center(self):
+        """Latents are rounded to integer distances from the mean."""
+        return self.mean
+
+    def indexes(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Row of the table for every entry."""
+        return np.broadcast_to(scale_index(self.scale), shape)
+
+    def settled(self) -> dict:
+        """Nothing: all that is fixed stands in the tables."""
+        return {}
+
+    def tabulate(self) -> tables.Table:
+        """The 64 integer tables, the same for every model."""
+        return scale_tables()
+
+
+def scale_tables() -> tables.Table:
+    """One row per entry of SCALE_TABLE, symbols -w..w where N(0, scale^2) leaves TAIL_MASS outside."""
+    scales = SCALE_TABLE.astype(np.float64)
+    width = np.ceil(-special.ndtri(TAIL_MASS / 2) * scales).astype(int)
+    rows = []
+    for scale, w in zip(scales, width, strict=True):
+        distance = np.abs(np.arange(-w, w + 1))
+        rows.append(special.ndtr(-(distance - 0.5) / scale) - special.ndtr(-(distance + 0.5) / scale))
+    return tables.build(rows, -width)

@@ -1,0 +1,225 @@
+"""A codec from a model that states its coding order once.
+
+A latent model is a Flax module with three methods and one number,
+
+    analyze(image float [B, H, W, 3] in [0, 1]) -> {"y": [B, h, w, C], ...}    the latents
+    transmit(code) -> received                                                 the coding order, see entropy.coders
+    synthesize(received) -> image float [B, H, W, 3]
+    stride: int                                                                sides of images must be multiples
+
+and `latent_codec` makes of it everything that `mlic_jax.codec.Codec` asks for.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlic_jax.artifact import Artifact
+from mlic_jax.codec import Chunks, Codec, Objective
+from mlic_jax.entropy import coders
+from mlic_jax.errors import CorruptStreamError, UsageError
+from mlic_jax.layers import init as initialisers
+
+DISTORTIONS = ("mse", "ms-ssim")
+
+
+class LatentModel(nn.Module):
+    """Base of latent models: the way through all three methods."""
+
+    def __call__(self, image, make_coder):
+        """image float [B, H, W, 3], make_coder(latents) -> coder. Returns (reconstruction, coder)."""
+        coder = make_coder(self.analyze(image))
+        return self.synthesize(self.transmit(coder)), coder
+
+
+def to_float(image):
+    """uint8 in 0..255 -> float32 in [0, 1]."""
+    return image.astype(jnp.float32) * (1 / 255)
+
+
+def to_uint8(image):
+    """float in [0, 1] (clipped) -> uint8, rounded to nearest."""
+    return jnp.round(jnp.clip(image.astype(jnp.float32), 0.0, 1.0) * 255).astype(jnp.uint8)
+
+
+def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
+    """The next multiples of stride."""
+    return -height % stride + height, -width % stride + width
+
+
+def pad(image, stride):
+    """Repeats the last row and column of [B, H, W, C] until both sides are multiples of stride."""
+    _, height, width, _ = image.shape
+    h, w = padded_size(height, width, stride)
+    return jnp.pad(image, ((0, 0), (0, h - height), (0, w - width), (0, 0)), mode="edge")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _analyze(module, variables, image):
+    return module.apply(variables, pad(to_float(image), module.stride), method="analyze")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _synthesize(module, variables, received):
+    return to_uint8(module.apply(variables, received, method="synthesize"))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _estimate(module, variables, image):
+    size = image.shape[1:3]
+    reconstruction, coder = module.apply(variables, pad(to_float(image), module.stride), coders.Estimating)
+    reconstruction = to_uint8(reconstruction)[:, : size[0], : size[1]]
+    return reconstruction, sum(coder.bits.values())
+
+
+def encode(module: LatentModel, artifact: Artifact, image: np.ndarray) -> tuple[bytes, np.ndarray]:
+    """Codes one picture.
+
+    Args:
+      image: uint8 [H, W, 3].
+
+    Returns:
+      The stream, and the reconstruction uint8 [H, W, 3] that its decoder will make.
+    """
+    latents = _analyze(module, artifact.variables, image[None])
+    coder = coders.Encoding(latents, artifact.models)
+    received = module.apply(artifact.variables, coder, method="transmit")
+    reconstruction = _synthesize(module, artifact.variables, received)
+    return coder.finish(), np.asarray(reconstruction)[0, : image.shape[0], : image.shape[1]]
+
+
+def decode(module: LatentModel, artifact: Artifact, stream: bytes, size: tuple[int, int]) -> np.ndarray:
+    """The picture uint8 [H, W, 3] of a stream that `encode` wrote; size is (H, W). Raises CorruptStreamError."""
+    coder = coders.Decoding(stream, _latent_shapes(module, size), artifact.models)
+    received = module.apply(artifact.variables, coder, method="transmit")
+    coder.finish()
+    return np.asarray(_synthesize(module, artifact.variables, received))[0, : size[0], : size[1]]
+
+
+@functools.lru_cache(maxsize=256)
+def _latent_shapes(module, size):
+    """name -> shape of the latents of one picture of that size, by tracing."""
+    boxed = _shapes(module, (module.stride, module.stride, 3))
+    image = jax.ShapeDtypeStruct((1, *padded_size(*size, module.stride), 3), jnp.float32)
+    variables = nn.meta.unbox(boxed)
+    latents = jax.eval_shape(lambda v, x: module.apply(v, x, method="analyze"), variables, image)
+    return {name: latent.shape for name, latent in latents.items()}
+
+
+def _shapes(module, image_shape):
+    """The boxed variables of a module (layers.init.Fill), by tracing."""
+    size = padded_size(*image_shape[:2], module.stride)
+    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+
+    def initialise(key, image):
+        return module.init(key, image, coders.Estimating)
+
+    return jax.eval_shape(initialise, jax.random.key(0), image)
+
+
+def latent_codec(
+    module: LatentModel,
+    *,
+    model: str,
+    architecture: Mapping[str, Any],
+    lmbda: float,
+    distortion: str = "mse",
+    proxy: str = "noise",
+) -> Codec:
+    """A trainable codec.
+
+    Loss (all papers of this family): lmbda * distortion + bpp, where distortion is the mean squared error in units of
+    8-bit steps (255^2 MSE of images in [0, 1]) or 1 - MS-SSIM, and bpp is -log2 P of all latents over H * W.
+
+    Args:
+      module: the model, with its compute dtype.
+      model: its name in the zoo.
+      architecture: the keyword arguments that rebuild it, as an artifact stores them.
+      lmbda: the weight of the distortion.
+      distortion: one of DISTORTIONS.
+      proxy: one of entropy.coders.PROXIES, the stand-in for rounding in training.
+
+    Raises:
+      UsageError: an unknown distortion or proxy.
+    """
+    for name, value, known in (("distortion", distortion, DISTORTIONS), ("proxy", proxy, coders.PROXIES)):
+        if value not in known:
+            raise UsageError(f"{name} {value!r} is not known: use one of {', '.join(known)}")
+    exact = module.clone(dtype=None)  # everything but the training loss computes in float32
+
+    def init(key, image_shape):
+        boxed = _shapes(module, image_shape)
+        return initialisers.materialise(boxed["params"], key), {}
+
+    def distort(image, reconstruction):  # float [B, H, W, 3] both -> ([B], [B])
+        mse255 = coders.per_example_sum((image - reconstruction) ** 2) * (255.0**2 / image[0].size)
+        if distortion == "mse":
+            return mse255, mse255
+        from mlic_jax.metrics.msssim import ms_ssim
+
+        return mse255, 1 - ms_ssim(image, reconstruction, data_range=1.0)
+
+    def loss(params, state, batch, keys, step):
+        del step
+        image = to_float(batch["image"])
+        pixels = image.shape[1] * image.shape[2]
+        reconstruction, coder = module.apply(
+            {"params": params, "state": state},
+            pad(image, module.stride),
+            functools.partial(coders.Training, keys=keys, proxy=proxy),
+        )
+        reconstruction = reconstruction.astype(jnp.float32)[:, : image.shape[1], : image.shape[2]]
+        mse255, cost = distort(image, reconstruction)
+        bpp = {name: jnp.mean(bits) / pixels for name, bits in coder.bits.items()}
+        total = lmbda * jnp.mean(cost) + sum(bpp.values())
+        mean_mse = jnp.mean(mse255)
+        metrics = {
+            "loss": total,
+            "bpp": sum(bpp.values()),
+            "mse255": mean_mse,
+            "psnr_db": 20 * np.log10(255) - 10 * jnp.log10(mean_mse),
+            **{f"bpp_{name}": value for name, value in bpp.items()},
+        }
+        return total, (metrics, state)
+
+    def estimate(params, state, image):
+        reconstruction, bits = _estimate(exact, {"params": params, "state": state}, image)
+        mse255, cost = distort(to_float(image), to_float(reconstruction))
+        pixels = image.shape[1] * image.shape[2]
+        return {
+            "loss": lmbda * cost + bits / pixels,
+            "bits": bits,
+            "mse255": mse255,
+            "reconstruction": reconstruction,
+        }
+
+    def export(params, state):
+        variables = {"params": jax.device_get(params), "state": jax.device_get(state)}
+        state = dict(variables["state"])
+        # On one picture of zeros the coding order visits every prior, and each gives its table and what is fixed by it.
+        blank = jnp.zeros((1, module.stride, module.stride, 3))
+        latents = exact.apply(variables, blank, method="analyze")
+        coder = coders.Tabulating(latents)
+        exact.apply(variables, coder, method="transmit")
+        state.update(coder.state)
+        return Artifact(model, architecture, variables["params"], state, coder.tables)
+
+    def compress(artifact, image, quality=None) -> Chunks:
+        if quality is not None:
+            raise UsageError(f"{artifact.model} has one rate, fixed in training: leave the quality out")
+        return (encode(exact, artifact, np.asarray(image))[0],)
+
+    def decompress(artifact, chunks, size):
+        if len(chunks) != 1:
+            raise CorruptStreamError(f"{artifact.model} writes one chunk, the file has {len(chunks)}")
+        return decode(exact, artifact, chunks[0], tuple(size))
+
+    owns = tuple(_shapes(module, (module.stride, module.stride, 3))["params"])
+    return Codec(init, {"rd": Objective(owns, loss)}, estimate, export, compress, decompress)

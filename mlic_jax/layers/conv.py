@@ -1,0 +1,380 @@
+"""Convolutions for compression models, NHWC, zero padding of k // 2 on both sides.
+
+Every layer is written twice: as the plain `lax` operation, which GPUs and TPUs want, and rewritten for CPUs, where XLA
+runs transposed and depthwise convolutions, and the gradients of strided ones, up to a hundred times too slowly.
+`jax.lax.platform_dependent` picks when the program is compiled. Parameters are the same for both, values and gradients
+agree to float32 rounding.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from mlic_jax.layers import init
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+
+
+# --- The plain lax forms: what the layers mean, and what GPUs and TPUs run.
+
+
+def conv_lax(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """[B, H, W, Cin], [k, k, Cin, Cout] -> [B, ceil(H / stride), ceil(W / stride), Cout]."""
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=_LAYOUT)
+
+
+def conv_transpose_lax(x: jax.Array, kernel: jax.Array, stride: int = 2) -> jax.Array:
+    """[B, H, W, Cin], [k, k, Cin, Cout] -> [B, H * stride, W * stride, Cout]; the adjoint of a flipped `conv_lax`."""
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (1, 1),
+        [(pad, pad + stride - 1)] * 2,
+        lhs_dilation=(stride, stride),
+        dimension_numbers=_LAYOUT,
+    )
+
+
+def depthwise_lax(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """[B, H, W, C], [k, k, 1, C] -> [B, ceil(H / stride), ceil(W / stride), C]."""
+    pad = kernel.shape[0] // 2
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        [(pad, pad)] * 2,
+        dimension_numbers=_LAYOUT,
+        feature_group_count=x.shape[-1],
+    )
+
+
+# --- The same on a CPU.
+
+
+def _adjoint_kernel(kernel):
+    """[k, k, Cin, Cout] -> [k, k, Cout, Cin], flipped: `conv_transpose(., adjoint)` is the transpose of `conv`."""
+    return kernel[::-1, ::-1].transpose(0, 1, 3, 2)
+
+
+def _taps(size, stride, phase):
+    """Which taps of a transposed convolution meet a sample in output phase `phase`: (first tap, count, first shift)."""
+    pad = size // 2
+    first = (pad - phase) % stride
+    count = len(range(first, size, stride))
+    return first, count, (phase + first - pad) // stride
+
+
+def _conv_transpose_phases(x, kernel, stride):
+    """Transposed convolution as stride^2 small convolutions, one for each output phase: no multiplications by zero."""
+    size = kernel.shape[0]
+    batch, height, width, _ = x.shape
+    features = kernel.shape[-1]
+    rows = []
+    for a in range(stride):
+        row = []
+        for b in range(stride):
+            (ta, na, sa), (tb, nb, sb) = _taps(size, stride, a), _taps(size, stride, b)
+            if na == 0 or nb == 0:
+                row.append(jnp.zeros((batch, height, width, features), x.dtype))
+                continue
+            sub = kernel[ta::stride, tb::stride]
+            pads = [(-sa, sa + na - 1), (-sb, sb + nb - 1)]
+            row.append(lax.conv_general_dilated(x, sub, (1, 1), pads, dimension_numbers=_LAYOUT))
+        rows.append(jnp.stack(row, axis=3))
+    y = jnp.stack(rows, axis=2)  # [B, H, stride, W, stride, C]
+    return y.reshape(batch, height * stride, width * stride, features)
+
+
+def _conv_kernel_gradient(x, g, size, stride):
+    kernel = jax.ShapeDtypeStruct((size, size, x.shape[-1], g.shape[-1]), x.dtype)
+    return jax.linear_transpose(lambda w: conv_lax(x, w, stride), kernel)(g)[0]
+
+
+def _conv_input_gradient(g, kernel, shape, stride):
+    dx = _conv_transpose_phases(g, _adjoint_kernel(kernel), stride)
+    return dx[:, : shape[1], : shape[2]]
+
+
+def _conv_vjp_lax(x, kernel, g, stride):
+    return jax.vjp(functools.partial(conv_lax, stride=stride), x, kernel)[1](g)
+
+
+def _conv_vjp_cpu(x, kernel, g, stride):
+    dx = _conv_input_gradient(g, kernel, x.shape, stride)
+    return dx, _conv_kernel_gradient(x, g, kernel.shape[0], stride)
+
+
+def _conv_transpose_vjp_lax(x, kernel, g, stride):
+    return jax.vjp(functools.partial(conv_transpose_lax, stride=stride), x, kernel)[1](g)
+
+
+def _conv_transpose_vjp_cpu(x, kernel, g, stride):
+    dx = conv_lax(g, _adjoint_kernel(kernel), stride)
+    # y = adjoint of conv(., K'), so <g, y> = <conv(g, K'), x>: the gradient of K' is that of a convolution of g.
+    return dx, _adjoint_kernel(_conv_kernel_gradient(g, x, kernel.shape[0], stride))
+
+
+def _by_platform(cpu, default, *args, **static):
+    return lax.platform_dependent(
+        *args, cpu=functools.partial(cpu, **static), default=functools.partial(default, **static)
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Convolution with odd k, padding k // 2.
+
+    Args:
+      x: [B, H, W, Cin].
+      kernel: [k, k, Cin, Cout].
+      stride: of the output grid.
+
+    Returns:
+      [B, ceil(H / stride), ceil(W / stride), Cout].
+    """
+    return conv_lax(x, kernel, stride)
+
+
+def _conv_forward(x, kernel, stride):
+    return conv(x, kernel, stride), (x, kernel)
+
+
+def _conv_backward(stride, residuals, g):
+    return _by_platform(_conv_vjp_cpu, _conv_vjp_lax, *residuals, g, stride=stride)
+
+
+conv.defvjp(_conv_forward, _conv_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int = 2) -> jax.Array:
+    """Transposed convolution with odd k: torch's `ConvTranspose2d(padding=k // 2, output_padding=stride - 1)`.
+
+    Args:
+      x: [B, H, W, Cin].
+      kernel: [k, k, Cin, Cout]; torch's weight [Cin, Cout, k, k] is this, flipped in both spatial axes.
+      stride: upsampling factor.
+
+    Returns:
+      [B, H * stride, W * stride, Cout].
+    """
+    return _by_platform(_conv_transpose_phases, conv_transpose_lax, x, kernel, stride=stride)
+
+
+def _conv_transpose_forward(x, kernel, stride):
+    return conv_transpose(x, kernel, stride), (x, kernel)
+
+
+def _conv_transpose_backward(stride, residuals, g):
+    return _by_platform(_conv_transpose_vjp_cpu, _conv_transpose_vjp_lax, *residuals, g, stride=stride)
+
+
+conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
+
+
+def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """1x1 convolution as one matrix product: [B, H, W, Cin], [1, 1, Cin, Cout] -> [B, H, W, Cout]."""
+    flat = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+    return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def _shifts(x, size, stride):
+    """The k * k shifted views of the zero-padded image, each [B, ceil(H / stride), ceil(W / stride), C]."""
+    pad = size // 2
+    height, width = -(-x.shape[1] // stride), -(-x.shape[2] // stride)
+    padded = jnp.pad(x, ((0, 0), (pad, pad + stride - 1), (pad, pad + stride - 1), (0, 0)))
+    for i in range(size):
+        for j in range(size):
+            yield i, j, padded[:, i : i + height * stride : stride, j : j + width * stride : stride]
+
+
+def _depthwise_shifts(x, kernel, stride):
+    return sum(view * kernel[i, j, 0] for i, j, view in _shifts(x, kernel.shape[0], stride))
+
+
+def _depthwise_vjp_lax(x, kernel, g, stride):
+    return jax.vjp(functools.partial(depthwise_lax, stride=stride), x, kernel)[1](g)
+
+
+def _depthwise_vjp_cpu(x, kernel, g, stride):
+    size = kernel.shape[0]
+    if stride == 1:
+        dx = _depthwise_shifts(g, kernel[::-1, ::-1], 1)
+    else:
+        dx = jax.linear_transpose(lambda x: _depthwise_shifts(x, kernel, stride), x)(g)[0]
+    # One image row at a time, [k * k, W, C] accumulators: a fifth of the time that sums of shifted products take.
+    pad = size // 2
+    batch, height, width, channels = g.shape
+    padded = jnp.pad(x, ((0, 0), (pad, pad + stride - 1), (pad, pad + stride - 1), (0, 0)))
+
+    def add_row(total, index):
+        image, row = index // height, index % height
+        window = lax.dynamic_slice(
+            padded, (image, row * stride, 0, 0), (1, size, padded.shape[2], channels)
+        )[0]
+        g_row = lax.dynamic_slice(g, (image, row, 0, 0), (1, 1, width, channels))[0, 0]
+        products = [
+            window[i, j : j + width * stride : stride] * g_row for i in range(size) for j in range(size)
+        ]
+        return total + jnp.stack(products), None
+
+    zeros = jnp.zeros((size * size, width, channels), x.dtype)
+    total, _ = lax.scan(add_row, zeros, jnp.arange(batch * height))
+    return dx, total.sum(1).reshape(kernel.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """One k x k filter for each channel, odd k, padding k // 2.
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [k, k, 1, C].
+      stride: of the output grid.
+
+    Returns:
+      [B, ceil(H / stride), ceil(W / stride), C].
+    """
+    return _by_platform(_depthwise_shifts, depthwise_lax, x, kernel, stride=stride)
+
+
+def _depthwise_forward(x, kernel, stride):
+    return depthwise(x, kernel, stride), (x, kernel)
+
+
+def _depthwise_backward(stride, residuals, g):
+    return _by_platform(_depthwise_vjp_cpu, _depthwise_vjp_lax, *residuals, g, stride=stride)
+
+
+depthwise.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+# --- Moving samples between space and channels.
+
+
+def space_to_depth(x: jax.Array, block: int) -> jax.Array:
+    """Inverse of `depth_to_space` (torch's PixelUnshuffle): [B, H, W, C] -> [B, H / block, W / block, C * block^2]."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // block, block, width // block, block, channels)
+    return x.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // block, width // block, channels * block * block)
+
+
+def depth_to_space(x: jax.Array, block: int) -> jax.Array:
+    """Torch's PixelShuffle: [B, H, W, C * block^2] -> [B, H * block, W * block, C].
+
+    Output channel c at sub-pixel (i, j) comes from input channel c * block^2 + i * block + j.
+    """
+    batch, height, width, channels = x.shape
+    channels //= block * block
+    x = x.reshape(batch, height, width, channels, block, block)
+    return x.transpose(0, 1, 4, 2, 5, 3).reshape(batch, height * block, width * block, channels)
+
+
+# --- Layers.
+
+
+def _check_odd(size):
+    if size % 2 == 0:
+        raise ValueError(f"kernel={size}: expected an odd size, since padding of k // 2 on both sides is centred only then")
+
+
+class Conv(nn.Module):
+    """Convolution, padding k // 2: [B, H, W, Cin] -> [B, ceil(H / stride), ceil(W / stride), features].
+
+    Attributes:
+      features: output channels.
+      kernel: odd size k.
+      stride: of the output grid.
+      use_bias: add a vector [features].
+      dtype: to compute and return in; parameters stay float32.
+    """
+
+    features: int
+    kernel: int = 5
+    stride: int = 1
+    use_bias: bool = True
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        _check_odd(self.kernel)
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        # torch's default: uniform within 1 / sqrt(fan in).
+        bound = 1 / np.sqrt(self.kernel * self.kernel * x.shape[-1])
+        kernel = self.param("kernel", init.uniform(bound), shape)
+        dtype = self.dtype or jnp.result_type(x, kernel)
+        x, kernel = x.astype(dtype), kernel.astype(dtype)
+        if self.kernel == 1:
+            y = pointwise(x[:, :: self.stride, :: self.stride], kernel)
+        else:
+            y = conv(x, kernel, self.stride)
+        if self.use_bias:
+            y = y + self.param("bias", init.uniform(bound), (self.features,)).astype(dtype)
+        return y
+
+
+class ConvTranspose(nn.Module):
+    """Transposed convolution: [B, H, W, Cin] -> [B, H * stride, W * stride, features].
+
+    Attributes:
+      features: output channels.
+      kernel: odd size k.
+      stride: upsampling factor.
+      use_bias: add a vector [features].
+      dtype: to compute and return in; parameters stay float32.
+    """
+
+    features: int
+    kernel: int = 5
+    stride: int = 2
+    use_bias: bool = True
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        _check_odd(self.kernel)
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        # torch takes "fan in" from axis 1 of its [Cin, Cout, k, k] weight: the output channels.
+        bound = 1 / np.sqrt(self.kernel * self.kernel * self.features)
+        kernel = self.param("kernel", init.uniform(bound), shape)
+        dtype = self.dtype or jnp.result_type(x, kernel)
+        y = conv_transpose(x.astype(dtype), kernel.astype(dtype), self.stride)
+        if self.use_bias:
+            y = y + self.param("bias", init.uniform(bound), (self.features,)).astype(dtype)
+        return y
+
+
+class DepthwiseConv(nn.Module):
+    """One filter for each channel, padding k // 2: [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), C].
+
+    Attributes:
+      kernel: odd size k.
+      stride: of the output grid.
+      use_bias: add a vector [C].
+      dtype: to compute and return in; parameters stay float32.
+    """
+
+    kernel: int = 3
+    stride: int = 1
+    use_bias: bool = True
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        _check_odd(self.kernel)
+        channels = x.shape[-1]
+        bound = 1 / self.kernel
+        kernel = self.param("kernel", init.uniform(bound), (self.kernel, self.kernel, 1, channels))
+        dtype = self.dtype or jnp.result_type(x, kernel)
+        y = depthwise(x.astype(dtype), kernel.astype(dtype), self.stride)
+        if self.use_bias:
+            y = y + self.param("bias", init.uniform(bound), (channels,)).astype(dtype)
+        return y

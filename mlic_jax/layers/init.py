@@ -1,0 +1,85 @@
+"""Parameters that know how to fill themselves.
+
+Running a model once, only to create its parameters, costs ten seconds of compilation where tracing it with
+`jax.eval_shape` costs 0.3 s. So the initialisers here return no values: they box the shape together with the recipe
+(`Fill`), `jax.eval_shape` carries the boxes through the trace, and `materialise` fills them with NumPy afterwards.
+Values depend on the key and on the parameter's path alone: they are the same on every backend and jax version, and do
+not change when another layer is added beside them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.core import meta
+
+# (rng, shape) -> float array of that shape.
+Recipe = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+
+
+@flax.struct.dataclass
+class Fill(meta.AxisMetadata):
+    """A parameter on its way through `jax.eval_shape`: its shape, and the recipe for its values."""
+
+    value: Any
+    recipe: Recipe = flax.struct.field(pytree_node=False)
+
+    def unbox(self):
+        return self.value
+
+    def replace_boxed(self, val):
+        return self.replace(value=val)
+
+    def add_axis(self, index, params):
+        return self
+
+    def remove_axis(self, index, params):
+        return self
+
+
+def by(recipe: Recipe) -> Callable:
+    """A Flax initialiser that postpones `recipe` until `materialise`."""
+
+    def initialiser(key, shape, dtype=jnp.float32):
+        del key
+        return Fill(jnp.zeros(shape, dtype), recipe)
+
+    return initialiser
+
+
+def constant(value) -> Callable:
+    """All entries `value` (a number, or an array that broadcasts to the shape)."""
+    return by(lambda rng, shape: np.broadcast_to(np.asarray(value, np.float64), shape))
+
+
+def uniform(bound: float) -> Callable:
+    """Uniform in [-bound, bound]."""
+    return by(lambda rng, shape: rng.uniform(-bound, bound, shape))
+
+
+def materialise(boxed: Any, key: jax.Array) -> Any:
+    """Fills a tree that came out of `jax.eval_shape`.
+
+    Args:
+      boxed: nested dict whose leaves are `Fill` boxes, or bare shapes (filled with zeros).
+      key: the PRNG key that all values depend on.
+
+    Returns:
+      The same nesting with float32 NumPy arrays of the same shapes.
+    """
+    seed = np.asarray(jax.random.key_data(key)).astype(np.uint32).tobytes()
+
+    def fill(path, leaf):
+        if not isinstance(leaf, Fill):
+            return np.zeros(leaf.shape, leaf.dtype)
+        digest = hashlib.sha256(seed + jax.tree_util.keystr(path).encode()).digest()
+        rng = np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], np.uint64)))
+        return np.array(leaf.recipe(rng, leaf.value.shape), dtype=leaf.value.dtype)
+
+    return jax.tree_util.tree_map_with_path(fill, boxed, is_leaf=lambda leaf: isinstance(leaf, Fill))

@@ -1,0 +1,80 @@
+"""Joint autoregressive and hierarchical priors: the mean and scale hyperprior.
+
+Minnen, Ballé, Toderici, NeurIPS 2018, https://arxiv.org/abs/1809.02736, section 3 without the context model. Layers,
+widths and constants as in CompressAI's `mbt2018_mean`, whose weights give the same numbers here (tests).
+
+    image -> g_a -> y -> round(y - mu) + mu -> y^ -> g_s -> reconstruction
+                    |                          ^
+                    v                          | P(y^) = N(mu, sigma^2) * U(-1/2, 1/2)
+                   h_a -> z -> round -> z^ -> h_s -> sigma, mu
+
+    net   layers                                                net   layers
+    g_a, g_s   as in bmshj2018                                  h_a   k3 N; k5 s2 N; k5 s2 N, LeakyReLU between (of y)
+    h_s   k5 s2 up M; k5 s2 up 3M/2; k3 2M, LeakyReLU between; the first M channels are sigma, the others mu
+
+Deviation: LeakyReLU has slope 0.01 as in CompressAI; the authors' own code used TensorFlow's 0.2.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from mlic_jax.codec import Codec
+from mlic_jax.entropy.factorized import DeepFactorized
+from mlic_jax.entropy.gaussian import Gaussian
+from mlic_jax.latent import LatentModel, latent_codec
+from mlic_jax.layers.conv import Conv, ConvTranspose
+from mlic_jax.layers.stack import JitStack
+from mlic_jax.models import bmshj2018
+
+# quality -> (N, M): CompressAI's zoo.
+WIDTHS = {quality: (128, 192) if quality <= 4 else (192, 320) for quality in range(1, 9)}
+TINY = {"N": 16, "M": 24}
+
+leaky_relu = functools.partial(jax.nn.leaky_relu, negative_slope=0.01)
+
+
+class MeanScaleHyperprior(LatentModel):
+    """z tells the decoder mean and scale of every entry of y."""
+
+    N: int
+    M: int
+    dtype: jnp.dtype | None = None
+    stride = 64
+
+    def setup(self):
+        self.g_a = bmshj2018.analysis_transform(self.N, self.M, self.dtype)
+        self.g_s = bmshj2018.synthesis_transform(self.N, self.dtype)
+        self.h_a = bmshj2018.hyper_analysis(self.N, leaky_relu, self.dtype)
+        self.h_s = JitStack(  # float32: its outcome selects probability tables
+            (
+                ConvTranspose(self.M, kernel=5, stride=2),
+                leaky_relu,
+                ConvTranspose(self.M * 3 // 2, kernel=5, stride=2),
+                leaky_relu,
+                Conv(self.M * 2, kernel=3),
+            )
+        )
+        self.prior_z = DeepFactorized(self.N, family="factorized_z")
+
+    def analyze(self, image):
+        y = self.g_a(image)
+        return {"y": y, "z": self.h_a(y)}
+
+    def transmit(self, code):
+        z = code("z", self.prior_z)
+        scale, mean = jnp.split(self.h_s(z), 2, axis=-1)
+        return code("y", Gaussian(scale, mean))
+
+    def synthesize(self, received):
+        return self.g_s(received)
+
+
+def mean_scale(*, N: int = 128, M: int = 192, lmbda: float = 0.0130, dtype=None, **training) -> Codec:
+    """mbt2018-mean. N: width of the transforms and channels of z; M: channels of y; training: see latent_codec."""
+    architecture = {"N": N, "M": M}
+    module = MeanScaleHyperprior(**architecture, dtype=dtype)
+    return latent_codec(module, model="mbt2018-mean", architecture=architecture, lmbda=lmbda, **training)

@@ -1,0 +1,78 @@
+"""The registry of models: a name, a factory, and the id that files carry. There is no other list of models.
+
+Ids are literals and never reused: a file written today must name the same model in ten years, whatever is added.
+Factories are named, not imported, so that reading a file's header needs neither jax nor flax.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from typing import NamedTuple
+
+from mlic_jax.errors import ModelError, UsageError
+
+
+class Entry(NamedTuple):
+    """A model.
+
+    Attributes:
+      stream_id: what files carry, 1..65535.
+      factory: "module:function", called with keyword arguments, returns a Codec.
+    """
+
+    stream_id: int
+    factory: str
+
+
+MODELS = {
+    "bmshj2018-factorized": Entry(1, "mlic_jax.models.bmshj2018:factorized"),
+    "bmshj2018-hyperprior": Entry(2, "mlic_jax.models.bmshj2018:hyperprior"),
+    "mbt2018-mean": Entry(3, "mlic_jax.models.mbt2018:mean_scale"),
+}
+
+
+def _entry(name: str) -> Entry:
+    if name not in MODELS:
+        raise ModelError(f"model {name!r} is not known: use one of {', '.join(MODELS)}")
+    return MODELS[name]
+
+
+def stream_id(name: str) -> int:
+    """The id that files carry for a model. Raises ModelError for an unknown name."""
+    return _entry(name).stream_id
+
+
+def name_of(stream_id: int) -> str:
+    """The name that belongs to a file's model id. Raises ModelError for an unknown id."""
+    for name, entry in MODELS.items():
+        if entry.stream_id == stream_id:
+            return name
+    raise ModelError(f"the file was written by a model with id {stream_id}, which this version does not know")
+
+
+@functools.lru_cache(maxsize=64)
+def _make(name, arguments):
+    module, function = _entry(name).factory.split(":")
+    factory = getattr(importlib.import_module(module), function)
+    try:
+        # Factories pass what they do not know on to latent_codec; there it is a TypeError that names the argument.
+        return factory(**dict(arguments))
+    except TypeError as reason:
+        known = ", ".join(inspect.signature(factory).parameters)
+        raise UsageError(f"model {name!r} cannot be made: {reason} (arguments: {known})") from reason
+
+
+def make(name: str, **arguments):
+    """The Codec of a model.
+
+    Args:
+      name: a key of MODELS.
+      **arguments: of its factory: widths, `lmbda`, `distortion`, `proxy`, `dtype`.
+
+    Raises:
+      ModelError: unknown name.
+      UsageError: arguments that the factory does not take.
+    """
+    return _make(name, tuple(sorted(arguments.items())))

@@ -1,0 +1,55 @@
+"""mlic_jax: learned image compression in JAX that trains, resumes, and writes files."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+ROOT = pathlib.Path(__file__).parent
+
+# jax 0.10 is the newest for Python 3.11; 0.11 and later need 3.12. Both are tested.
+BASE = [
+    "jax>=0.10.0",
+    "flax>=0.12.8",
+    "ml-collections>=1.1",
+    "numpy>=2.1",
+    "scipy>=1.14",
+    "pillow>=11.3",
+    "constriction>=0.5,<0.6",
+    "rich>=13",
+]
+TRAIN = [
+    "optax>=0.2.6",
+    "orbax-checkpoint>=0.12",
+    "grain>=0.2.18",
+    "array_record>=0.8",
+    "tensorflow-datasets>=4.9.10",
+    "clu>=0.0.12",
+    "tensorboard>=2.19",
+]
+BENCH = ["matplotlib>=3.9", "imagecodecs>=2025.3"]
+# TensorFlow (1.3 GB) is never imported by the package: it is here for people whose TFDS builders need it to prepare.
+TF = ["tensorflow-cpu>=2.19"]
+LPIPS = []
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8"]
+
+setup(
+    name="mlic_jax",
+    version="0.1.0",
+    description="Learned image compression in JAX: papers side by side, real bitstreams, resumable training",
+    long_description=(ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["mlic_jax", "mlic_jax.*"]),
+    package_data={"mlic_jax.data": ["photos/*.png", "photos/LICENSES.tsv"]},
+    install_requires=BASE,
+    extras_require={
+        "train": TRAIN,
+        "bench": BENCH,
+        "tf": TF,
+        "lpips": LPIPS,
+        "test": TRAIN + BENCH + TEST,
+        "all": TRAIN + BENCH + TF + LPIPS + TEST,
+    },
+    entry_points={"console_scripts": ["mlic = mlic_jax.cli:main"]},
+)
