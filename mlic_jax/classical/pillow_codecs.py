@@ -7,6 +7,7 @@ included (some 300 to 400 bytes for AVIF: it counts below 0.15 bits per pixel).
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable
 
 import numpy as np
@@ -48,7 +49,7 @@ def _decode(data: bytes, fmt: str) -> np.ndarray:
             return np.asarray(image.convert("RGB"))
     except Image.DecompressionBombError as error:
         raise errors.LimitError(f"{fmt}: {error}") from error
-    except (OSError, ValueError, SyntaxError, EOFError, KeyError) as error:
+    except (OSError, ValueError, SyntaxError, RuntimeError, KeyError, struct.error) as error:
         raise errors.CorruptStreamError(f"{fmt}: the file of {len(data)} bytes cannot be decoded: {error}") from error
 
 

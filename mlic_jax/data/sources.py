@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.resources
+import importlib.util
+import inspect
 import pathlib
 import threading
 from typing import Protocol
@@ -207,7 +209,7 @@ class Cached:
 def _tfds_source(name: str, split: str, data_dir) -> EncodedImages:
     """A TFDS image set, prepared as ArrayRecord if it is not there yet, read without TensorFlow.
 
-    "train" and "all" splits are TFDS's own; "validation" is what the set calls "validation", "valid" or "test".
+    "train" and "all" are TFDS's own; "validation" is what the set calls "validation", "valid" or "test".
     """
     name, _, feature = name.partition("#")
     if not name:
@@ -242,25 +244,57 @@ def _tfds_source(name: str, split: str, data_dir) -> EncodedImages:
 
 def _tfds_prepared(tfds, name: str, data_dir):
     """The builder of a set that is on disk afterwards."""
+    needs_tensorflow = UsageError(
+        f"data source 'tfds:{name}': preparing this set needs TensorFlow (reading it afterwards does not): "
+        "pip install 'mlic_jax[tf]'"
+    )
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-        builder.download_and_prepare(file_format="array_record")
-        return builder
     except tfds.core.DatasetNotFoundError:
         raise UsageError(
             f"data source 'tfds:{name}': TFDS knows no such set, nor is one prepared in {data_dir or 'its folder'}"
         ) from None
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"data source 'tfds:{name}': {_one_line(error)}") from error
+    if builder.is_prepared():
+        return builder
+    # Most of TFDS's own builders list files with TensorFlow, but do so only after downloading gigabytes.
+    if importlib.util.find_spec("tensorflow") is None and _mentions_tensorflow(type(builder)):
+        raise needs_tensorflow
+    try:
+        builder.download_and_prepare(file_format="array_record")
     except Exception as error:
-        # TFDS wraps whatever its builders and downloads raise in kinds of its own; the message tells them apart.
-        if isinstance(error, ImportError) or "tensorflow" in str(error).lower() and "import" in str(error).lower():
-            raise UsageError(
-                f"data source 'tfds:{name}': preparing this set needs TensorFlow (reading it later does not): "
-                "pip install 'mlic_jax[tf]'"
-            ) from error
-        reason = " ".join(str(error).split())[:300]
+        # TFDS wraps what builders and downloads raise in kinds of its own.
+        missing = _missing_module(error)
+        if missing == "tensorflow":
+            raise needs_tensorflow from error
+        if missing:
+            raise UsageError(f"data source 'tfds:{name}': preparing this set needs: pip install {missing}") from error
         raise InputError(
-            f"data source 'tfds:{name}': cannot be prepared ({type(error).__name__}: {reason})"
+            f"data source 'tfds:{name}': cannot be prepared ({type(error).__name__}: {_one_line(error)})"
         ) from error
+    return builder
+
+
+def _mentions_tensorflow(builder_class: type) -> bool:
+    """Whether a builder that comes with TFDS uses TensorFlow. Of builders from elsewhere nothing is known."""
+    module = inspect.getmodule(builder_class)
+    if module is None or not module.__name__.startswith("tensorflow_datasets."):
+        return False
+    return "import tensorflow as tf" in inspect.getsource(module)
+
+
+def _missing_module(error: BaseException | None) -> str | None:
+    """The top-level module whose absence is behind `error`, if that is its reason."""
+    while error is not None:
+        if isinstance(error, ModuleNotFoundError) and error.name:
+            return error.name.partition(".")[0]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _tfds_feature(tfds, features, name: str, wanted: str) -> str:

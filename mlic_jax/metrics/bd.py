@@ -12,13 +12,14 @@ is crowded near 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy import interpolate
 
 from mlic_jax import errors
+from mlic_jax.metrics import msssim
 
 INTERPOLATORS = {"akima": interpolate.Akima1DInterpolator, "pchip": interpolate.PchipInterpolator}
 MIN_POINTS = 4
@@ -75,12 +76,34 @@ def bd_psnr(
       InputError, UsageError: as `bd_rate`, with rate and quality exchanged.
     """
     anchor, test = _curve(anchor, "anchor"), _curve(test, "test")
+    if bpp_range is not None and min(bpp_range) <= 0:
+        raise errors.UsageError(f"bpp_range is {bpp_range}: rates must be positive")
     log_range = None if bpp_range is None else (math.log10(bpp_range[0]), math.log10(bpp_range[1]))
     low, high = _common_range(anchor[:, 0], test[:, 0], log_range, "log10 bits per pixel")
     value = _mean(test[:, 0], test[:, 1], low, high, interpolator, "test: rate") - _mean(
         anchor[:, 0], anchor[:, 1], low, high, interpolator, "anchor: rate"
     )
     return BD(value, 10**low, 10**high, interpolator)
+
+
+def curve(points: Sequence[Mapping], quality: str = "psnr_db") -> list[tuple[float, float]]:
+    """Points as evaluations write them -> (bits per pixel, dB), ready for `bd_rate`.
+
+    Args:
+      points: dicts with "bpp" and the quality asked for.
+      quality: "psnr_db", or "ms_ssim", which is converted to dB.
+
+    Returns:
+      A list that leaves out points whose quality is missing, nan or infinite.
+    """
+    pairs = []
+    for point in points:
+        value = point.get(quality)
+        if value is not None and quality == "ms_ssim":
+            value = msssim.ms_ssim_db(value)
+        if value is not None and math.isfinite(value):
+            pairs.append((float(point["bpp"]), float(value)))
+    return pairs
 
 
 def _curve(points, which: str) -> np.ndarray:

@@ -4,8 +4,12 @@ The definition is that of Wang, Simoncelli and Bovik, "Multiscale structural sim
 (2003), in the form that the field reports (the package pytorch_msssim): an 11-tap Gaussian window of sigma 1.5 applied
 where it fits whole, K1 = 0.01, K2 = 0.03, five scales, each channel for itself and then averaged, contrast terms that
 are negative after averaging cut to zero, and halving by the mean of 2x2, with one row or column of zeros before odd
-sides, so that those count as darker at their upper and left border. Multiply-adds of shifted copies stand for the
-convolution: they are exact on every backend, where a matrix unit would round its factors.
+sides, so that those count as darker at their upper and left border.
+
+The differentiable version blurs by a product with a banded matrix. Most of its factors are zeros, yet on a CPU value
+and gradient of a batch of training crops take a tenth of the time of a convolution with one channel per group, and a
+quarter of that of sums of shifted copies. It asks for the highest precision, since the variances are small differences
+of large numbers, and matrix units otherwise round their factors to 8 or 11 bits.
 """
 
 from __future__ import annotations
@@ -92,9 +96,16 @@ def _check_batch(a, b, at_least: int) -> None:
 def _blur(x: jax.Array) -> jax.Array:
     """[N, h, w, C] -> [N, h - 10, w - 10, C], the Gaussian window where it fits whole."""
     for axis in (1, 2):
-        size = x.shape[axis] - TAPS + 1
-        x = sum(float(tap) * jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i, tap in enumerate(WINDOW))
+        blurred = jnp.tensordot(x, _band(x.shape[axis]), axes=(axis, 0), precision=jax.lax.Precision.HIGHEST)
+        x = jnp.moveaxis(blurred, -1, axis)
     return x
+
+
+def _band(size: int) -> np.ndarray:
+    """float32 [size, size - 10]: the matrix whose columns are the window at every place where it fits."""
+    rows, columns = np.ogrid[:size, : size - TAPS + 1]
+    offset = rows - columns
+    return np.where((offset >= 0) & (offset < TAPS), WINDOW[np.clip(offset, 0, TAPS - 1)], 0).astype(np.float32)
 
 
 def _terms(a: jax.Array, b: jax.Array, data_range: float) -> tuple[jax.Array, jax.Array]:

@@ -1,0 +1,88 @@
+"""Defaults that every config shares. A config file changes what its paper needs and nothing else."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+# Keys that may differ between a checkpoint and the run that resumes it: they change neither the model nor what any
+# step computes. (`train.steps`: train longer. A schedule's length is a key of its own, `optimizer.decay_steps`.)
+FREE_TO_CHANGE = (
+    "train.steps",
+    "train.log_every",
+    "train.evaluate_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "train.samples",
+    "train.max_bad_steps",
+    "data.threads",
+    "data.workers",
+    "data.cache_mib",
+    "data.dir",
+    "data.source",
+    "data.validation",
+    "data.validation_images",
+    "data.validation_patch",
+    "init_from",
+)
+
+
+def optimizer() -> ConfigDict:
+    """Adam as nearly all papers of the field use it."""
+    c = ConfigDict()
+    c.name = "adam"  # adam, adamw, sgd, or any optimiser of optax that takes a learning rate
+    c.learning_rate = 1e-4
+    c.arguments = ConfigDict()  # further keyword arguments of the optimiser, as b1 or weight_decay
+    c.schedule = "constant"  # constant, cosine, or steps (see boundaries)
+    c.warmup_steps = 0  # linear, from 0
+    c.decay_steps = 0  # length of the cosine, warm-up included
+    c.final_fraction = 0.0  # of the learning rate, where the cosine ends
+    c.boundaries = ()  # for "steps": where the learning rate is multiplied ...
+    c.factor = 0.1  # ... by this
+    c.clip_norm = 1.0  # global norm of the gradients; 0: no clipping
+    return c
+
+
+def defaults() -> ConfigDict:
+    """A config without a model."""
+    c = ConfigDict()
+    c.seed = 0
+    # The model: its name in the zoo, and the arguments of its factory.
+    c.model = ConfigDict({"name": "", "arguments": ConfigDict()})
+    # Objectives that run in one step, in this order, each on its own part of the batch.
+    c.schedule = ("rd",)
+    # Weights to begin with: the workdir of a run, or a .mlicm file. Parameters that it lacks keep their initial values.
+    c.init_from = ""
+
+    c.data = ConfigDict()
+    c.data.source = "bundled"  # bundled, a folder, or tfds:name
+    c.data.split = "train"
+    c.data.dir = ""  # where TFDS finds its sets
+    c.data.validation = "bundled"
+    c.data.validation_split = "validation"
+    c.data.validation_images = 4
+    c.data.validation_patch = 256  # pixels
+    c.data.batch_size = 8  # over all devices and processes
+    c.data.patch_size = 256  # pixels
+    c.data.scale_range = (0.5, 1.0)  # random downscaling, against traces of JPEG; (1.0, 1.0) for lossless sets
+    c.data.flip = True
+    c.data.detail_weight = 0.0  # > 0 prefers patches with strong gradients
+    c.data.cache_mib = 256  # decoded images kept in memory
+    c.data.threads = -1  # that prepare batches; -1: one per core
+    c.data.workers = 0  # processes that prepare batches
+
+    c.optimizer = optimizer()
+    # Objective -> keys of `optimizer` that differ for it.
+    c.optimizers = ConfigDict()
+
+    c.train = ConfigDict()
+    c.train.steps = 1_000_000
+    c.train.accumulate = 1  # micro-batches that a step's batch is cut into, to save memory
+    c.train.ema = 0.0  # decay of an exponential moving average of the parameters; 0: none
+    c.train.bfloat16 = False  # transforms compute in bfloat16; parameters and priors stay float32
+    c.train.max_bad_steps = 20  # non-finite steps in a row, skipped, before training stops
+    c.train.log_every = 50
+    c.train.evaluate_every = 1000
+    c.train.checkpoint_every = 1000
+    c.train.keep = 2  # latest checkpoints kept, besides the best
+    c.train.samples = 4  # validation images whose reconstructions are saved as pictures
+    return c

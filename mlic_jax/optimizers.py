@@ -1,0 +1,55 @@
+"""Optimisers from a config."""
+
+from __future__ import annotations
+
+import inspect
+
+import optax
+from ml_collections import ConfigDict
+
+from mlic_jax.errors import UsageError
+
+SCHEDULES = ("constant", "cosine", "steps")
+
+
+def learning_rate(config: ConfigDict) -> optax.Schedule:
+    """updates -> learning rate. Raises UsageError for an unknown or impossible schedule."""
+    peak, warmup = config.learning_rate, config.warmup_steps
+    if config.schedule == "constant":
+        after = optax.constant_schedule(peak)
+    elif config.schedule == "cosine":
+        if config.decay_steps <= warmup:
+            raise UsageError(f"optimizer.decay_steps is {config.decay_steps}: a cosine needs more than the warm-up")
+        after = optax.cosine_decay_schedule(peak, config.decay_steps - warmup, alpha=config.final_fraction)
+    elif config.schedule == "steps":
+        boundaries = {int(b) - warmup: config.factor for b in config.boundaries}
+        after = optax.piecewise_constant_schedule(peak, boundaries)
+    else:
+        raise UsageError(f"optimizer.schedule {config.schedule!r} is not known: use one of {', '.join(SCHEDULES)}")
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def make(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimiser that a config's `optimizer` describes. Raises UsageError naming what is wrong with it."""
+    factory = getattr(optax, config.name, None)
+    if factory is None or "learning_rate" not in getattr(inspect.signature(factory), "parameters", {}):
+        raise UsageError(f"optimizer.name {config.name!r} is not an optimiser of optax: try adam, adamw or sgd")
+    try:
+        optimizer = factory(learning_rate=learning_rate(config), **config.arguments.to_dict())
+    except TypeError as reason:
+        raise UsageError(f"optimizer.arguments do not fit {config.name!r}: {reason}") from reason
+    if config.clip_norm:
+        return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    return optimizer
+
+
+def make_all(config: ConfigDict) -> dict[str, optax.GradientTransformation]:
+    """Objective -> optimiser, for the objectives of a whole config's schedule."""
+    made = {}
+    for name in dict.fromkeys(config.schedule):
+        own = ConfigDict(config.optimizer.to_dict())
+        own.update(config.optimizers.get(name, {}))
+        made[name] = make(own)
+    return made

@@ -1,0 +1,95 @@
+"""The only file that knows devices and processes.
+
+`jax.pmap` is today a wrapper around `jit(shard_map)`. In the form used here nothing is replicated by hand: the train
+state goes in and comes out as one whole (`in_axes=None`, `out_axes=None`), only the batch has a device axis.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from mlic_jax.errors import UsageError
+
+AXIS = "devices"
+
+
+def start_processes() -> None:
+    """Joins the other processes of a run, if there are any. Call it before anything else uses jax.
+
+    On TPU pods, under SLURM and under Open MPI jax finds the others by itself when MLIC_DISTRIBUTED=1 is set; anywhere
+    else set MLIC_COORDINATOR (host:port of process 0), MLIC_PROCESSES and MLIC_PROCESS.
+
+    Raises UsageError where these are incomplete.
+    """
+    names = ("MLIC_COORDINATOR", "MLIC_PROCESSES", "MLIC_PROCESS")
+    given = [name for name in names if os.environ.get(name)]
+    if given and len(given) < len(names):
+        missing = ", ".join(name for name in names if name not in given)
+        raise UsageError(f"a run of several processes needs {', '.join(names)}: {missing} is not set")
+    if given:
+        coordinator, count, index = (os.environ[name] for name in names)
+        jax.distributed.initialize(coordinator, int(count), int(index))
+    elif os.environ.get("MLIC_DISTRIBUTED") == "1":
+        jax.distributed.initialize()
+
+
+def is_main() -> bool:
+    """Whether this process writes logs and pictures."""
+    return jax.process_index() == 0
+
+
+def check_batch(batch_size: int, parts: int) -> None:
+    """Raises UsageError unless a batch can be dealt out to all devices in `parts` equal parts each."""
+    unit = jax.device_count() * parts
+    if batch_size < unit or batch_size % unit:
+        raise UsageError(
+            f"data.batch_size {batch_size} must be a multiple of {unit}: "
+            f"{jax.device_count()} devices x {parts} objectives and micro-batches"
+        )
+
+
+def pmap(step: Callable) -> Callable:
+    """Maps (train_state, batch) -> (train_state, metrics) over all devices; the old train state's memory is reused."""
+    return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
+
+
+def deal(batch: Any) -> Any:
+    """[B_local, ...] -> [devices of this process, B_local / devices, ...]."""
+    devices = jax.local_device_count()
+    return jax.tree.map(lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:]), batch)
+
+
+def replicated() -> NamedSharding:
+    """The sharding of a train state: whole on every device of every process."""
+    return NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec())
+
+
+def replicate(tree: Any) -> Any:
+    """Puts the same host values on every device."""
+    sharding = replicated()
+
+    def put(leaf):
+        value = np.asarray(leaf)
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+    return jax.tree.map(put, tree)
+
+
+def local(tree: Any) -> Any:
+    """A replicated tree as arrays of one device of this process, for computations that are not mapped."""
+    return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree)
+
+
+def any_process(flag: bool) -> bool:
+    """Whether the flag is set in any process. All must call it."""
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))

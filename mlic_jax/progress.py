@@ -1,0 +1,86 @@
+"""What a person sees while training: a bar on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+# What is shown of the metrics, in this order, as far as a codec has it.
+SHOWN = (("loss", "loss", "{:.3f}"), ("bpp", "bpp", "{:.3f}"), ("psnr_db", "PSNR", "{:.2f} dB"))
+
+
+def _words(figures: dict[str, float]) -> str:
+    # A metric of several objectives is prefixed: "gen/loss".
+    found = []
+    for key, label, form in SHOWN:
+        for name, value in figures.items():
+            if name.split("/")[-1] == key:
+                prefix = name[: -len(key)].replace("/", " ")
+                found.append(f"{prefix}{label} {form.format(value)}")
+    if figures.get("skipped"):
+        found.append(f"{figures['skipped']:.0f} skipped")
+    return "  ".join(found)
+
+
+class Progress:
+    """Shows a run's progress. A context manager.
+
+    Args:
+      start, steps: first and last step.
+      quiet: show nothing.
+    """
+
+    def __init__(self, start: int, steps: int, quiet: bool):
+        self.steps, self.quiet = steps, quiet
+        console = Console(file=sys.stderr)
+        self.bar = None
+        if console.is_terminal and not quiet:
+            self.bar = Bar(
+                TextColumn("train"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            self.task = self.bar.add_task("compiling", total=steps, completed=start)
+        self.start, self.began = start, time.perf_counter()
+
+    def __enter__(self):
+        if self.bar:
+            self.bar.start()
+        elif not self.quiet:
+            print("compiling the train step ...", file=sys.stderr, flush=True)
+        return self
+
+    def __exit__(self, *_):
+        if self.bar:
+            self.bar.stop()
+
+    def advance(self, step: int) -> None:
+        """A step without new figures."""
+        if self.bar:
+            self.bar.update(self.task, completed=step)
+
+    def show(self, step: int, figures: dict[str, float]) -> None:
+        """A step with training metrics."""
+        if self.bar:
+            self.bar.update(self.task, completed=step, description=_words(figures))
+        elif not self.quiet:
+            passed = time.perf_counter() - self.began
+            left = passed / max(1, step - self.start) * (self.steps - step)
+            print(f"step {step}/{self.steps}  {_words(figures)}  {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def note(self, step: int, figures: dict[str, float]) -> None:
+        """Figures on held-out patches."""
+        line = f"step {step}  held-out patches, estimated: {_words(figures)}"
+        if self.bar:
+            self.bar.console.print(line)
+        elif not self.quiet:
+            print(line, file=sys.stderr, flush=True)

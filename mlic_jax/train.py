@@ -1,0 +1,300 @@
+"""The training loop, to be read from top to bottom.
+
+    mlic train --config configs/bmshj2018_hyperprior.py --workdir runs/hyper
+
+The same command resumes: where the workdir has a checkpoint, the run goes on from it, with the same batches and the same
+noise that an uninterrupted run would have seen. Weights come from, in this order: the checkpoint in the workdir;
+`config.init_from`; the seed. SIGTERM saves a checkpoint and ends the program with exit status 0.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import io
+import json
+import logging
+import pathlib
+import signal
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import metrics as clu_metrics
+from clu import parameter_overview
+from ml_collections import ConfigDict
+from PIL import Image
+
+from mlic_jax import files, optimizers, parallel, zoo
+from mlic_jax.artifact import Artifact, flatten, unflatten
+from mlic_jax.checkpoint import Checkpoints, differences
+from mlic_jax.codec import Codec
+from mlic_jax.errors import InputError, TrainingError, UsageError
+from mlic_jax.progress import Progress
+from mlic_jax.step import TrainState, check_schedule, initial_state, make_step
+from mlic_jax.writer import Writer
+
+log = logging.getLogger(__name__)
+
+
+def make_codec(config: ConfigDict) -> Codec:
+    """The codec that a config describes. Raises ModelError or UsageError."""
+    arguments = config.model.arguments.to_dict()
+    if config.train.bfloat16:
+        arguments["dtype"] = jnp.bfloat16
+    return zoo.make(config.model.name, **arguments)
+
+
+def initialise(codec: Codec, config: ConfigDict) -> TrainState:
+    """The train state before step 0, on every device. Raises as `load_weights` does."""
+    size = config.data.patch_size
+    params, state = codec.init(jax.random.key(config.seed), (size, size, 3))
+    if config.init_from:
+        params, state = load_weights(config.init_from, params, state)
+    made = optimizers.make_all(config)
+    return parallel.replicate(initial_state(codec, params, state, made, config.train.ema))
+
+
+def load_weights(path: str, params, state):
+    """Weights of a previous stage, for `config.init_from`.
+
+    Args:
+      path: the workdir of a run (its best checkpoint is taken) or a .mlicm file.
+      params, state: what they replace; what the file lacks stays, what it has beyond is left.
+
+    Raises:
+      InputError, ModelError: nothing there.
+      TrainingError: an array has another shape than the model's, or nothing fits at all.
+    """
+    if path.endswith(".mlicm"):
+        artifact = Artifact.load(path)
+        found_params, found_state = artifact.params, {}
+    else:
+        found_params, found_state = load_run(path)[1:]
+    old, new = flatten(params), flatten(found_params)
+    common = sorted(old.keys() & new.keys())
+    wrong = [f"{name}: {new[name].shape} there, {old[name].shape} here" for name in common]
+    wrong = [line for line, name in zip(wrong, common, strict=True) if new[name].shape != old[name].shape]
+    if wrong or not common:
+        raise TrainingError(f"init_from {path!r} does not fit the model: {'; '.join(wrong[:5]) or 'no common names'}")
+    log.info("init_from %s: %d of %d arrays", path, len(common), len(old))
+    common_state = {name: a for name, a in flatten(found_state).items() if name in flatten(state)}
+    return unflatten({**old, **{name: new[name] for name in common}}), unflatten({**flatten(state), **common_state})
+
+
+def load_run(workdir, which: str = "best"):
+    """(config, params, state) of a finished or running run, on the host; the averaged parameters if it has them.
+
+    Args:
+      workdir: of `mlic train`.
+      which: "best" (least validation loss), "latest", or a step.
+
+    Raises:
+      InputError: no checkpoint there, or not that step.
+    """
+    checkpoints = Checkpoints(workdir, read_only=True)
+    saved = checkpoints.config()
+    if saved is None:
+        raise InputError(f"{str(workdir)!r} has no checkpoint yet")
+    config = ConfigDict(saved)
+    if which in ("best", "latest"):
+        step = checkpoints.best() if which == "best" else checkpoints.latest()
+    else:
+        step = int(which)
+    codec = make_codec(config)
+    size = config.data.patch_size
+    params, state = codec.init(jax.random.key(0), (size, size, 3))
+    blank = parallel.replicate(initial_state(codec, params, state, optimizers.make_all(config), config.train.ema))
+    found = checkpoints.restore(blank, step).state
+    checkpoints.close()
+    return config, jax.device_get(found.average or found.params), jax.device_get(found.state)
+
+
+def validate(codec: Codec, train_state: TrainState, images: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    """Estimated figures on fixed patches (rounded latents, no noise), and the reconstructions uint8 [n, P, P, 3]."""
+    params = parallel.local(train_state.average or train_state.params)
+    state = parallel.local(train_state.state)
+    parts = [jax.device_get(codec.estimate(params, state, image[None])) for image in images]
+    joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    pixels = images.shape[1] * images.shape[2]
+    figures = {
+        "loss": joined["loss"].mean(),
+        "bpp": joined["bits"].mean() / pixels,
+        "psnr_db": np.mean(20 * np.log10(255) - 10 * np.log10(np.maximum(joined["mse255"], 1e-10))),
+    }
+    return {key: float(value) for key, value in figures.items()}, joined["reconstruction"]
+
+
+def save_samples(writer: Writer, workdir: pathlib.Path, step: int, images: np.ndarray, reconstructions: np.ndarray):
+    """One picture: originals above, reconstructions below."""
+    grid = np.concatenate([np.concatenate(list(images), 1), np.concatenate(list(reconstructions), 1)], 0)
+    out = io.BytesIO()
+    Image.fromarray(grid).save(out, "PNG")
+    folder = workdir / "samples"
+    folder.mkdir(exist_ok=True)
+    files.write_bytes(folder / f"step_{step:08d}.png", out.getvalue())
+    writer.image(step, "samples", out.getvalue(), grid.shape[:2], grid)
+
+
+def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
+    """Trains until `config.train.steps`, or until SIGTERM.
+
+    Args:
+      config: see mlic_jax.config.
+      workdir: the run's folder; it is made if it does not exist.
+      quiet: no progress bar.
+
+    Returns:
+      The last train state.
+
+    Raises:
+      UsageError, ModelError, InputError: a config that cannot work, named by its key.
+      TrainingError: a workdir that belongs to another config, or `max_bad_steps` non-finite steps in a row.
+    """
+    from mlic_jax.data import make_source, make_train_iterator, validation_batch
+
+    # ------------------------------------------------------------------ what is trained
+    if config.train.steps < 1 or min(config.train.log_every, config.train.checkpoint_every) < 1:
+        raise UsageError("train.steps, train.log_every and train.checkpoint_every must be 1 or more")
+    codec = make_codec(config)
+    check_schedule(codec, config.schedule)
+    parallel.check_batch(config.data.batch_size, len(config.schedule) * config.train.accumulate)
+
+    # ------------------------------------------------------------------ data
+    data = config.data
+    source = make_source(data.source, data.split, data.dir or None, cache_mib=data.cache_mib)
+    held_out = make_source(data.validation, data.validation_split, data.dir or None, cache_mib=data.cache_mib)
+    validation = validation_batch(held_out, data.validation_patch, data.validation_images)
+    batches = make_train_iterator(
+        source,
+        seed=config.seed,
+        batch_size=data.batch_size,
+        patch_size=data.patch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        scale_range=tuple(data.scale_range),
+        flip=data.flip,
+        detail_weight=data.detail_weight,
+        num_threads=None if data.threads < 0 else data.threads,
+        num_workers=data.workers,
+    )
+
+    # ------------------------------------------------------------------ workdir, resume
+    workdir = pathlib.Path(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as reason:
+        raise InputError(f"cannot make the workdir {str(workdir)!r}: {reason.strerror}") from reason
+    checkpoints = Checkpoints(workdir, config.train.keep)
+    saved = checkpoints.config()
+    if saved is not None and (lines := differences(saved, json.loads(json.dumps(config.to_dict())))):
+        raise TrainingError(f"{str(workdir)!r} belongs to another config; take a new --workdir. {'; '.join(lines)}")
+    train_state = initialise(codec, config)
+    if (found := checkpoints.restore(train_state)) is not None:
+        train_state = found.state
+        batches.set_state(found.data)
+        log.info("resumed at step %d of %s", found.step, workdir)
+    start = found.step if found else 0
+    writer = Writer(workdir, start) if parallel.is_main() else None
+    if writer:
+        files.write_bytes(workdir / "config.json", json.dumps(config.to_dict(), indent=1, default=list).encode())
+        overview = parameter_overview.get_parameter_overview(parallel.local(train_state.params), include_stats=False)
+        files.write_bytes(workdir / "parameters.txt", overview.encode())
+
+    # ------------------------------------------------------------------ the step
+    step_function = parallel.pmap(
+        make_step(
+            codec,
+            tuple(config.schedule),
+            optimizers.make_all(config),
+            seed=config.seed,
+            accumulate=config.train.accumulate,
+            ema=config.train.ema,
+            axis=parallel.AXIS,
+        )
+    )
+
+    # ------------------------------------------------------------------ the loop
+    stop = []
+    previous = signal.signal(signal.SIGTERM, lambda *_: stop.append(True)) if _in_main_thread() else None
+    progress = Progress(start, config.train.steps, quiet or not parallel.is_main())
+    in_flight = collections.deque()  # metrics of steps that may still be computing
+    since_log: list[dict] = []
+    logged_at, logged_step = time.perf_counter(), start
+
+    def settle(down_to: int):
+        """Fetches the metrics of finished steps; this is where a run that diverges is stopped."""
+        while len(in_flight) > down_to:
+            number, measured = in_flight.popleft()
+            measured = {key: np.asarray(value) for key, value in parallel.local(measured).items()}
+            since_log.append(measured)
+            if measured["bad_steps"] >= config.train.max_bad_steps:
+                raise TrainingError(
+                    f"the loss or its gradient was not finite in {measured['bad_steps']} steps in a row, up to step "
+                    f"{number}: lower optimizer.learning_rate, or look at the data"
+                )
+
+    try:
+        with progress:
+            for step in range(start + 1, config.train.steps + 1):
+                train_state, measured = step_function(train_state, parallel.deal(next(batches)))
+                in_flight.append((step, measured))
+                settle(2)
+
+                last, stopping = step == config.train.steps, parallel.any_process(bool(stop))
+                if step % config.train.log_every == 0 or last:
+                    settle(0)
+                    now = time.perf_counter()
+                    figures = {**_averages(since_log), "steps_per_second": (step - logged_step) / (now - logged_at)}
+                    since_log.clear()
+                    logged_at, logged_step = now, step
+                    progress.show(step, figures)
+                    if writer:
+                        writer.scalars(step, "train", figures)
+                else:
+                    progress.advance(step)
+
+                loss = None
+                if (config.train.evaluate_every and step % config.train.evaluate_every == 0) or last:
+                    figures, reconstructions = validate(codec, train_state, validation)
+                    loss = figures["loss"]
+                    progress.note(step, figures)
+                    if writer:
+                        writer.scalars(step, "validation", figures)
+                        count = config.train.samples
+                        if count:
+                            save_samples(writer, workdir, step, validation[:count], reconstructions[:count])
+
+                if step % config.train.checkpoint_every == 0 or last or stopping or loss is not None:
+                    settle(0)
+                    checkpoints.save(step, train_state, batches.get_state(), config, loss)
+                if stopping:
+                    log.warning("SIGTERM: checkpoint of step %d saved; the same command goes on from it", step)
+                    break
+    finally:
+        checkpoints.close()
+        batches.close()
+        if writer:
+            writer.close()
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+    return train_state
+
+
+def _in_main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()
+
+
+def _averages(measured: list[dict]) -> dict[str, float]:
+    """Means over steps; the two counters of skipped steps as they stand."""
+    if not measured:
+        return {}
+    counters = {key: float(measured[-1][key]) for key in ("skipped", "bad_steps")}
+    means = {}
+    for key in (key for key in measured[0] if key not in counters):
+        values = [clu_metrics.Average.from_model_output(m[key]) for m in measured if np.isfinite(m[key])]
+        means[key] = float(functools.reduce(lambda a, b: a.merge(b), values).compute()) if values else float("nan")
+    return {**means, **counters}
