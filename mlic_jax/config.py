@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
+from mlic_jax.errors import UsageError
+
 # Keys that may differ between a checkpoint and the run that resumes it: they change neither the model nor what any
 # step computes. (`train.steps`: train longer. A schedule's length is a key of its own, `optimizer.decay_steps`.)
 FREE_TO_CHANGE = (
@@ -86,3 +88,42 @@ def defaults() -> ConfigDict:
     c.train.keep = 2  # latest checkpoints kept, besides the best
     c.train.samples = 4  # validation images whose reconstructions are saved as pictures
     return c
+
+
+def quality_of(argument: str, qualities) -> int | None:
+    """The quality that stands behind the colon of `--config file.py:argument`; None for `tiny`.
+
+    Raises UsageError naming what would be possible.
+    """
+    if argument == "tiny":
+        return None
+    if not argument.isdigit() or int(argument) not in qualities:
+        known = list(qualities)
+        raise UsageError(f"quality {argument!r} is not known: use {known[0]} to {known[-1]}, or tiny")
+    return int(argument)
+
+
+def make_tiny(config: ConfigDict) -> None:
+    """Turns a config into one that two CPU cores train in minutes, on the bundled photos. Sets no width."""
+    config.data.batch_size = 8
+    config.data.patch_size = 128
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.decay_steps = 2000
+    config.train.steps = 2000
+    config.train.evaluate_every = 500
+    config.train.checkpoint_every = 500
+
+
+def published_recipe(config: ConfigDict) -> None:
+    """The recipe of CompressAI's published models: 4 million steps of batch 16, Adam at 1e-4, halved on plateaus.
+
+    Here the halvings are at fixed steps, so that a run can be resumed and repeated.
+    """
+    config.data.batch_size = 16
+    config.optimizer.schedule = "steps"
+    config.optimizer.boundaries = (2_000_000, 2_750_000, 3_250_000, 3_600_000, 3_850_000)
+    config.optimizer.factor = 0.5
+    config.train.steps = 4_000_000
+    config.train.evaluate_every = 5000
+    config.train.checkpoint_every = 5000

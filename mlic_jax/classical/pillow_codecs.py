@@ -39,7 +39,8 @@ def _encode(image: np.ndarray, fmt: str, **options) -> bytes:
     try:
         Image.fromarray(image).save(out, fmt, **options)
     except (OSError, ValueError, KeyError) as error:
-        raise errors.UsageError(f"{fmt}: the encoder failed on a {image.shape[1]}x{image.shape[0]} image: {error}")
+        size = f"{image.shape[1]}x{image.shape[0]}"
+        raise errors.UsageError(f"{fmt}: the encoder failed on a {size} image: {error}") from error
     return out.getvalue()
 
 

@@ -30,7 +30,9 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm",
 
 # Pillow warns from here on (a "decompression bomb") and refuses twice this; one limit that always refuses is simpler.
 MAX_PIXELS = 89_478_485
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+# Pillow warns of oddities in files; here a file either gives a picture or raises.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 # What Pillow's decoders raise on damaged files, beyond OSError.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
@@ -50,7 +52,7 @@ _UPRIGHT = {
 
 
 def read_image(path) -> np.ndarray:
-    """The image file at `path` as uint8 RGB [H, W, 3], C-contiguous and upright; see above for what is converted.
+    """The image file at `path` as uint8 RGB [H, W, 3], C-contiguous, writeable and upright; see above.
 
     Raises:
       InputError: no such file, a folder, not an image, damaged or truncated, or of a kind without an 8-bit meaning.
@@ -139,7 +141,7 @@ def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
-    return np.asarray(image.convert("RGB"))
+    return np.array(image.convert("RGB"))
 
 
 def _orientation(image: Image.Image) -> int:

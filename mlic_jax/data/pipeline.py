@@ -9,9 +9,11 @@ depends neither on threads, workers or processes nor on what was read before, an
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import logging
 import os
+import weakref
 from typing import Any
 
 import grain
@@ -26,6 +28,16 @@ CANDIDATES = 8
 
 # Mean absolute difference, in 8-bit steps, that a perfectly flat patch is taken to have: keeps its weight above 0.
 _FLAT = 0.25
+
+
+# The iterators to be closed when the program ends: torn down with the interpreter, Grain's workers complain.
+_OPEN = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all():
+    for iterator in list(_OPEN):
+        iterator.close()
 
 
 def make_train_iterator(
@@ -128,6 +140,10 @@ class TrainIterator(grain.DatasetIterator):
         self.start_prefetch()
         batch = next(self._inner)
         self._step += 1
+        if self._num_workers:
+            # Out of the worker's shared memory, which otherwise lives as long as any use of the batch: when the program
+            # ends with one still in hand, Python reports a leak.
+            batch = {key: np.array(value) for key, value in batch.items()}
         return batch
 
     def start_prefetch(self) -> None:
@@ -144,6 +160,7 @@ class TrainIterator(grain.DatasetIterator):
                     grain.MultiprocessingOptions(num_workers=self._num_workers, per_worker_buffer_size=2)
                 )
             self._inner = iter(batches)
+            _OPEN.add(self)
         self._inner.start_prefetch()
 
     def get_state(self) -> dict[str, Any]:

@@ -217,7 +217,9 @@ def _tfds_source(name: str, split: str, data_dir) -> EncodedImages:
     try:
         import tensorflow_datasets as tfds
     except ImportError:
-        raise UsageError(f"data source 'tfds:{name}' needs tensorflow-datasets: pip install 'mlic_jax[train]'") from None
+        raise UsageError(
+            f"data source 'tfds:{name}' needs tensorflow-datasets: pip install 'mlic_jax[train]'"
+        ) from None
 
     builder = _tfds_prepared(tfds, name, data_dir)
     feature = _tfds_feature(tfds, builder.info.features, name, feature)
@@ -299,7 +301,7 @@ def _one_line(error: BaseException) -> str:
 
 def _tfds_feature(tfds, features, name: str, wanted: str) -> str:
     """Which feature of an example is the image."""
-    images = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
+    images = sorted(key for key, feature in features.items() if isinstance(feature, tfds.features.Image))
     if wanted:
         if wanted not in images:
             raise UsageError(
@@ -310,7 +312,7 @@ def _tfds_feature(tfds, features, name: str, wanted: str) -> str:
         if key in images:
             return key
     if not images:
-        raise UsageError(f"data source 'tfds:{name}': has no image feature, only {', '.join(features)}")
+        raise UsageError(f"data source 'tfds:{name}': has no image feature, only {', '.join(sorted(features))}")
     if len(images) > 1:
         raise UsageError(
             f"data source 'tfds:{name}': has the images {', '.join(images)}; choose one as 'tfds:{name}#{images[0]}'"

@@ -6,7 +6,6 @@ a model is exported, by NumPy in float64, and are stored with the weights; loadi
 
 from __future__ import annotations
 
-import heapq
 from typing import NamedTuple
 
 import numpy as np
@@ -39,14 +38,14 @@ class Table(NamedTuple):
 
 
 def quantise(mass: np.ndarray) -> np.ndarray:
-    """Frequencies for probabilities: positive integers that sum to 2^16, with the least loss of bits.
+    """Frequencies for probabilities: positive integers that sum to 2^16, with the least expected bits.
 
     Args:
-      mass: float64 [n], non-negative, sum about 1, n at most 2^15.
+      mass: float64 [n], non-negative, not all zero, n at most 2^15.
 
     Returns:
-      int32 [n]. Starts from the nearest integers (at least 1) and moves single counts where that costs the fewest
-      expected bits, sum_i mass_i log2(frequency_i), until the sum is right.
+      int32 [n], a maximum of sum_i mass_i log2(frequency_i). Each count goes where it saves most; since what the next one
+      saves, mass_i log((f + 1) / f), falls with f, that is to fill all entries down to one common level.
     """
     mass = np.asarray(mass, np.float64)
     if not np.isfinite(mass).all() or (mass < 0).any() or mass.sum() <= 0:
@@ -54,20 +53,19 @@ def quantise(mass: np.ndarray) -> np.ndarray:
     if len(mass) > TOTAL // 2:
         raise ValueError(f"a table of {len(mass)} entries is too long for frequencies out of {TOTAL}")
     mass = mass / mass.sum()
-    frequency = np.maximum(1, np.rint(mass * TOTAL)).astype(np.int64)
-    change = int(np.sign(TOTAL - frequency.sum()))
-    if change:
 
-        def cost(i):
-            now, then = frequency[i], frequency[i] + change
-            return np.inf if then < 1 else mass[i] * np.log2(now / then)
+    def filled(level):  # the least frequencies at which no further count saves more than `level`
+        with np.errstate(divide="ignore", over="ignore"):
+            return np.maximum(1, np.ceil(1 / np.expm1(level / mass)))
 
-        heap = [(cost(i), i) for i in range(len(mass))]
-        heapq.heapify(heap)
-        for _ in range(abs(TOTAL - int(frequency.sum()))):
-            i = heap[0][1]
-            frequency[i] += change
-            heapq.heapreplace(heap, (cost(i), i))
+    low, high = 2.0**-40, 2.0  # sums to more than TOTAL there, and to n here
+    for _ in range(100):
+        middle = np.sqrt(low * high)
+        low, high = (low, middle) if filled(middle).sum() <= TOTAL else (middle, high)
+    frequency = filled(high).astype(np.int64)
+    # What is left of TOTAL goes to entries that are tied at the level, one count each.
+    saved = mass * np.log1p(1 / frequency)
+    frequency[np.argsort(-saved, kind="stable")[: TOTAL - frequency.sum()]] += 1
     return frequency.astype(np.int32)
 
 
@@ -89,10 +87,10 @@ def build(rows: list[np.ndarray], first: np.ndarray) -> Table:
 def check(table: Table) -> None:
     """Raises ValueError unless the table is one that `build` could have made (what a loaded model must satisfy)."""
     frequencies, lengths, first = table
-    if frequencies.ndim != 1 or lengths.ndim != 1 or lengths.shape != first.shape:
-        raise ValueError("table arrays have wrong shapes")
-    if (lengths < 2).any() or lengths.sum() != len(frequencies) or (frequencies < 1).any():
+    if any(array.ndim != 1 or array.dtype != np.int32 for array in table) or lengths.shape != first.shape:
+        raise ValueError("table arrays are not int32 vectors that fit together")
+    if not len(lengths) or (lengths < 2).any() or lengths.sum() != len(frequencies) or (frequencies < 1).any():
         raise ValueError("table lengths or frequencies are out of range")
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(int)
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     if (np.add.reduceat(frequencies.astype(np.int64), starts) != TOTAL).any():
         raise ValueError(f"a table row does not sum to {TOTAL}")

@@ -123,7 +123,8 @@ def _common_range(a: np.ndarray, b: np.ndarray, wanted: tuple[float, float] | No
     low, high = float(max(a.min(), b.min())), float(min(a.max(), b.max()))
     if low >= high:
         raise errors.InputError(
-            f"the curves do not overlap: anchor {a.min():.3f} to {a.max():.3f}, test {b.min():.3f} to {b.max():.3f} {unit}"
+            f"the curves do not overlap: anchor {a.min():.3f} to {a.max():.3f} {unit}, "
+            f"test {b.min():.3f} to {b.max():.3f} {unit}"
         )
     if wanted is None:
         return low, high

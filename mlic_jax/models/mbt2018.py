@@ -32,7 +32,8 @@ from mlic_jax.models import bmshj2018
 
 # quality -> (N, M): CompressAI's zoo.
 WIDTHS = {quality: (128, 192) if quality <= 4 else (192, 320) for quality in range(1, 9)}
-TINY = {"N": 16, "M": 24}
+LAMBDAS = bmshj2018.LAMBDAS
+TINY = bmshj2018.TINY
 
 leaky_relu = functools.partial(jax.nn.leaky_relu, negative_slope=0.01)
 

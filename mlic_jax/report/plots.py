@@ -72,16 +72,15 @@ def rd_plot(
     """
     if quality not in AXES or fmt not in ("svg", "png"):
         raise errors.UsageError(f"cannot plot {quality!r} as {fmt!r}; known: {', '.join(AXES)} as svg or png")
+    kinds = {name: (families or {}).get(name, family(name)) for name in curves}
     lines = {name: np.array(sorted(bd.curve(points, quality))) for name, points in curves.items()}
-    lines = {name: line for name, line in lines.items() if len(line)}
-    if not lines:
+    if not any(len(line) for line in lines.values()):
         raise errors.InputError(f"no curve has a finite value of {quality!r} to plot")
-    kinds = {name: (families or {}).get(name, family(name)) for name in lines}
     if unknown := set(kinds.values()) - set(_STYLES):
         raise errors.UsageError(f"unknown family {sorted(unknown)[0]!r}; known: {', '.join(_STYLES)}")
     if bpp_max is None:
-        focus = [line for name, line in lines.items() if kinds[name] == "ours"] or list(lines.values())
-        bpp_max = 1.2 * max(line[-1, 0] for line in focus)
+        ends = {name: line[-1, 0] for name, line in lines.items() if len(line)}
+        bpp_max = 1.2 * max([end for name, end in ends.items() if kinds[name] == "ours"] or ends.values())
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -94,7 +93,7 @@ def rd_plot(
         **{key: INK for key in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")},
     }
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(7.6, 4.7), layout="constrained")
+        figure = Figure(figsize=(7.6, 4.6), layout="constrained")
         axes = figure.add_subplot()
         _draw(axes, lines, kinds, bpp_max)
         axes.set_xlabel("Rate [bits per pixel]")
@@ -107,12 +106,15 @@ def rd_plot(
 
 
 def _draw(axes, lines: Mapping[str, np.ndarray], kinds: Mapping[str, str], bpp_max: float) -> None:
-    """Draws lines [n, 2] (bpp, dB), sorted by rate, clipped at `bpp_max`."""
+    """Draws lines [n, 2] (bpp, dB), sorted by rate and possibly empty, on an axis that ends at `bpp_max`."""
     used: dict[str, int] = {}
     height, seen = {}, []
     for name, line in lines.items():
         kind = kinds[name]
+        # Counted over all curves, the empty ones too: a codec has one colour in every plot of a report.
         index = used[kind] = used.get(kind, -1) + 1
+        if not len(line):
+            continue
         colour = _COLOURS[kind][index % len(_COLOURS[kind])]
         marker = _MARKERS[kind][index % len(_MARKERS[kind])]
         axes.plot(*line.T, label=name, color=colour, marker=marker, **_STYLES[kind])
@@ -124,7 +126,7 @@ def _draw(axes, lines: Mapping[str, np.ndarray], kinds: Mapping[str, str], bpp_m
     if seen:
         margin = 0.04 * (max(seen) - min(seen)) or 1.0
         axes.set_ylim(min(seen) - margin, max(seen) + margin)
-    axes.grid(True, linewidth=0.6, alpha=0.25, color=INK)
+    axes.grid(True, linewidth=0.6, alpha=0.15, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     handles, names = axes.get_legend_handles_labels()
     order = sorted(range(len(names)), key=lambda i: -height[names[i]])

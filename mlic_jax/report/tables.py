@@ -37,7 +37,7 @@ def is_number(value: Any) -> bool:
 
 
 def cell(value: Any) -> str:
-    """A value as people read it: integers in full, other numbers to four digits, a dash for None and nan."""
+    """A value as people read it: integers in full, others to four digits, a dash for None and nan."""
     if value is None:
         return "–"
     if not is_number(value):
@@ -49,7 +49,8 @@ def cell(value: Any) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
     digits = max(0, 3 - (math.floor(math.log10(abs(value))) if value else 0))
-    return f"{value:.{min(digits, 6)}f}".replace("-", "−")
+    text = f"{value:.{min(digits, 6)}f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text).replace("-", "−")
 
 
 def markdown_table(rows: Sequence[Row]) -> str:

@@ -1,0 +1,25 @@
+"""mbt2018-mean (Minnen, Ballé, Toderici, NeurIPS 2018, without the context model).
+
+    mlic train --config configs/mbt2018_mean.py:4 --workdir runs/mbt2018_mean-4
+
+The part after the colon is the quality, 1 to 8 (widths and lambda of CompressAI's zoo; default 4), or `tiny`: a narrow
+model on the bundled photos, which two CPU cores train in minutes.
+
+What to expect at full length (Kodak, CompressAI's published models): quality 1 27.70 dB at 0.124 bpp, 4 32.95 dB at 0.461, 8 40.63 dB at 1.619.
+They took 4 to 5 million steps of batch 16 or 32 on Vimeo-90k; give such a set by --config.data.source=FOLDER.
+"""
+
+from mlic_jax import config as base
+from mlic_jax.models import mbt2018
+
+
+def get_config(quality: str = "4"):
+    config = base.defaults()
+    config.model.name = "mbt2018-mean"
+    config.model.arguments.distortion = "mse"
+    config.model.arguments.proxy = "noise"
+    q = base.quality_of(quality, mbt2018.WIDTHS)
+    config.model.arguments.lmbda = mbt2018.LAMBDAS[q or 4]
+    config.model.arguments.update(mbt2018.TINY if q is None else dict(zip("NM", mbt2018.WIDTHS[q], strict=True)))
+    base.make_tiny(config) if q is None else base.published_recipe(config)
+    return config

@@ -1,0 +1,262 @@
+"""Rate and distortion from files alone: what `compress` wrote, and what `decompress` made of it.
+
+bpp counts every byte of the file, header included; PSNR and MS-SSIM are taken on 8-bit RGB. The model's own estimate
+of the rate, -log2 P, stands beside it so that the two can be compared.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mlic_jax import api, classical, files, zoo
+from mlic_jax.artifact import Artifact
+from mlic_jax.errors import MlicError
+from mlic_jax.metrics import bd, msssim, psnr
+from mlic_jax.report import tables
+
+Pictures = Sequence[tuple[str, np.ndarray]]  # (name, uint8 [H, W, 3])
+# What a table of means contains, of the rows of `evaluate` and `evaluate_classical`.
+AVERAGED = ("bytes", "bpp", "bpp_estimated", "psnr_db", "ms_ssim", "encode_s", "decode_s")
+
+
+def measure(original: np.ndarray, decoded: np.ndarray, size: int) -> dict[str, float]:
+    """bytes, bpp, PSNR in dB and MS-SSIM of one picture; MS-SSIM is nan where a side is too short for it."""
+    return {
+        "bytes": size,
+        "bpp": 8 * size / (original.shape[0] * original.shape[1]),
+        "psnr_db": psnr.psnr_db(original, decoded),
+        "ms_ssim": msssim.ms_ssim_uint8(original, decoded),
+    }
+
+
+def evaluate(
+    artifact: Artifact,
+    pictures: Pictures,
+    quality: float | None = None,
+    done: Callable[[str], None] = lambda name: None,
+) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """Compresses and decompresses every picture.
+
+    Args:
+      artifact: the model.
+      pictures: names and pixels.
+      quality: for models of several rates.
+      done: called with each name when its picture is finished.
+
+    Returns:
+      One row per picture (name, width, height, bytes, bpp, bpp_estimated, psnr_db, ms_ssim, encode_s, decode_s), and
+      the decoded pictures. Times are those of a second call where the first had to compile for a new size.
+    """
+    codec = zoo.make(artifact.model, **artifact.architecture)
+    warm, rows, decoded = set(), [], []
+    for name, image in pictures:
+        size = image.shape[:2]
+        if size not in warm:
+            api.decompress(api.compress(image, artifact, quality), artifact)
+            warm.add(size)
+        began = time.perf_counter()
+        data = api.compress(image, artifact, quality)
+        middle = time.perf_counter()
+        picture = api.decompress(data, artifact)
+        ended = time.perf_counter()
+        estimate = codec.estimate(artifact.variables["params"], artifact.variables["state"], image[None])
+        rows.append(
+            {
+                "name": name,
+                "width": size[1],
+                "height": size[0],
+                **measure(image, picture, len(data)),
+                "bpp_estimated": float(estimate["bits"][0]) / (size[0] * size[1]),
+                "encode_s": middle - began,
+                "decode_s": ended - middle,
+            }
+        )
+        decoded.append(picture)
+        done(name)
+    return rows, decoded
+
+
+def mean(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """Means over pictures: of bpp per picture and of dB per picture, as CompressAI and TFC report them."""
+    rows = list(rows)
+    return {key: float(np.mean([row[key] for row in rows])) for key in AVERAGED if key in rows[0]}
+
+
+def evaluate_classical(
+    name: str, pictures: Pictures, done: Callable[[str], None] = lambda name: None
+) -> list[dict[str, Any]]:
+    """The curve of a standard codec: one row of means per quality of its ladder, in order of rate."""
+    codec = classical.get(name)
+
+    def one(job):
+        quality, (_, image) = job
+        began = time.perf_counter()
+        data = codec.encode(image, quality)
+        middle = time.perf_counter()
+        decoded = codec.decode(data)
+        ended = time.perf_counter()
+        return {**measure(image, decoded, len(data)), "encode_s": middle - began, "decode_s": ended - middle}
+
+    jobs = [(quality, picture) for quality in codec.qualities for picture in pictures]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow's encoders release the GIL
+        rows = list(pool.map(one, jobs))
+    done(name)
+    count = len(pictures)
+    return [
+        {"quality": quality, **mean(rows[i * count : (i + 1) * count])} for i, quality in enumerate(codec.qualities)
+    ]
+
+
+def at_equal_size(name: str, image: np.ndarray, size: int) -> tuple[dict[str, float], np.ndarray]:
+    """A standard codec's file nearest to `size` bytes: its figures, and the decoded picture."""
+    codec = classical.get(name)
+    _, data = classical.match_rate(codec, image, size)
+    decoded = codec.decode(data)
+    return measure(image, decoded, len(data)), decoded
+
+
+def to_json(label: str, description: str, points: list[dict[str, float]], rows: list[list[dict[str, Any]]]) -> bytes:
+    """The results as JSON that CompressAI's plot tool reads, with the rows of every picture in a key of its own."""
+    document = json.loads(tables.compressai_json(label, description, points))
+    document["points"] = points
+    document["per_image"] = rows
+    # JSON has no nan or infinity: a missing MS-SSIM, or the PSNR of an exact copy, become null.
+    return json.dumps(_finite(document), indent=1).encode()
+
+
+def _finite(value):
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def compare(
+    models: Sequence[tuple[str, Artifact]],
+    pictures: Pictures,
+    codecs: Sequence[str] = (),
+    done: Callable[[str], None] = lambda name: None,
+) -> dict[str, Any]:
+    """Everything a report shows.
+
+    Args:
+      models: (label, artifact): the points of one curve, one or more.
+      pictures: names and pixels.
+      codecs: names of standard codecs to run beside them.
+      done: called after each piece of work.
+
+    Returns:
+      {"points": means per model, "rows": per model one row per picture, "curves": codec -> points,
+       "equal_size": codec -> per picture (figures, decoded) at the size of the first model's file,
+       "decoded": pictures of the first model, "bd": codec -> BD-rates in percent (where the curve has 4 points)}.
+
+    Raises:
+      UsageError: an unknown codec.
+    """
+    for name in codecs:
+        classical.get(name)
+    rows, decoded = [], []
+    for label, artifact in models:
+        found, images = evaluate(artifact, pictures, done=lambda name, label=label: done(f"{label}: {name}"))
+        rows.append(found)
+        decoded.append(images)
+    points = [{"model": label, **mean(found)} for (label, _), found in zip(models, rows, strict=True)]
+    curves, equal = {}, {}
+    for name in codecs:
+        curves[name] = evaluate_classical(name, pictures, done)
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            jobs = [(image, row["bytes"]) for (_, image), row in zip(pictures, rows[0], strict=True)]
+            equal[name] = list(pool.map(lambda job, name=name: at_equal_size(name, *job), jobs))
+        done(f"{name} at equal size")
+    rates = {}
+    if len(points) >= bd.MIN_POINTS:
+        for name, curve in curves.items():
+            try:
+                ours, theirs = bd.curve(points), bd.curve(curve)
+                rates[name] = bd.bd_rate(theirs, ours)
+            except MlicError:  # no common range
+                continue
+    return {
+        "points": points,
+        "rows": rows,
+        "curves": curves,
+        "equal_size": equal,
+        "decoded": decoded[0],
+        "bd": rates,
+    }
+
+
+def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The table of a comparison: our models, and each standard codec at the first model's file sizes."""
+    table = [
+        {
+            "codec": point["model"],
+            "bpp": point["bpp"],
+            "PSNR dB": point["psnr_db"],
+            "MS-SSIM": point["ms_ssim"],
+            "encode s": point["encode_s"],
+            "decode s": point["decode_s"],
+        }
+        for point in found["points"]
+    ]
+    for name, versions in found["equal_size"].items():
+        means = mean(figures for figures, _ in versions)
+        table.append(
+            {"codec": f"{name} at equal size", "bpp": means["bpp"], "PSNR dB": means["psnr_db"],
+             "MS-SSIM": means["ms_ssim"]}
+        )  # fmt: skip
+    return table
+
+
+def write(folder, label: str, description: Sequence[str], found: dict[str, Any], pictures: Pictures) -> dict[str, str]:
+    """Writes a comparison into a folder: JSON, CSV, Markdown, RD plots, and the HTML report.
+
+    Args:
+      folder: made if it does not exist.
+      label: the name of our curve.
+      description: paragraphs that say what the model is.
+      found: what `compare` returned.
+      pictures: the originals.
+
+    Returns:
+      kind -> path of each file written.
+    """
+    from mlic_jax.report import html, plots
+
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = {name: str(folder / name) for name in ("evaluation.json", "images.csv", "table.md", "rd.svg", "rd.png",
+                                                     "report.html")}  # fmt: skip
+    files.write_bytes(
+        written["evaluation.json"], to_json(label, " ".join(description), found["points"], found["rows"])
+    )
+    flat = [{"model": p["model"], **row} for p, rows in zip(found["points"], found["rows"], strict=True) for row in rows]
+    tables.write_csv(written["images.csv"], flat)
+    table = summary(found)
+    files.write_bytes(written["table.md"], tables.markdown_table(table).encode())
+    curves = {label: found["points"], **found["curves"]}
+    for kind in ("svg", "png"):
+        files.write_bytes(written[f"rd.{kind}"], plots.rd_plot(curves, "psnr_db", kind))
+    shown = []
+    for i, (name, original) in enumerate(pictures):
+        row = found["rows"][0][i]
+        versions = [_version(label, row, found["decoded"][i])]
+        versions += [_version(codec, *found["equal_size"][codec][i]) for codec in found["equal_size"]]
+        shown.append(html.Picture(name, original, versions))
+    html.write_report(written["report.html"], label, list(description), table, curves, shown)
+    return written
+
+
+def _version(label, figures, image):
+    from mlic_jax.report import html
+
+    return html.Version(label, image, figures["bytes"], figures["bpp"], figures["psnr_db"], figures["ms_ssim"])

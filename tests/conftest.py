@@ -1,0 +1,34 @@
+"""What all tests share: CPU unless told otherwise, a compilation cache that outlives the run, and two markers."""
+
+import os
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# Before the first import of jax, and inherited by the subprocesses that tests start. Compiling is what tests wait for:
+# without the thresholds the cache would leave out the many programs that take less than a second each.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+def _has_gpu():
+    import jax
+
+    return jax.default_backend() == "gpu"
+
+
+def pytest_collection_modifyitems(config, items):
+    gpu = any("gpu" in item.keywords for item in items) and _has_gpu()
+    for item in items:
+        if "slow" in item.keywords and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
+        if "gpu" in item.keywords and not gpu:
+            item.add_marker(pytest.mark.skip(reason="needs a GPU (JAX_PLATFORMS=cuda)"))
