@@ -9,6 +9,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from mlic_jax.errors import ModelError
 
 SUFFIX = ".mlicm"
 _FORMAT = 1
+_DTYPES = ("<f4", "<f8", "<i4", "<i8", "|i1", "|u1")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
@@ -45,6 +47,23 @@ def unflatten(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
             node = node.setdefault(parent, {})
         node[name] = value
     return tree
+
+
+def _portable(array: np.ndarray) -> np.ndarray:
+    """The same array, contiguous and little-endian."""
+    return np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+
+
+def _read_array(content: bytes) -> np.ndarray:
+    """The array of a .npy file. Raises ValueError for anything but plain little-endian numbers of the right size."""
+    file = io.BytesIO(content)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("an array has an unknown version")
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    data = content[file.tell() :]
+    if fortran or dtype.str not in _DTYPES or math.prod(shape) * dtype.itemsize != len(data):
+        raise ValueError(f"an array of {dtype} {shape} in {len(data)} bytes")
+    return np.frombuffer(data, dtype).reshape(shape).copy()
 
 
 class Artifact:
@@ -76,7 +95,7 @@ class Artifact:
         """8 bytes: files name the weights they need by these."""
         digest = hashlib.sha256(json.dumps([self.model, self.architecture], sort_keys=True).encode())
         for name, array in self.arrays().items():
-            array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+            array = _portable(array)
             digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
             digest.update(array.tobytes())
         return digest.digest()[:8]
@@ -103,7 +122,7 @@ class Artifact:
             entries = {"about.json": json.dumps(about, indent=1, sort_keys=True).encode()}
             for name, array in self.arrays().items():
                 buffer = io.BytesIO()
-                np.lib.format.write_array(buffer, np.ascontiguousarray(array), allow_pickle=False)
+                np.lib.format.write_array(buffer, _portable(array), (1, 0), allow_pickle=False)
                 entries[f"{name}.npy"] = buffer.getvalue()
             for name, content in entries.items():
                 archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
@@ -117,25 +136,33 @@ class Artifact:
     def from_bytes(cls, data: bytes, name: str = "model") -> Artifact:
         """Reads what `to_bytes` wrote. Raises ModelError naming what is wrong; no pickles are read."""
         try:
-            with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                about = json.loads(archive.read("about.json"))
-                if about["format"] != _FORMAT:
-                    raise ModelError(f"{name}: format {about['format']} is not known, {_FORMAT} is")
-                flat = {
-                    entry[:-4]: np.lib.format.read_array(io.BytesIO(archive.read(entry)), allow_pickle=False)
-                    for entry in archive.namelist()
-                    if entry.endswith(".npy")
-                }
-            tree = unflatten(flat)
-            tables = {family: Table(**arrays) for family, arrays in tree.get("tables", {}).items()}
-            for table in tables.values():
-                check(table)
-            return cls(
-                about["model"], about["architecture"], tree.get("params", {}), tree.get("state", {}), tables,
-                about["card"],
-            )  # fmt: skip
-        except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError, EOFError) as reason:
+            return cls._parse(data)
+        except Exception as reason:  # whatever a damaged file trips over, in zipfile, json or below
             raise ModelError(f"{name} is not a model file, or a damaged one: {reason}") from reason
+
+    @classmethod
+    def _parse(cls, data):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            entries = archive.infolist()
+            # What we write is not compressed, so nothing in it can be larger than the file.
+            if sum(entry.file_size for entry in entries) > len(data):
+                raise ValueError("its entries are larger than the file")
+            if len({entry.filename for entry in entries}) < len(entries):
+                raise ValueError("it has two entries of one name")
+            contents = {entry.filename: archive.read(entry) for entry in entries}
+        about = json.loads(contents.pop("about.json"))
+        if about["format"] != _FORMAT:
+            raise ValueError(f"format {about['format']} is not known, {_FORMAT} is")
+        if not isinstance(about["model"], str):
+            raise ValueError("it names no model")
+        tree = unflatten({entry.removesuffix(".npy"): _read_array(content) for entry, content in contents.items()})
+        if not tree.keys() <= {"params", "state", "tables"}:
+            raise ValueError(f"it has unknown parts: {', '.join(tree)}")
+        tables = {family: Table(**arrays) for family, arrays in tree.get("tables", {}).items()}
+        for table in tables.values():
+            check(table)
+        params, state = tree.get("params", {}), tree.get("state", {})
+        return cls(about["model"], about["architecture"], params, state, tables, about["card"])
 
     @classmethod
     def load(cls, path) -> Artifact:

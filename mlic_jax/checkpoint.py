@@ -1,23 +1,31 @@
 """Checkpoints: the only file that imports orbax.
 
-A checkpoint holds the train state, the position of the data, and the config. It is written in the background and
+A checkpoint holds the train state, the position of the data, the config and the validation loss. It is written in the background and
 renamed when whole, so that a kill at any moment leaves the one before it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import pathlib
+import shutil
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
+from mlic_jax import parallel
 from mlic_jax.config import FREE_TO_CHANGE
 from mlic_jax.errors import InputError, TrainingError
 
-LOSS = "loss"
+# The JSON items of a checkpoint, beside "state".
+DATA, CONFIG, VALIDATION = "data", "config", "validation"
+
+log = logging.getLogger(__name__)
 
 
 class Restored(NamedTuple):
@@ -58,77 +66,90 @@ class Checkpoints:
       workdir: the run's folder; checkpoints stand in its `checkpoints`.
       keep: how many of the latest are kept, besides the one of least validation loss.
       read_only: never writes or deletes.
+
+    Raises:
+      InputError: read_only, and there is no such folder; or it cannot be made.
     """
 
     def __init__(self, workdir, keep: int = 2, read_only: bool = False):
         self.path = pathlib.Path(workdir).absolute() / "checkpoints"
+        self.read_only = read_only
         if read_only and not self.path.is_dir():
             raise InputError(f"{str(workdir)!r} has no checkpoints: give the --workdir of a run of `mlic train`")
-        managers = ocp.checkpoint_managers
-
-        def loss(metrics):
-            return metrics[LOSS]
-
-        # The best alone would let the latest go, and with it the step to resume from.
-        policy = managers.AnyPreservationPolicy(
-            [
-                managers.LatestN(keep),
-                managers.BestN(get_metric_fn=loss, reverse=True, n=1, keep_checkpoints_without_metrics=False),
-            ]
-        )
-        if read_only:
-            options = ocp.CheckpointManagerOptions(read_only=True, best_fn=loss, best_mode="min")
-        else:
-            options = ocp.CheckpointManagerOptions(
-                preservation_policy=policy, cleanup_tmp_directories=True, best_fn=loss, best_mode="min"
+        policy = None if read_only else _LatestAndBest(keep, self.best)
+        try:
+            self._manager = ocp.CheckpointManager(
+                self.path,
+                options=ocp.CheckpointManagerOptions(
+                    read_only=read_only, preservation_policy=policy, cleanup_tmp_directories=not read_only
+                ),
             )
-        self._manager = ocp.CheckpointManager(self.path, options=options)
+        except OSError as reason:
+            raise InputError(f"cannot make {str(self.path)!r}: {reason.strerror or reason}") from reason
+        self._losses = {step: self._read(step, VALIDATION, {}).get("loss") for step in self._manager.all_steps()}
 
     def save(self, step: int, state, data: dict, config: ConfigDict, loss: float | None = None) -> None:
-        """Begins to write a checkpoint and returns. `loss`: the validation loss, if it was measured at this step."""
-        if step in self._manager.all_steps():
-            return
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data), config=ocp.args.JsonSave(config.to_dict())
-        )
-        self._manager.save(step, args=items, metrics=None if loss is None else {LOSS: float(loss)})
+        """Begins to write a checkpoint and returns.
+
+        Args:
+          step: its number, larger than that of all others.
+          state: arrays.
+          data: the position of the data, as JSON types.
+          config: of the run.
+          loss: the validation loss, if it was measured at this step.
+
+        Raises:
+          TrainingError: this or the previous checkpoint cannot be written (disk full, no permission).
+        """
+        self._losses[step] = loss if loss is not None and math.isfinite(loss) else None
+        items = {DATA: data, CONFIG: config.to_dict(), VALIDATION: {"loss": self._losses[step]}}
+        items = {name: ocp.args.JsonSave(item) for name, item in items.items()}
+        with self._writing():
+            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), **items))
 
     def restore(self, state, step: int | None = None) -> Restored | None:
         """The latest checkpoint that can be read, onto the shapes and shardings of `state`; None if there is none.
+
+        Later ones that cannot be read are moved to the workdir's `damaged` (unless read_only): the run that goes on
+        will write these steps again.
 
         Args:
           state: a train state, concrete or abstract.
           step: a certain checkpoint instead of the latest.
 
         Raises:
+          InputError: there is no checkpoint of that step.
           TrainingError: checkpoints exist but none can be read, or their arrays have other shapes.
         """
-        steps = [step] if step is not None else sorted(self._manager.all_steps(), reverse=True)
-        failures = []
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        if step is not None:
+            if step not in steps:
+                there = ", ".join(map(str, sorted(steps))) or "none"
+                raise InputError(f"{str(self.path)!r} has no checkpoint of step {step}: there are {there}")
+            steps = [step]
+        failures = {}
         for candidate in steps:
             try:
                 items = ocp.args.Composite(
                     state=ocp.args.StandardRestore(_abstract(state)),
-                    data=ocp.args.JsonRestore(),
-                    config=ocp.args.JsonRestore(),
+                    **{name: ocp.args.JsonRestore() for name in (DATA, CONFIG)},
                 )
                 found = self._manager.restore(candidate, args=items)
+            except Exception as reason:  # noqa: BLE001 (damage shows in many ways: each means "try the one before")
+                failures[candidate] = f"step {candidate}: {' '.join(str(reason).split())[:300]}"
+                log.warning("checkpoint cannot be read: %s", failures[candidate])
+            else:
+                if failures and not self.read_only:
+                    self._set_aside(failures)
                 return Restored(candidate, found.state, found.data, found.config)
-            except Exception as reason:  # damage shows in many ways: each means "try the one before"
-                failures.append(f"step {candidate}: {' '.join(str(reason).split())[:300]}")
-                logging.getLogger(__name__).warning("checkpoint cannot be read: %s", failures[-1])
         if failures:
-            raise TrainingError(f"no checkpoint in {str(self.path)!r} can be read: {'; '.join(failures)}")
+            raise TrainingError(f"no checkpoint in {str(self.path)!r} can be read: {'; '.join(failures.values())}")
         return None
 
     def config(self) -> dict | None:
-        """The config of the latest checkpoint, or None."""
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore())).config
-            except Exception:  # a damaged one: restore will say so
-                continue
-        return None
+        """The config of the latest checkpoint that has a readable one, or None."""
+        found = (self._read(step, CONFIG) for step in sorted(self._manager.all_steps(), reverse=True))
+        return next((config for config in found if config is not None), None)
 
     def latest(self) -> int | None:
         """The step of the latest checkpoint."""
@@ -136,13 +157,53 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step of least validation loss; the latest where none was measured."""
-        best = self._manager.best_step()
-        return self.latest() if best is None else best
+        measured = [step for step in self._manager.all_steps() if self._losses.get(step) is not None]
+        return min(measured, key=self._losses.get) if measured else self.latest()
 
     def close(self) -> None:
-        """Waits until everything is written."""
-        self._manager.wait_until_finished()
+        """Waits until everything is written. Raises as `save` does."""
+        with self._writing():
+            self._manager.wait_until_finished()
         self._manager.close()
+
+    def _read(self, step, item, otherwise=None):
+        """A JSON item of a checkpoint; `otherwise` if it is damaged, of which `restore` will say more."""
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()}))[item]
+        except Exception:  # noqa: BLE001
+            return otherwise
+
+    def _set_aside(self, steps):
+        folder = self.path.parent / "damaged"
+        if parallel.is_main():
+            folder.mkdir(exist_ok=True)
+            for step in steps:
+                shutil.rmtree(folder / str(step), ignore_errors=True)
+                (self.path / str(step)).rename(folder / str(step))
+        parallel.wait_for_all("set aside")
+        self._manager.reload()
+        log.warning("damaged checkpoints moved to %s: steps %s", folder, ", ".join(map(str, sorted(steps))))
+
+    @contextlib.contextmanager
+    def _writing(self):
+        # Orbax writes in the background and raises what went wrong there at the next call.
+        try:
+            yield
+        except (OSError, ValueError) as reason:
+            raise TrainingError(f"cannot write a checkpoint to {str(self.path)!r}: {reason}") from reason
+
+
+class _LatestAndBest:
+    """Which checkpoints Orbax keeps. The best alone would let the latest go, and with it the step to resume from."""
+
+    def __init__(self, keep: int, best: Callable[[], int | None]):
+        self.keep, self.best = keep, best
+
+    def should_preserve(self, checkpoints, *, context):
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*sorted(steps)[-self.keep :], self.best()}
+        return [step in kept for step in steps]
 
 
 def _abstract(tree):

@@ -41,6 +41,8 @@ def load_config(path: str, overrides: list[str]):
 
     Raises UsageError naming the file or the key that is wrong.
     """
+    from unittest import mock
+
     from absl import flags
     from ml_collections import config_flags
 
@@ -49,16 +51,20 @@ def load_config(path: str, overrides: list[str]):
         raise UsageError(f"config {name!r} does not exist: give a file of configs/, as configs/bmshj2018_hyperprior.py")
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+    words = ["mlic", f"--config={path}", *overrides]
     try:
-        rest = values(["mlic", f"--config={path}", *overrides])
+        with mock.patch.object(sys, "argv", words):  # where ml_collections looks for the overrides
+            rest = values(words)
         if len(rest) > 1:
             raise UsageError(f"{rest[1]!r} is not understood: options of a config begin with --config.")
         return values.config
     except MlicError:
         raise
     except Exception as reason:  # a config is a program of the user's, and ml_collections raises many kinds
-        words = " ".join(str(reason).strip("\"'").split())
-        raise UsageError(f"config {path!r}: {words or type(reason).__name__}") from reason
+        text = " ".join(str(reason).replace("\\n", " ").replace("\\", "").split())
+        if isinstance(reason, KeyError | AttributeError):
+            text = f"no such key: {text}"
+        raise UsageError(f"config {path!r}: {text or type(reason).__name__}") from reason
 
 
 def _train(arguments, rest):

@@ -13,6 +13,7 @@ and `latent_codec` makes of it everything that `mlic_jax.codec.Codec` asks for.
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,14 +21,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from mlic_jax.artifact import Artifact
 from mlic_jax.codec import Chunks, Codec, Objective
 from mlic_jax.entropy import coders
-from mlic_jax.errors import CorruptStreamError, UsageError
+from mlic_jax.errors import CorruptStreamError, ModelError, UsageError
 from mlic_jax.layers import init as initialisers
 
 DISTORTIONS = ("mse", "ms-ssim")
+LARGEST_WIDTH = 4096  # of any layer; a damaged model file should not ask for more memory than there is
 
 
 class LatentModel(nn.Module):
@@ -63,7 +66,7 @@ def pad(image, stride):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _analyze(module, variables, image):
-    return module.apply(variables, pad(to_float(image), module.stride), method="analyze")
+    return module.apply(variables, to_float(image), method="analyze")
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -88,11 +91,15 @@ def encode(module: LatentModel, artifact: Artifact, image: np.ndarray) -> tuple[
     Returns:
       The stream, and the reconstruction uint8 [H, W, 3] that its decoder will make.
     """
-    latents = _analyze(module, artifact.variables, image[None])
+    height, width, _ = image.shape
+    h, w = padded_size(height, width, module.stride)
+    # Padded here, so that pictures of different sizes can share one compiled program.
+    padded = np.pad(image, ((0, h - height), (0, w - width), (0, 0)), mode="edge")
+    latents = _analyze(module, artifact.variables, padded[None])
     coder = coders.Encoding(latents, artifact.models)
     received = module.apply(artifact.variables, coder, method="transmit")
     reconstruction = _synthesize(module, artifact.variables, received)
-    return coder.finish(), np.asarray(reconstruction)[0, : image.shape[0], : image.shape[1]]
+    return coder.finish(), np.asarray(reconstruction)[0, :height, :width]
 
 
 def decode(module: LatentModel, artifact: Artifact, stream: bytes, size: tuple[int, int]) -> np.ndarray:
@@ -106,22 +113,36 @@ def decode(module: LatentModel, artifact: Artifact, stream: bytes, size: tuple[i
 @functools.lru_cache(maxsize=256)
 def _latent_shapes(module, size):
     """name -> shape of the latents of one picture of that size, by tracing."""
-    boxed = _shapes(module, (module.stride, module.stride, 3))
     image = jax.ShapeDtypeStruct((1, *padded_size(*size, module.stride), 3), jnp.float32)
-    variables = nn.meta.unbox(boxed)
+    variables = nn.meta.unbox(_shapes(module))
     latents = jax.eval_shape(lambda v, x: module.apply(v, x, method="analyze"), variables, image)
     return {name: latent.shape for name, latent in latents.items()}
 
 
-def _shapes(module, image_shape):
-    """The boxed variables of a module (layers.init.Fill), by tracing."""
-    size = padded_size(*image_shape[:2], module.stride)
-    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+@functools.lru_cache(maxsize=64)
+def _shapes(module):
+    """The boxed variables of a module (layers.init.Fill), by tracing; they do not depend on the size of images."""
+    image = jax.ShapeDtypeStruct((1, module.stride, module.stride, 3), jnp.float32)
 
     def initialise(key, image):
         return module.init(key, image, coders.Estimating)
 
     return jax.eval_shape(initialise, jax.random.key(0), image)
+
+
+def check_params(module: LatentModel, params: Mapping[str, Any], name: str) -> None:
+    """Raises ModelError unless params are finite float32 arrays with the names and shapes that the module needs."""
+    needed = flatten_dict(nn.meta.unbox(_shapes(module)["params"]), sep="/")
+    given = flatten_dict(params, sep="/")
+    if needed.keys() != given.keys():
+        missing, unexpected = sorted(needed.keys() - given.keys()), sorted(given.keys() - needed.keys())
+        raise ModelError(f"{name}: parameters missing: {missing[:5]}, unexpected: {unexpected[:5]}")
+    for path, array in given.items():
+        if array.shape != needed[path].shape or array.dtype != np.float32:
+            wanted = f"float32 {needed[path].shape}"
+            raise ModelError(f"{name}: parameter {path} is {array.dtype} {array.shape}, {wanted} is needed")
+        if not np.isfinite(array).all():
+            raise ModelError(f"{name}: parameter {path} is not finite")
 
 
 def latent_codec(
@@ -147,16 +168,19 @@ def latent_codec(
       proxy: one of entropy.coders.PROXIES, the stand-in for rounding in training.
 
     Raises:
-      UsageError: an unknown distortion or proxy.
+      UsageError: an unknown distortion or proxy, or a width out of range.
     """
+    for name, value in architecture.items():
+        if isinstance(value, int) and not 1 <= value <= LARGEST_WIDTH:
+            raise UsageError(f"{model}: {name}={value} is out of range: 1 to {LARGEST_WIDTH}")
     for name, value, known in (("distortion", distortion, DISTORTIONS), ("proxy", proxy, coders.PROXIES)):
         if value not in known:
             raise UsageError(f"{name} {value!r} is not known: use one of {', '.join(known)}")
     exact = module.clone(dtype=None)  # everything but the training loss computes in float32
 
     def init(key, image_shape):
-        boxed = _shapes(module, image_shape)
-        return initialisers.materialise(boxed["params"], key), {}
+        del image_shape
+        return initialisers.materialise(_shapes(module)["params"], key), {}
 
     def distort(image, reconstruction):  # float [B, H, W, 3] both -> ([B], [B])
         mse255 = coders.per_example_sum((image - reconstruction) ** 2) * (255.0**2 / image[0].size)
@@ -201,25 +225,31 @@ def latent_codec(
         }
 
     def export(params, state):
-        variables = {"params": jax.device_get(params), "state": jax.device_get(state)}
-        state = dict(variables["state"])
-        # On one picture of zeros the coding order visits every prior, and each gives its table and what is fixed by it.
-        blank = jnp.zeros((1, module.stride, module.stride, 3))
-        latents = exact.apply(variables, blank, method="analyze")
-        coder = coders.Tabulating(latents)
+        variables = jax.device_get({"params": params, "state": state})
+        check_params(exact, variables["params"], model)
+        # The coding order visits every prior, and each gives its table and what is fixed by it.
+        coder = coders.Tabulating(_latent_shapes(exact, (module.stride, module.stride)))
         exact.apply(variables, coder, method="transmit")
-        state.update(coder.state)
-        return Artifact(model, architecture, variables["params"], state, coder.tables)
+        return Artifact(model, architecture, variables["params"], {**variables["state"], **coder.state}, coder.tables)
+
+    checked: weakref.WeakSet[Artifact] = weakref.WeakSet()
+
+    def check(artifact):
+        if artifact not in checked:
+            check_params(exact, artifact.params, artifact.model)
+            checked.add(artifact)
 
     def compress(artifact, image, quality=None) -> Chunks:
         if quality is not None:
             raise UsageError(f"{artifact.model} has one rate, fixed in training: leave the quality out")
+        check(artifact)
         return (encode(exact, artifact, np.asarray(image))[0],)
 
     def decompress(artifact, chunks, size):
         if len(chunks) != 1:
             raise CorruptStreamError(f"{artifact.model} writes one chunk, the file has {len(chunks)}")
+        check(artifact)
         return decode(exact, artifact, chunks[0], tuple(size))
 
-    owns = tuple(_shapes(module, (module.stride, module.stride, 3))["params"])
+    owns = tuple(_shapes(module)["params"])
     return Codec(init, {"rd": Objective(owns, loss)}, estimate, export, compress, decompress)

@@ -17,6 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mlic_jax.errors import UsageError
 
 AXIS = "devices"
+# Steps between two times at which the processes of a run ask each other whether to stop.
+CONFER_EVERY = 10
 
 
 def start_processes() -> None:
@@ -34,6 +36,8 @@ def start_processes() -> None:
         raise UsageError(f"a run of several processes needs {', '.join(names)}: {missing} is not set")
     if given:
         coordinator, count, index = (os.environ[name] for name in names)
+        if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
+            raise UsageError(f"MLIC_PROCESS {index!r} of MLIC_PROCESSES {count!r}: expected a number below another")
         jax.distributed.initialize(coordinator, int(count), int(index))
     elif os.environ.get("MLIC_DISTRIBUTED") == "1":
         jax.distributed.initialize()
@@ -86,10 +90,21 @@ def local(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree)
 
 
-def any_process(flag: bool) -> bool:
-    """Whether the flag is set in any process. All must call it."""
+def any_process(flag: bool, step: int) -> bool:
+    """Whether the flag is set in any process. All must call it at the same steps; they confer at some of them only,
+    since each time waits for the devices to finish."""
     if jax.process_count() == 1:
         return flag
+    if step % CONFER_EVERY:
+        return False
     from jax.experimental import multihost_utils
 
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when all processes are here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(what)

@@ -50,7 +50,7 @@ class Progress:
                 console=console,
             )
             self.task = self.bar.add_task("compiling", total=steps, completed=start)
-        self.start, self.began = start, time.perf_counter()
+        self.began = None  # (time, step) when the first step was done: what came before was compiling
 
     def __enter__(self):
         if self.bar:
@@ -65,17 +65,21 @@ class Progress:
 
     def advance(self, step: int) -> None:
         """A step without new figures."""
+        self.began = self.began or (time.perf_counter(), step)
         if self.bar:
             self.bar.update(self.task, completed=step)
 
     def show(self, step: int, figures: dict[str, float]) -> None:
         """A step with training metrics."""
+        self.began = self.began or (time.perf_counter(), step)
         if self.bar:
             self.bar.update(self.task, completed=step, description=_words(figures))
         elif not self.quiet:
-            passed = time.perf_counter() - self.began
-            left = passed / max(1, step - self.start) * (self.steps - step)
-            print(f"step {step}/{self.steps}  {_words(figures)}  {left:.0f} s left", file=sys.stderr, flush=True)
+            began, first = self.began
+            left = ""
+            if step > first:
+                left = f"  {(time.perf_counter() - began) / (step - first) * (self.steps - step):.0f} s left"
+            print(f"step {step}/{self.steps}  {_words(figures)}{left}", file=sys.stderr, flush=True)
 
     def note(self, step: int, figures: dict[str, float]) -> None:
         """Figures on held-out patches."""

@@ -6,6 +6,7 @@ optimiser. A single-objective codec is the ordinary case of this, a GAN is anoth
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -94,7 +95,11 @@ def make_step(
     """
 
     def mean_over_devices(tree):
-        return jax.lax.pmean(tree, axis) if axis else tree
+        def mean(leaf):
+            # Counters in a codec's state are the same everywhere, and their mean would turn into a float.
+            return (jax.lax.pmean if jnp.issubdtype(leaf.dtype, jnp.inexact) else jax.lax.pmax)(leaf, axis)
+
+        return jax.tree.map(mean, tree) if axis else tree
 
     def gradients(objective, params, state, batch, step):
         rest = {key: value for key, value in params.items() if key not in objective.owns}
@@ -135,7 +140,7 @@ def make_step(
             updates, new_optimizer = optimizers[name].update(grads, optimizer[name], owned)
             new = (optax.apply_updates(owned, updates), new_state, new_optimizer)
             old = (owned, state, optimizer[name])
-            owned, state, optimizer[name] = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+            owned, state, optimizer[name] = jax.tree.map(functools.partial(jnp.where, finite), new, old)
             params = {**params, **owned}
             bad += ~finite
             prefix = f"{name}/" if len(set(schedule)) > 1 else ""

@@ -10,12 +10,13 @@ noise that an uninterrupted run would have seen. Weights come from, in this orde
 from __future__ import annotations
 
 import collections
-import functools
+import contextlib
 import io
 import json
 import logging
 import pathlib
 import signal
+import threading
 import time
 
 import jax
@@ -40,17 +41,30 @@ log = logging.getLogger(__name__)
 
 def make_codec(config: ConfigDict) -> Codec:
     """The codec that a config describes. Raises ModelError or UsageError."""
-    arguments = config.model.arguments.to_dict()
+    arguments = {key: _hashable(value) for key, value in config.model.arguments.to_dict().items()}
     if config.train.bfloat16:
         arguments["dtype"] = jnp.bfloat16
     return zoo.make(config.model.name, **arguments)
 
 
-def initialise(codec: Codec, config: ConfigDict) -> TrainState:
-    """The train state before step 0, on every device. Raises as `load_weights` does."""
+def _hashable(value):
+    # A config that comes back from a checkpoint is JSON, with lists where it had tuples.
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
+
+
+def initialise(codec: Codec, config: ConfigDict, weights: bool = True) -> TrainState:
+    """The train state before step 0, on every device.
+
+    Args:
+      codec, config: what is trained.
+      weights: whether to load those of `config.init_from`; not needed where a checkpoint replaces them.
+
+    Raises:
+      As `load_weights`.
+    """
     size = config.data.patch_size
     params, state = codec.init(jax.random.key(config.seed), (size, size, 3))
-    if config.init_from:
+    if weights and config.init_from:
         params, state = load_weights(config.init_from, params, state)
     made = optimizers.make_all(config)
     return parallel.replicate(initial_state(codec, params, state, made, config.train.ema))
@@ -69,21 +83,20 @@ def load_weights(path: str, params, state):
     """
     if path.endswith(".mlicm"):
         artifact = Artifact.load(path)
-        found_params, found_state = artifact.params, {}
+        found_params, found_state = artifact.params, artifact.state
     else:
         found_params, found_state = load_run(path)[1:]
-    old, new = flatten(params), flatten(found_params)
-    common = sorted(old.keys() & new.keys())
-    wrong = [f"{name}: {new[name].shape} there, {old[name].shape} here" for name in common]
-    wrong = [line for line, name in zip(wrong, common, strict=True) if new[name].shape != old[name].shape]
+    old, new = flatten({"params": params, "state": state}), flatten({"params": found_params, "state": found_state})
+    common = [name for name in old if name in new]
+    wrong = [f"{n}: {new[n].shape} there, {old[n].shape} here" for n in common if new[n].shape != old[n].shape]
     if wrong or not common:
         raise TrainingError(f"init_from {path!r} does not fit the model: {'; '.join(wrong[:5]) or 'no common names'}")
     log.info("init_from %s: %d of %d arrays", path, len(common), len(old))
-    common_state = {name: a for name, a in flatten(found_state).items() if name in flatten(state)}
-    return unflatten({**old, **{name: new[name] for name in common}}), unflatten({**flatten(state), **common_state})
+    both = unflatten({**old, **{name: new[name] for name in common}})
+    return both["params"], both.get("state", {})
 
 
-def load_run(workdir, which: str = "best"):
+def load_run(workdir, which: str | int = "best"):
     """(config, params, state) of a finished or running run, on the host; the averaged parameters if it has them.
 
     Args:
@@ -91,22 +104,21 @@ def load_run(workdir, which: str = "best"):
       which: "best" (least validation loss), "latest", or a step.
 
     Raises:
+      UsageError: `which` is none of these.
       InputError: no checkpoint there, or not that step.
+      TrainingError: the checkpoint cannot be read.
     """
+    if which not in ("best", "latest") and not str(which).isdecimal():
+        raise UsageError(f"checkpoint {which!r} is not known: use best, latest or a step")
     checkpoints = Checkpoints(workdir, read_only=True)
+    if checkpoints.latest() is None:
+        raise InputError(f"{str(workdir)!r} has no checkpoint yet")
     saved = checkpoints.config()
     if saved is None:
-        raise InputError(f"{str(workdir)!r} has no checkpoint yet")
+        raise TrainingError(f"no checkpoint in {str(workdir)!r} can be read")
     config = ConfigDict(saved)
-    if which in ("best", "latest"):
-        step = checkpoints.best() if which == "best" else checkpoints.latest()
-    else:
-        step = int(which)
-    codec = make_codec(config)
-    size = config.data.patch_size
-    params, state = codec.init(jax.random.key(0), (size, size, 3))
-    blank = parallel.replicate(initial_state(codec, params, state, optimizers.make_all(config), config.train.ema))
-    found = checkpoints.restore(blank, step).state
+    step = {"best": checkpoints.best(), "latest": None}[which] if which in ("best", "latest") else int(which)
+    found = checkpoints.restore(initialise(make_codec(config), config, weights=False), step).state
     checkpoints.close()
     return config, jax.device_get(found.average or found.params), jax.device_get(found.state)
 
@@ -155,11 +167,13 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
     from mlic_jax.data import make_source, make_train_iterator, validation_batch
 
     # ------------------------------------------------------------------ what is trained
-    if config.train.steps < 1 or min(config.train.log_every, config.train.checkpoint_every) < 1:
-        raise UsageError("train.steps, train.log_every and train.checkpoint_every must be 1 or more")
+    for name in ("steps", "accumulate", "log_every", "checkpoint_every", "keep", "max_bad_steps"):
+        if config.train[name] < 1:
+            raise UsageError(f"train.{name} is {config.train[name]}: expected 1 or more")
     codec = make_codec(config)
     check_schedule(codec, config.schedule)
     parallel.check_batch(config.data.batch_size, len(config.schedule) * config.train.accumulate)
+    made = optimizers.make_all(config)
 
     # ------------------------------------------------------------------ data
     data = config.data
@@ -190,7 +204,7 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
     saved = checkpoints.config()
     if saved is not None and (lines := differences(saved, json.loads(json.dumps(config.to_dict())))):
         raise TrainingError(f"{str(workdir)!r} belongs to another config; take a new --workdir. {'; '.join(lines)}")
-    train_state = initialise(codec, config)
+    train_state = initialise(codec, config, weights=saved is None)
     if (found := checkpoints.restore(train_state)) is not None:
         train_state = found.state
         batches.set_state(found.data)
@@ -207,7 +221,7 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
         make_step(
             codec,
             tuple(config.schedule),
-            optimizers.make_all(config),
+            made,
             seed=config.seed,
             accumulate=config.train.accumulate,
             ema=config.train.ema,
@@ -221,7 +235,7 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
     progress = Progress(start, config.train.steps, quiet or not parallel.is_main())
     in_flight = collections.deque()  # metrics of steps that may still be computing
     since_log: list[dict] = []
-    logged_at, logged_step = time.perf_counter(), start
+    timed_at, timed_step = None, start  # since when, and since which step, the speed is measured
 
     def settle(down_to: int):
         """Fetches the metrics of finished steps; this is where a run that diverges is stopped."""
@@ -235,66 +249,68 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
                     f"{number}: lower optimizer.learning_rate, or look at the data"
                 )
 
-    try:
-        with progress:
-            for step in range(start + 1, config.train.steps + 1):
-                train_state, measured = step_function(train_state, parallel.deal(next(batches)))
-                in_flight.append((step, measured))
-                settle(2)
-
-                last, stopping = step == config.train.steps, parallel.any_process(bool(stop))
-                if step % config.train.log_every == 0 or last:
-                    settle(0)
-                    now = time.perf_counter()
-                    figures = {**_averages(since_log), "steps_per_second": (step - logged_step) / (now - logged_at)}
-                    since_log.clear()
-                    logged_at, logged_step = now, step
-                    progress.show(step, figures)
-                    if writer:
-                        writer.scalars(step, "train", figures)
-                else:
-                    progress.advance(step)
-
-                loss = None
-                if (config.train.evaluate_every and step % config.train.evaluate_every == 0) or last:
-                    figures, reconstructions = validate(codec, train_state, validation)
-                    loss = figures["loss"]
-                    progress.note(step, figures)
-                    if writer:
-                        writer.scalars(step, "validation", figures)
-                        count = config.train.samples
-                        if count:
-                            save_samples(writer, workdir, step, validation[:count], reconstructions[:count])
-
-                if step % config.train.checkpoint_every == 0 or last or stopping or loss is not None:
-                    settle(0)
-                    checkpoints.save(step, train_state, batches.get_state(), config, loss)
-                if stopping:
-                    log.warning("SIGTERM: checkpoint of step %d saved; the same command goes on from it", step)
-                    break
-    finally:
-        checkpoints.close()
-        batches.close()
-        if writer:
-            writer.close()
+    with contextlib.ExitStack() as exits:
+        for part in (batches, checkpoints, writer):
+            if part:
+                exits.callback(part.close)
         if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
+            exits.callback(signal.signal, signal.SIGTERM, previous)
+        exits.enter_context(progress)
+        for step in range(start + 1, config.train.steps + 1):
+            train_state, measured = step_function(train_state, parallel.deal(next(batches)))
+            in_flight.append((step, measured))
+            settle(2 if timed_at else 0)
+            if timed_at is None:  # compiling is over
+                timed_at, timed_step = time.perf_counter(), step
+
+            last, stopping = step == config.train.steps, parallel.any_process(bool(stop), step)
+            if step % config.train.log_every == 0 or last:
+                settle(0)
+                figures = _averages(since_log)
+                since_log.clear()
+                if step > timed_step:
+                    now = time.perf_counter()
+                    figures["steps_per_second"] = (step - timed_step) / (now - timed_at)
+                    timed_at, timed_step = now, step
+                progress.show(step, figures)
+                if writer:
+                    writer.scalars(step, "train", figures)
+            else:
+                progress.advance(step)
+
+            loss = None
+            if (config.train.evaluate_every and step % config.train.evaluate_every == 0) or last:
+                figures, reconstructions = validate(codec, train_state, validation)
+                loss = figures["loss"]
+                progress.note(step, figures)
+                if writer:
+                    writer.scalars(step, "validation", figures)
+                    count = config.train.samples
+                    if count:
+                        save_samples(writer, workdir, step, validation[:count], reconstructions[:count])
+
+            if step % config.train.checkpoint_every == 0 or last or stopping or loss is not None:
+                settle(0)
+                checkpoints.save(step, train_state, batches.get_state(), config, loss)
+            if stopping:
+                log.warning("SIGTERM: the run ends with a checkpoint of step %d; the same command goes on from it", step)
+                break
     return train_state
 
 
 def _in_main_thread() -> bool:
-    import threading
-
     return threading.current_thread() is threading.main_thread()
 
 
 def _averages(measured: list[dict]) -> dict[str, float]:
-    """Means over steps; the two counters of skipped steps as they stand."""
-    if not measured:
-        return {}
-    counters = {key: float(measured[-1][key]) for key in ("skipped", "bad_steps")}
-    means = {}
-    for key in (key for key in measured[0] if key not in counters):
-        values = [clu_metrics.Average.from_model_output(m[key]) for m in measured if np.isfinite(m[key])]
-        means[key] = float(functools.reduce(lambda a, b: a.merge(b), values).compute()) if values else float("nan")
-    return {**means, **counters}
+    """Means over steps, without those that are not finite; the two counters of skipped steps as they stand."""
+    figures = {}
+    for key in measured[-1]:
+        values = np.array([m[key] for m in measured], np.float32)
+        if key in ("skipped", "bad_steps"):
+            figures[key] = float(values[-1])
+        else:
+            finite = np.isfinite(values)
+            mean = clu_metrics.Average.from_model_output(values[finite]).compute() if finite.any() else np.nan
+            figures[key] = float(mean)
+    return figures

@@ -60,12 +60,14 @@ def _make(name, arguments):
         # Factories pass what they do not know on to latent_codec; there it is a TypeError that names the argument.
         return factory(**dict(arguments))
     except TypeError as reason:
-        known = ", ".join(inspect.signature(factory).parameters)
-        raise UsageError(f"model {name!r} cannot be made: {reason} (arguments: {known})") from reason
+        known = [p.name for p in inspect.signature(factory).parameters.values() if p.kind is not p.VAR_KEYWORD]
+        raise UsageError(
+            f"model {name!r} cannot be made: {reason} (arguments: {', '.join(known)}, and those of training)"
+        ) from reason
 
 
-def make(name: str, **arguments):
-    """The Codec of a model.
+def make(name: str, /, **arguments):
+    """The Codec of a model; the same object for the same arguments.
 
     Args:
       name: a key of MODELS.
@@ -73,6 +75,17 @@ def make(name: str, **arguments):
 
     Raises:
       ModelError: unknown name.
-      UsageError: arguments that the factory does not take.
+      UsageError: arguments that the factory does not take, or values out of range.
     """
-    return _make(name, tuple(sorted(arguments.items())))
+    try:
+        return _make(name, tuple(sorted(arguments.items())))
+    except TypeError as reason:  # a list or dict is not hashable, and no factory takes one
+        raise UsageError(f"model {name!r} cannot be made of {arguments}: {reason}") from reason
+
+
+def codec_of(artifact):
+    """The Codec that an Artifact was exported from. Raises ModelError for an unknown model or an odd architecture."""
+    try:
+        return make(artifact.model, **artifact.architecture)
+    except UsageError as reason:
+        raise ModelError(f"the model file is damaged: {reason}") from reason

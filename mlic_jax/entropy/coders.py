@@ -23,11 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlic_jax.entropy import rangecoder
-from mlic_jax.errors import CorruptStreamError
+from mlic_jax.errors import ModelError
 
 PROXIES = ("noise", "ste", "mixed")
-# Larger symbols cannot come from an image and a sane model; without a bound a damaged model could stall the coder.
-LARGEST_SYMBOL = 1 << 24
 
 
 def per_example_sum(x: jax.Array) -> jax.Array:
@@ -92,19 +90,28 @@ class Estimating(_Summing):
 
 
 class Tabulating:
-    """Collects what an artifact needs of every prior. Run it outside jit, on any picture.
+    """Collects what an artifact needs of every prior. Run it outside jit, on latents of any size, all zeros.
 
     `tables`: family -> Table. `state`: the numbers on which encoder and decoder must agree, as the collection "state".
+
+    Args:
+      shapes: name -> (1, h, w, C).
     """
 
-    def __init__(self, latents):
-        self.latents, self.tables, self.state = latents, {}, {}
+    def __init__(self, shapes):
+        self.shapes, self.tables, self.state = shapes, {}, {}
 
     def __call__(self, name, prior):
         if prior.family not in self.tables:
             self.tables[prior.family] = prior.tabulate()
         self.state.update(prior.settled())
-        return jnp.zeros_like(self.latents[name]) + prior.center
+        return jnp.zeros(self.shapes[name])
+
+
+def _models_of(prior, models):
+    if prior.family not in models:
+        raise ModelError(f"the model has no table {prior.family!r}: it has {', '.join(models) or 'none'}")
+    return models[prior.family]
 
 
 class Encoding:
@@ -113,6 +120,8 @@ class Encoding:
     Args:
       latents: name -> [1, h, w, C], concrete.
       models: family -> rangecoder.Models.
+
+    Raises ModelError for latents that no sane model makes.
     """
 
     def __init__(self, latents, models):
@@ -122,10 +131,10 @@ class Encoding:
         latent = np.asarray(self.latents[name], np.float32)
         center = np.asarray(prior.center, np.float32)
         symbols = np.rint(latent - center)
-        if not (np.abs(symbols) <= LARGEST_SYMBOL).all():
-            raise ValueError(f"latent {name!r} is not finite or beyond {LARGEST_SYMBOL}: the model is broken")
+        if not (np.abs(symbols) <= rangecoder.LARGEST_SYMBOL).all():
+            raise ModelError(f"latent {name!r} is not finite or beyond {rangecoder.LARGEST_SYMBOL}: the model is broken")
         symbols = symbols.astype(np.int32)
-        self._encoder.write(symbols, prior.indexes(latent.shape), self.models[prior.family])
+        self._encoder.write(symbols, prior.indexes(latent.shape), _models_of(prior, self.models))
         return jnp.asarray(symbols.astype(np.float32) + center)
 
     def finish(self) -> bytes:
@@ -145,9 +154,7 @@ class Decoding:
         self.shapes, self.models, self._decoder = shapes, models, rangecoder.Decoder(data)
 
     def __call__(self, name, prior):
-        symbols = self._decoder.read(prior.indexes(self.shapes[name]), self.models[prior.family])
-        if (np.abs(symbols.astype(np.int64)) > LARGEST_SYMBOL).any():
-            raise CorruptStreamError("the entropy-coded stream is damaged: a symbol is out of range")
+        symbols = self._decoder.read(prior.indexes(self.shapes[name]), _models_of(prior, self.models))
         return jnp.asarray(symbols.astype(np.float32) + np.asarray(prior.center, np.float32))
 
     def finish(self) -> None:

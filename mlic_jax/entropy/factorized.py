@@ -17,6 +17,7 @@ import numpy as np
 from scipy import special
 
 from mlic_jax.entropy import tables
+from mlic_jax.errors import ModelError
 from mlic_jax.layers import init
 from mlic_jax.layers.bounds import lower_bound
 
@@ -58,8 +59,7 @@ def _bisect(logits, target, channels, xp):
         below = logits(middle) < target
         return xp.where(below, middle, low), xp.where(below, high, middle)
 
-    # 2e5 / 2^48 is below the spacing of float32 near 1, and of float64 near 1e5.
-    steps = 48
+    steps = 56  # 2e5 / 2^56 is below the spacing of float64 near 1e5
     if xp is jnp:
         low, high = jax.lax.fori_loop(0, steps, halve, (low, high))
     else:
@@ -107,7 +107,7 @@ class DeepFactorized(nn.Module):
         x = jnp.moveaxis(x, -1, 0).reshape(self.channels, 1, -1)
         upper, lower = self._logits(x + 0.5), self._logits(x - 0.5)
         # On the right of the median both sigmoids are near 1 and their difference loses all digits: mirror it.
-        sign = jax.lax.stop_gradient(-jnp.sign(upper + lower))
+        sign = jax.lax.stop_gradient(jnp.where(upper + lower > 0, -1.0, 1.0))
         mass = jnp.abs(jax.nn.sigmoid(sign * upper) - jax.nn.sigmoid(sign * lower))
         mass = jnp.moveaxis(mass.reshape(self.channels, *shape[:-1]), 0, -1)
         return lower_bound(mass, LIKELIHOOD_FLOOR)
@@ -124,7 +124,10 @@ class DeepFactorized(nn.Module):
         otherwise found by bisection from the parameters as they are now; CompressAI learns them by an auxiliary loss.
         """
         if self.has_variable("state", "medians"):
-            return self.get_variable("state", "medians")
+            medians = self.get_variable("state", "medians")
+            if medians.shape != (self.channels,):
+                raise ModelError(f"{self.name}: {medians.shape} medians for {self.channels} channels")
+            return medians
         return jax.lax.stop_gradient(_bisect(self._logits, 0.0, self.channels, jnp)[:, 0, 0])
 
     def indexes(self, shape: tuple[int, ...]) -> np.ndarray:
@@ -133,17 +136,24 @@ class DeepFactorized(nn.Module):
 
     def settled(self) -> dict:
         """{module name: {"medians": float32 [C]}}, for the collection `state` of an artifact."""
-        return {self.name: {"medians": np.asarray(self.center, np.float32)}}
+        return {self.name: {"medians": self._medians()}}
+
+    def _logits64(self, x):
+        """`cumulative_logits` in float64, by NumPy: what is exported must not depend on a device."""
+        parameters = [[np.asarray(p, np.float64) for p in ps] for ps in (self.matrices, self.biases, self.factors)]
+        return cumulative_logits(x, *parameters, xp=np)
+
+    def _medians(self) -> np.ndarray:
+        """`center` for an artifact, float32 [C]."""
+        if self.has_variable("state", "medians"):
+            return np.asarray(self.get_variable("state", "medians"), np.float32)
+        return _bisect(self._logits64, 0.0, self.channels, np)[:, 0, 0].astype(np.float32)
 
     def tabulate(self) -> tables.Table:
-        """Integer tables, one row a channel, for symbols round(x - median). In float64, by NumPy."""
-        parameters = [[np.asarray(p, np.float64) for p in ps] for ps in (self.matrices, self.biases, self.factors)]
-
-        def logits(x):
-            return cumulative_logits(x, *parameters, xp=np)
-
+        """Integer tables, one row a channel, for symbols round(x - median)."""
+        logits = self._logits64
         tail = np.log(2 / TAIL_MASS - 1)
-        medians = np.asarray(self.center, np.float64)
+        medians = self._medians().astype(np.float64)
         low = _bisect(logits, -tail, self.channels, np)[:, 0, 0]
         high = _bisect(logits, tail, self.channels, np)[:, 0, 0]
         first = np.minimum(np.floor(low - medians), 0).astype(int)

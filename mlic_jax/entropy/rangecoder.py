@@ -2,7 +2,7 @@
 
 Symbols are coded in groups of one table row, rows ascending, raster order within a row: the coder then runs at
 hundreds of millions of symbols a second, where a model per symbol would take 50 times as long. Symbols that their row
-does not hold are coded as its escape, and their distances follow after all groups, so they can be of any size.
+does not hold are coded as its escape, and their distances from the row follow after all groups.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import constriction
 import numpy as np
 
 from mlic_jax.entropy.tables import TOTAL, Table
-from mlic_jax.errors import CorruptStreamError
+from mlic_jax.errors import CorruptStreamError, ModelError
 
+# No image and no sane model makes larger symbols, and float32, in which latents live, cannot tell them apart.
+LARGEST_SYMBOL = 1 << 24
 _UNIFORM = functools.cache(constriction.stream.model.Uniform)
-# Distances of escaped symbols have at most this many bits.
-_ESCAPE_BITS = 31
+# Distances of escaped symbols, plus one, are below 2 to this.
+_ESCAPE_BITS = 27
 _HALF = 16
 
 
@@ -38,9 +40,18 @@ class Models:
 
 def _groups(indexes: np.ndarray):
     """(row, positions) for every row that occurs, ascending; positions ascending within a row."""
-    order = np.argsort(indexes, kind="stable")
-    rows, starts = np.unique(indexes[order], return_index=True)
-    return zip(rows.tolist(), np.split(order, starts[1:]), strict=True)
+    order = np.argsort(indexes.astype(np.uint16), kind="stable")  # a radix sort, for 16 bits
+    counts = np.bincount(indexes)
+    rows = np.flatnonzero(counts)
+    return zip(rows.tolist(), np.split(order, np.cumsum(counts[rows])[:-1]), strict=True)
+
+
+def _flat_indexes(indexes: np.ndarray, table: Table) -> np.ndarray:
+    """[n] indexes; raises ModelError where the table has no such row."""
+    indexes = np.asarray(indexes).ravel()
+    if indexes.size and not 0 <= indexes.min() <= indexes.max() < len(table.lengths):
+        raise ModelError(f"the model's table has {len(table.lengths)} rows, and row {indexes.max()} is needed")
+    return indexes
 
 
 class Encoder:
@@ -50,29 +61,31 @@ class Encoder:
         self._coder = constriction.stream.queue.RangeEncoder()
 
     def write(self, symbols: np.ndarray, indexes: np.ndarray, models: Models) -> None:
-        """Codes integer symbols (any shape) with the rows `indexes` (same shape) of a table."""
+        """Codes int32 symbols (any shape) with the rows `indexes` (same shape) of a table.
+
+        Raises ValueError for a symbol beyond LARGEST_SYMBOL, ModelError where the table has no such row.
+        """
         table = models.table
-        symbols = np.asarray(symbols, np.int64).ravel()
-        indexes = np.asarray(indexes, np.int64).ravel()
+        symbols, indexes = np.asarray(symbols, np.int32).ravel(), _flat_indexes(indexes, table)
         if not symbols.size:
             return
-        escape = table.lengths[indexes] - 1
+        if max(symbols.max(), -int(symbols.min())) > LARGEST_SYMBOL:
+            raise ValueError(f"symbols beyond {LARGEST_SYMBOL} cannot be coded")
         entries = symbols - table.first[indexes]
+        escape = (table.lengths - 1)[indexes]
         outside = (entries < 0) | (entries >= escape)
-        coded = np.where(outside, escape, entries).astype(np.int32)
+        coded = np.where(outside, escape, entries)
         for row, positions in _groups(indexes):
             self._coder.encode(coded[positions], models[row])
         if outside.any():
-            over = entries[outside] - escape[outside]  # >= 0 above the row, otherwise negative
-            self._write_distances(np.where(over >= 0, 2 * over, -2 * entries[outside] - 1))
+            entries, over = entries[outside], (entries - escape)[outside]  # over >= 0 above the row
+            self._write_distances(np.where(over >= 0, 2 * over, -2 * entries - 1))
 
     def _write_distances(self, values: np.ndarray) -> None:
         """Non-negative integers: the length of value + 1 in bits, then the bits below its leading one."""
         values = values + 1
-        lengths = np.floor(np.log2(values)).astype(np.int32)  # exact: values stay far below 2^52
-        if lengths.max() > _ESCAPE_BITS:
-            raise ValueError("a symbol is too large to be coded")
-        self._coder.encode(lengths, _UNIFORM(_ESCAPE_BITS + 1))
+        lengths = np.frexp(values)[1].astype(np.int32) - 1
+        self._coder.encode(lengths, _UNIFORM(_ESCAPE_BITS))
         for length, positions in _groups(lengths):
             low = values[positions] - (1 << length)
             for shift, bits in _pieces(length):
@@ -99,28 +112,34 @@ class Decoder:
             raise CorruptStreamError("the entropy-coded stream is damaged") from error
 
     def read(self, indexes: np.ndarray, models: Models) -> np.ndarray:
-        """The symbols (int32, shape of `indexes`) that were written with these rows."""
+        """The symbols (int32, shape of `indexes`) that were written with these rows.
+
+        Raises CorruptStreamError where the data cannot be that, ModelError where the table has no such row.
+        """
         table = models.table
-        shape, indexes = np.shape(indexes), np.asarray(indexes, np.int64).ravel()
+        shape, indexes = np.shape(indexes), _flat_indexes(indexes, table)
         if not indexes.size:
             return np.zeros(shape, np.int32)
-        entries = np.empty(indexes.shape, np.int64)
+        entries = np.empty(indexes.shape, np.int32)
         for row, positions in _groups(indexes):
             entries[positions] = self._decode(models[row], len(positions))
-        escape = table.lengths[indexes] - 1
+        escape = (table.lengths - 1)[indexes]
         outside = entries == escape
         if outside.any():
             values = self._read_distances(int(outside.sum()))
             entries[outside] = np.where(values % 2, -(values + 1) // 2, escape[outside] + values // 2)
-        return (entries + table.first[indexes]).astype(np.int32).reshape(shape)
+        symbols = entries + table.first[indexes]
+        if outside.any() and np.abs(symbols[outside]).max() > LARGEST_SYMBOL:
+            raise CorruptStreamError("the entropy-coded stream is damaged: a symbol is out of range")
+        return symbols.reshape(shape)
 
     def _read_distances(self, count: int) -> np.ndarray:
-        lengths = self._decode(_UNIFORM(_ESCAPE_BITS + 1), count)
-        values = np.empty(count, np.int64)
+        lengths = self._decode(_UNIFORM(_ESCAPE_BITS), count)
+        values = np.empty(count, np.int32)
         for length, positions in _groups(lengths):
-            low = np.zeros(len(positions), np.int64)
+            low = np.zeros(len(positions), np.int32)
             for shift, bits in _pieces(length):
-                low |= self._decode(_UNIFORM(1 << bits), len(positions)).astype(np.int64) << shift
+                low |= self._decode(_UNIFORM(1 << bits), len(positions)) << shift
             values[positions] = (1 << length) + low
         return values - 1
 

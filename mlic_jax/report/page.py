@@ -36,7 +36,7 @@ select, button { font: inherit; color: var(--ink); background: var(--page); bord
   border-radius: 6px; padding: .2rem .55rem; } button { cursor: pointer; }
 button[aria-pressed=true] { border-color: var(--accent); color: var(--accent); }
 .view { width: fit-content; max-width: 100%; margin: 0 auto; }
-.stage { position: relative; overflow: auto; max-height: 82vh; max-width: 100%; border-radius: 4px;
+.stage { position: relative; overflow: auto; max-height: min(82vh, 800px); max-width: 100%; border-radius: 4px;
   cursor: ew-resize; touch-action: pan-x pan-y; }
 .sheet { position: relative; } .sheet img { position: absolute; inset: 0; width: 100%; height: 100%; user-select: none;
   -webkit-user-drag: none; } .sheet .edge { position: absolute; top: 0; bottom: 0; width: 2px; margin-left: -1px;
