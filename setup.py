@@ -23,6 +23,7 @@ TRAIN = [
     "grain>=0.2.18",
     "array_record>=0.8",
     "tensorflow-datasets>=4.9.10",
+    "importlib_resources>=6",  # which tensorflow-datasets uses and does not declare
     "clu>=0.0.12",
     "tensorboard>=2.19",
 ]

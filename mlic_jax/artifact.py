@@ -153,8 +153,8 @@ class Artifact:
         about = json.loads(contents.pop("about.json"))
         if about["format"] != _FORMAT:
             raise ValueError(f"format {about['format']} is not known, {_FORMAT} is")
-        if not isinstance(about["model"], str):
-            raise ValueError("it names no model")
+        if not (isinstance(about["model"], str) and isinstance(about["architecture"], dict)):
+            raise TypeError("it names no model")
         tree = unflatten({entry.removesuffix(".npy"): _read_array(content) for entry, content in contents.items()})
         if not tree.keys() <= {"params", "state", "tables"}:
             raise ValueError(f"it has unknown parts: {', '.join(tree)}")

@@ -82,31 +82,40 @@ def _estimate(module, variables, image):
     return reconstruction, sum(coder.bits.values())
 
 
-def encode(module: LatentModel, artifact: Artifact, image: np.ndarray) -> tuple[bytes, np.ndarray]:
+def encode(module: LatentModel, artifact: Artifact, image: np.ndarray) -> tuple[bytes, Any]:
     """Codes one picture.
 
     Args:
       image: uint8 [H, W, 3].
 
     Returns:
-      The stream, and the reconstruction uint8 [H, W, 3] that its decoder will make.
+      The stream, and what its decoder will receive: `reconstruct` makes of it the decoder's picture.
+
+    Raises:
+      ModelError: the model is damaged.
     """
     height, width, _ = image.shape
     h, w = padded_size(height, width, module.stride)
     # Padded here, so that pictures of different sizes can share one compiled program.
     padded = np.pad(image, ((0, h - height), (0, w - width), (0, 0)), mode="edge")
-    latents = _analyze(module, artifact.variables, padded[None])
-    coder = coders.Encoding(latents, artifact.models)
+    coder = coders.Encoding(_analyze(module, artifact.variables, padded[None]), artifact.models)
     received = module.apply(artifact.variables, coder, method="transmit")
-    reconstruction = _synthesize(module, artifact.variables, received)
-    return coder.finish(), np.asarray(reconstruction)[0, :height, :width]
+    return coder.finish(), received
 
 
 def decode(module: LatentModel, artifact: Artifact, stream: bytes, size: tuple[int, int]) -> np.ndarray:
-    """The picture uint8 [H, W, 3] of a stream that `encode` wrote; size is (H, W). Raises CorruptStreamError."""
+    """The picture uint8 [H, W, 3] of a stream that `encode` wrote; size is (H, W).
+
+    Raises CorruptStreamError, or ModelError where the model is damaged.
+    """
     coder = coders.Decoding(stream, _latent_shapes(module, size), artifact.models)
     received = module.apply(artifact.variables, coder, method="transmit")
     coder.finish()
+    return reconstruct(module, artifact, received, size)
+
+
+def reconstruct(module: LatentModel, artifact: Artifact, received: Any, size: tuple[int, int]) -> np.ndarray:
+    """What `transmit` returned -> uint8 [H, W, 3]; size is (H, W)."""
     return np.asarray(_synthesize(module, artifact.variables, received))[0, : size[0], : size[1]]
 
 

@@ -22,6 +22,8 @@ def learning_rate(config: ConfigDict) -> optax.Schedule:
             raise UsageError(f"optimizer.decay_steps is {config.decay_steps}: a cosine needs more than the warm-up")
         after = optax.cosine_decay_schedule(peak, config.decay_steps - warmup, alpha=config.final_fraction)
     elif config.schedule == "steps":
+        if min(config.boundaries, default=warmup) < warmup:
+            raise UsageError(f"optimizer.boundaries {tuple(config.boundaries)} begin before the warm-up of {warmup} ends")
         boundaries = {int(b) - warmup: config.factor for b in config.boundaries}
         after = optax.piecewise_constant_schedule(peak, boundaries)
     else:
@@ -34,7 +36,7 @@ def learning_rate(config: ConfigDict) -> optax.Schedule:
 def make(config: ConfigDict) -> optax.GradientTransformation:
     """The optimiser that a config's `optimizer` describes. Raises UsageError naming what is wrong with it."""
     factory = getattr(optax, config.name, None)
-    if factory is None or "learning_rate" not in getattr(inspect.signature(factory), "parameters", {}):
+    if not inspect.isfunction(factory) or "learning_rate" not in inspect.signature(factory).parameters:
         raise UsageError(f"optimizer.name {config.name!r} is not an optimiser of optax: try adam, adamw or sgd")
     try:
         optimizer = factory(learning_rate=learning_rate(config), **config.arguments.to_dict())
@@ -46,10 +48,16 @@ def make(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def make_all(config: ConfigDict) -> dict[str, optax.GradientTransformation]:
-    """Objective -> optimiser, for the objectives of a whole config's schedule."""
+    """Objective -> optimiser, for the objectives of a whole config's schedule. Raises UsageError as `make` does."""
+    for name, changes in config.optimizers.items():
+        if name not in config.schedule:
+            raise UsageError(f"optimizers.{name}: the schedule has only the objectives {', '.join(config.schedule)}")
+        for key in changes:
+            if key not in config.optimizer:
+                raise UsageError(f"optimizers.{name}.{key} is not known: use one of {', '.join(config.optimizer)}")
     made = {}
     for name in dict.fromkeys(config.schedule):
-        own = ConfigDict(config.optimizer.to_dict())
+        own = config.optimizer.to_dict()
         own.update(config.optimizers.get(name, {}))
-        made[name] = make(own)
+        made[name] = make(ConfigDict(own))
     return made

@@ -29,13 +29,14 @@ class Writer:
         if self.path.exists():
             files.write_bytes(self.path, b"".join(line for line in _lines(self.path) if line_step(line) <= step))
         self._file = self.path.open("a")
-        self._events = _events(pathlib.Path(workdir) / "events")
+        self._events = _events(pathlib.Path(workdir) / "events", step)
 
     def scalars(self, step: int, kind: str, values: dict[str, float]) -> None:
         """One line. Numbers that are not finite become null, which JSON has and NaN it has not."""
         plain = {key: float(value) for key, value in values.items()}
         record = {key: value if math.isfinite(value) else None for key, value in plain.items()}
-        self._file.write(json.dumps({"step": step, "kind": kind, **record}) + "\n")
+        about = {"step": step, "kind": kind}  # first for the eye, last so that no metric of this name takes its place
+        self._file.write(json.dumps(about | record | about) + "\n")
         self._file.flush()
         self._events.scalars(step, {f"{kind}/{key}": value for key, value in plain.items()})
 
@@ -61,11 +62,11 @@ def line_step(line: bytes) -> float:
         return math.inf
 
 
-def _events(folder):
+def _events(folder, step):
     found = importlib.util.find_spec
     if found("tensorflow") and found("tensorboard") and found("clu"):
         return _CluEvents(folder)
-    return _TensorBoardEvents(folder) if found("tensorboard") else _NoEvents()
+    return _TensorBoardEvents(folder, step) if found("tensorboard") else _NoEvents()
 
 
 class _NoEvents:
@@ -91,12 +92,15 @@ class _CluEvents(_NoEvents):
 
 
 class _TensorBoardEvents(_NoEvents):
-    def __init__(self, folder):
+    def __init__(self, folder, step):
         from tensorboard.compat.proto import event_pb2, summary_pb2
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         self._writer = EventFileWriter(str(folder))
+        # Readers drop what an earlier file has from this step on: it was written before a kill and comes again.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=step + 1, session_log=start))
 
     def _add(self, step, values):
         self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=self._summary(value=values)))

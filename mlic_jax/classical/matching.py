@@ -48,8 +48,7 @@ def match_rate(
             low = middle + 1
         else:
             high = middle
-    for index in (low, low - 1):
-        if index >= 0 and len(files) < max_encodes:
-            size(index)
+    if len(files) < max_encodes:
+        size(low)  # new only where every file was too small; the one below `low` has been seen
     best = min(files, key=lambda index: (abs(len(files[index]) - target_bytes), index))
     return best * codec.step, files[best]

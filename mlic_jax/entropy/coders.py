@@ -132,7 +132,9 @@ class Encoding:
         center = np.asarray(prior.center, np.float32)
         symbols = np.rint(latent - center)
         if not (np.abs(symbols) <= rangecoder.LARGEST_SYMBOL).all():
-            raise ModelError(f"latent {name!r} is not finite or beyond {rangecoder.LARGEST_SYMBOL}: the model is broken")
+            raise ModelError(
+                f"latent {name!r} is not finite or beyond {rangecoder.LARGEST_SYMBOL}: the model is broken"
+            )
         symbols = symbols.astype(np.int32)
         self._encoder.write(symbols, prior.indexes(latent.shape), _models_of(prior, self.models))
         return jnp.asarray(symbols.astype(np.float32) + center)

@@ -10,6 +10,8 @@ The cumulative distribution of channel c is sigmoid(logit_c(x)), and logit_c is 
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -66,6 +68,31 @@ def _bisect(logits, target, channels, xp):
         for step in range(steps):
             low, high = halve(step, (low, high))
     return 0.5 * (low + high)
+
+
+def _logits64(params):
+    """`cumulative_logits` of a density's parameters, in float64 by NumPy: exports must not depend on a device."""
+
+    def values(kind):
+        return [np.asarray(params[f"{kind}_{k}"], np.float64) for k in range(len(FILTERS) + (kind != "factor"))]
+
+    return functools.partial(
+        cumulative_logits, matrices=values("matrix"), biases=values("bias"), factors=values("factor"), xp=np
+    )
+
+
+def quantiles(params, probabilities) -> np.ndarray:
+    """Where the cumulative distributions reach the probabilities (in 0..1).
+
+    Args:
+      params: of a DeepFactorized.
+      probabilities: n numbers.
+
+    Returns:
+      float64 [C, n], within SEARCH_RADIUS.
+    """
+    logits, channels = _logits64(params), len(params["matrix_0"])
+    return np.stack([_bisect(logits, special.logit(p), channels, np)[:, 0, 0] for p in probabilities], axis=1)
 
 
 class DeepFactorized(nn.Module):
@@ -138,31 +165,23 @@ class DeepFactorized(nn.Module):
         """{module name: {"medians": float32 [C]}}, for the collection `state` of an artifact."""
         return {self.name: {"medians": self._medians()}}
 
-    def _logits64(self, x):
-        """`cumulative_logits` in float64, by NumPy: what is exported must not depend on a device."""
-        parameters = [[np.asarray(p, np.float64) for p in ps] for ps in (self.matrices, self.biases, self.factors)]
-        return cumulative_logits(x, *parameters, xp=np)
-
     def _medians(self) -> np.ndarray:
         """`center` for an artifact, float32 [C]."""
         if self.has_variable("state", "medians"):
             return np.asarray(self.get_variable("state", "medians"), np.float32)
-        return _bisect(self._logits64, 0.0, self.channels, np)[:, 0, 0].astype(np.float32)
+        return quantiles(self.variables["params"], [0.5])[:, 0].astype(np.float32)
 
     def tabulate(self) -> tables.Table:
         """Integer tables, one row a channel, for symbols round(x - median)."""
-        logits = self._logits64
-        tail = np.log(2 / TAIL_MASS - 1)
         medians = self._medians().astype(np.float64)
-        low = _bisect(logits, -tail, self.channels, np)[:, 0, 0]
-        high = _bisect(logits, tail, self.channels, np)[:, 0, 0]
+        low, high = quantiles(self.variables["params"], [TAIL_MASS / 2, 1 - TAIL_MASS / 2]).T
         first = np.minimum(np.floor(low - medians), 0).astype(int)
         last = np.maximum(np.ceil(high - medians), 0).astype(int)
         # A channel that has not been trained can be flat over thousands of symbols; escapes cover what is cut.
         first, last = np.maximum(first, -tables.WIDEST), np.minimum(last, tables.WIDEST)
         symbols = np.arange(first.min(), last.max() + 1)
         edges = np.concatenate([symbols - 0.5, symbols[-1:] + 0.5])
-        values = logits(medians[:, None, None] + edges)[:, 0]  # [C, n + 1]
+        values = _logits64(self.variables["params"])(medians[:, None, None] + edges)[:, 0]  # [C, n + 1]
         mirrored = values[:, 1:] + values[:, :-1] > 0
         upper = np.where(mirrored, -values[:, :-1], values[:, 1:])
         lower = np.where(mirrored, -values[:, 1:], values[:, :-1])

@@ -45,21 +45,80 @@ def normalize(x: jax.Array, beta: jax.Array, gamma: jax.Array, inverse: bool = F
     return _forward(x, beta, gamma, inverse)[0]
 
 
+def _factor(x, beta, gamma, inverse):
+    norm2 = beta + (x * x) @ gamma.T
+    return jnp.sqrt(norm2) if inverse else jax.lax.rsqrt(norm2)
+
+
+def _gradients(x, factor, gamma, g, inverse):
+    # t = dL/d(norm2): factor = norm2^(+-1/2), so d(factor)/d(norm2) = +-1/2 * factor^(-1 or 3).
+    t = 0.5 * g * x / factor if inverse else -0.5 * g * x * (factor * factor * factor)
+    return g * factor + 2 * x * (t @ gamma), jnp.sum(t, axis=0), jax.lax.dot_general(t, x * x, (((0,), (0,)), ((), ())))
+
+
+def _forward_plain(x, beta, gamma, inverse):
+    factor = _factor(x, beta, gamma, inverse)
+    return x * factor, factor
+
+
+def _backward_plain(x, factor, gamma, g, inverse):
+    return _gradients(x, factor, gamma, g, inverse)
+
+
+# On a CPU: block by block, so that the squares and their products stay in the cache.
+
+
+def _block(rows):
+    """The largest divisor of `rows` up to 1024; all of them if none is worth it."""
+    best = max(n for n in range(1, 1025) if rows % n == 0)
+    return best if best >= 128 else rows
+
+
+def _forward_blocks(x, beta, gamma, inverse):
+    shape = x.shape
+
+    def one(x):
+        return _forward_plain(x, beta, gamma, inverse)
+
+    y, factor = jax.lax.map(one, x.reshape(-1, _block(shape[0]), shape[1]))
+    return y.reshape(shape), factor.reshape(shape)
+
+
+def _backward_blocks(x, factor, gamma, g, inverse):
+    shape = x.shape
+    blocks = tuple(a.reshape(-1, _block(shape[0]), shape[1]) for a in (x, factor, g))
+
+    def one(totals, block):
+        x, factor, g = block
+        dx, dbeta, dgamma = _gradients(x, factor, gamma, g, inverse)
+        return (totals[0] + dbeta, totals[1] + dgamma), dx
+
+    totals = jnp.zeros(shape[1:], x.dtype), jnp.zeros(gamma.shape, x.dtype)
+    (dbeta, dgamma), dx = jax.lax.scan(one, totals, blocks)
+    return dx.reshape(shape), dbeta, dgamma
+
+
 def _forward(x, beta, gamma, inverse):
     flat = x.reshape(-1, x.shape[-1])
-    norm2 = beta + (flat * flat) @ gamma.T
-    factor = jnp.sqrt(norm2) if inverse else jax.lax.rsqrt(norm2)
-    return (flat * factor).reshape(x.shape), (x, factor, gamma)
+    y, factor = jax.lax.platform_dependent(
+        flat,
+        beta,
+        gamma,
+        cpu=functools.partial(_forward_blocks, inverse=inverse),
+        default=functools.partial(_forward_plain, inverse=inverse),
+    )
+    return y.reshape(x.shape), (flat, factor, gamma)
 
 
 def _backward(inverse, residuals, g):
-    x, factor, gamma = residuals
-    shape = x.shape
-    x, g = x.reshape(-1, shape[-1]), g.reshape(-1, shape[-1])
-    # t = dL/d(norm2): factor = norm2^(+-1/2), so d(factor)/d(norm2) = +-1/2 * factor^(-1 or 3).
-    t = 0.5 * g * x / factor if inverse else -0.5 * g * x * factor**3
-    dx = g * factor + 2 * x * (t @ gamma)
-    return dx.reshape(shape), jnp.sum(t, axis=0), t.T @ (x * x)
+    flat = g.reshape(-1, g.shape[-1])
+    dx, dbeta, dgamma = jax.lax.platform_dependent(
+        *residuals,
+        flat,
+        cpu=functools.partial(_backward_blocks, inverse=inverse),
+        default=functools.partial(_backward_plain, inverse=inverse),
+    )
+    return dx.reshape(g.shape), dbeta, dgamma
 
 
 normalize.defvjp(_forward, _backward)

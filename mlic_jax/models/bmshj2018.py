@@ -21,7 +21,6 @@ the lower bound 0.11 of sigma stands. The training crops of the paper's authors 
 
 from __future__ import annotations
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 

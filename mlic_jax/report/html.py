@@ -24,6 +24,7 @@ from mlic_jax.report import files, page, plots, tables
 
 CROP = 64  # side of the enlarged crops in pixels; shown three times as large
 MAX_BYTES = 12_000_000
+WEBP_SIDE = 16383  # the longest that the format stores
 
 _GLOSSARY = (
     ("Rate, bpp", "Bits per pixel of the whole file on disk. An uncompressed photograph has 24."),
@@ -156,7 +157,7 @@ def _table(rows: Sequence[Mapping]) -> str:
 def _picture(picture: Picture, families: Mapping[str, str], keep: float) -> str:
     """The section of one picture, showing the middle `keep` of each side."""
     height, width = picture.original.shape[:2]
-    shown_h, shown_w = (min(side, max(CROP, round(side * keep))) for side in (height, width))
+    shown_h, shown_w = (min(side, WEBP_SIDE, max(CROP, round(side * keep))) for side in (height, width))
     top, left = (height - shown_h) // 2, (width - shown_w) // 2
 
     def middle(image):

@@ -114,6 +114,15 @@ def test_match_rate_finds_the_nearest_of_all_files(name, target, photo):
     assert abs(len(data) - target) <= nearest + 0.02 * target
 
 
+@pytest.mark.parametrize("step", [1.0, 0.25])
+def test_match_rate_is_exact_where_sizes_grow_with_quality(step, photo):
+    sizes = {index * step: 100 + index**2 for index in range(int(100 / step) + 1)}
+    growing = classical.get("jpeg")._replace(encode=lambda image, quality: b"x" * sizes[quality], step=step)
+    for target in np.random.default_rng(0).integers(1, 1.1 * max(sizes.values()), 100):
+        _, data = classical.match_rate(growing, photo, int(target))
+        assert abs(len(data) - target) == min(abs(size - target) for size in sizes.values())
+
+
 def test_match_rate_beyond_the_codecs_reach(photo):
     codec = classical.get("jpeg")
     assert classical.match_rate(codec, photo, 10) == (0, codec.encode(photo, 0))
