@@ -87,7 +87,12 @@ def evaluate(
 def mean(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
     """Means over pictures: of bpp per picture and of dB per picture, as CompressAI and TFC report them."""
     rows = list(rows)
-    return {key: float(np.mean([row[key] for row in rows])) for key in AVERAGED if key in rows[0]}
+    means = {}
+    for key in AVERAGED:
+        values = [row[key] for row in rows if key in row and not np.isnan(row[key])]  # MS-SSIM of a small picture
+        if values or key in rows[0]:
+            means[key] = float(np.mean(values)) if values else float("nan")
+    return means
 
 
 def evaluate_classical(
@@ -197,23 +202,16 @@ def compare(
 
 def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
     """The table of a comparison: our models, and each standard codec at the first model's file sizes."""
-    table = [
-        {
-            "codec": point["model"],
-            "bpp": point["bpp"],
-            "PSNR dB": point["psnr_db"],
-            "MS-SSIM": point["ms_ssim"],
-            "encode s": point["encode_s"],
-            "decode s": point["decode_s"],
-        }
-        for point in found["points"]
-    ]
+
+    def row(codec, figures):
+        named = {"bpp": "bpp", "psnr_db": "PSNR dB", "ms_ssim": "MS-SSIM", "encode_s": "encode s", "decode_s": "decode s"}
+        return {"codec": codec, **{label: figures[key] for key, label in named.items() if key in figures}}
+
+    table = [row(point["model"], point) for point in found["points"]]
     for name, versions in found["equal_size"].items():
-        means = mean(figures for figures, _ in versions)
-        table.append(
-            {"codec": f"{name} at equal size", "bpp": means["bpp"], "PSNR dB": means["psnr_db"],
-             "MS-SSIM": means["ms_ssim"]}
-        )  # fmt: skip
+        table.append(row(f"{name} at equal size", mean(figures for figures, _ in versions)))
+        if name in found["bd"]:
+            table[-1]["our BD-rate %"] = found["bd"][name].value
     return table
 
 

@@ -134,7 +134,7 @@ def make_step(
             objective = codec.objectives[name]
             part = {key: value[turn :: len(schedule)] for key, value in batch.items()}
             value, measured, new_state, grads = gradients(objective, params, state, part, train_state.step)
-            norm = optax.global_norm(grads)
+            norm = optax.tree.norm(grads)
             finite = jnp.isfinite(value) & jnp.isfinite(norm)
             owned = _owned(params, objective.owns)
             updates, new_optimizer = optimizers[name].update(grads, optimizer[name], owned)

@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from mlic_jax import errors
+from mlic_jax import errors, files
 from mlic_jax.metrics import bd, msssim
-from mlic_jax.report import files, page, plots, tables
+from mlic_jax.report import page, plots, tables
 
 CROP = 64  # side of the enlarged crops in pixels; shown three times as large
 MAX_BYTES = 12_000_000
@@ -66,7 +66,7 @@ def write_report(
     """Writes the report, atomically.
 
     Args:
-      path: of the HTML file; its folder is made if need be.
+      path: of the HTML file, in a folder that exists.
       title: the headline.
       notes: the first says what this model is; the others, what to keep in mind, are listed in a box below it.
       summary: rows of the table, in order; see `tables.cell` for how numbers are shown.
@@ -96,7 +96,8 @@ def write_report(
         text = _PAGE.format(title=html.escape(title), css=page.CSS, head=head, pictures=body, js=page.JS)
         excess = len(text.encode()) - max_bytes
         if excess <= 0 or keep < 0.05 or not pictures:
-            return files.write_atomically(path, text)
+            files.write_bytes(path, text.encode())
+            return pathlib.Path(path)
         # Bytes go with the area; a little less than what fits, so that one or two rounds do.
         keep *= 0.97 * max(0.1, 1 - excess / len(body)) ** 0.5
 
@@ -134,7 +135,7 @@ def _head(title, notes, summary, curves, families) -> str:
             '<div class="plots">'
         )
         for quality in drawn:
-            svg = plots.inline_svg(plots.rd_plot(curves, quality, families=families), f"{quality}-")
+            svg = plots.inline_svg(plots.rd_plot(curves, quality, families=families, transparent=True), f"{quality}-")
             label = html.escape(f"{plots.AXES[quality]} over bits per pixel; the points are listed below")
             parts.append(f'<div class="plot" role="img" aria-label="{label}">{svg}</div>')
         points = [{"codec": name, **point} for name, points in curves.items() for point in points]

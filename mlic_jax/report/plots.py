@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mlic_jax import classical, errors
+from mlic_jax import classical, errors, files
 from mlic_jax.metrics import bd
-from mlic_jax.report import files
 
 Curves = Mapping[str, Sequence[Mapping]]
 
@@ -51,6 +50,7 @@ def rd_plot(
     title: str = "",
     families: Mapping[str, str] | None = None,
     bpp_max: float | None = None,
+    transparent: bool = False,
 ) -> bytes:
     """Draws curves of quality over rate; the legend lists them as they lie, the best on top.
 
@@ -62,6 +62,7 @@ def rd_plot(
       families: name -> "ours" (bold), "classical" (thin, dashed) or "published" (dotted); `family` of the name where
         it says nothing.
       bpp_max: right end of the rate axis; by default somewhat beyond the last point of ours.
+      transparent: leaves the white ground out, for `inline_svg`; a file of its own needs it, or is dark ink on dark.
 
     Returns:
       The bytes of the file. SVG has its letters as outlines, so it looks the same everywhere, and no date in it.
@@ -100,8 +101,8 @@ def rd_plot(
         axes.set_ylabel(AXES[quality])
         axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
         out = io.BytesIO()
-        options = {"transparent": True, "metadata": {"Date": None}} if fmt == "svg" else {"dpi": 160}
-        figure.savefig(out, format=fmt, **options)
+        options = {"metadata": {"Date": None}} if fmt == "svg" else {"dpi": 160}
+        figure.savefig(out, format=fmt, transparent=transparent, **options)
     return out.getvalue()
 
 
@@ -154,13 +155,14 @@ def _at(line: np.ndarray, bpp: float) -> float:
 
 
 def save_rd_plot(path: str | os.PathLike, curves: Curves, quality: str = "psnr_db", **options) -> pathlib.Path:
-    """Writes `rd_plot` to a file whose name ends in .svg or .png. Raises as `rd_plot` and `write_atomically`."""
+    """Writes `rd_plot` to a file whose name ends in .svg or .png. Raises as `rd_plot` and `files.write_bytes`."""
     fmt = pathlib.Path(path).suffix.lstrip(".").lower()
-    return files.write_atomically(path, rd_plot(curves, quality, fmt, **options))
+    files.write_bytes(path, rd_plot(curves, quality, fmt, **options))
+    return pathlib.Path(path)
 
 
 def inline_svg(svg: bytes, prefix: str) -> str:
-    """An SVG of `rd_plot` as an element for an HTML page.
+    """A transparent SVG of `rd_plot` as an element for an HTML page.
 
     Its ink becomes the colour of the text around it (light or dark), and its ids get a prefix, so that several plots
     can stand on one page.

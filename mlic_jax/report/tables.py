@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlic_jax.report import files
+from mlic_jax import files
 
 Row = Mapping[str, Any]
 
@@ -68,12 +68,13 @@ def markdown_table(rows: Sequence[Row]) -> str:
 
 
 def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> pathlib.Path:
-    """Writes the rows with all their digits, a head line first; missing cells are empty. Raises as `files`."""
+    """Writes the rows with all their digits below a line of names; missing cells stay empty. Raises InputError."""
     out = io.StringIO()
     writer = csv.DictWriter(out, columns(rows), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return files.write_atomically(path, out.getvalue())
+    files.write_bytes(path, out.getvalue().encode())
+    return pathlib.Path(path)
 
 
 def compressai_json(name: str, description: str, points: Sequence[Row]) -> str:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import mlic_jax
-from mlic_jax import classical, errors
+from mlic_jax import classical, errors, files
 from mlic_jax.report import html as report
 
 PHOTOS = pathlib.Path(mlic_jax.__file__).parent / "data" / "photos"
@@ -139,6 +139,14 @@ def test_a_version_of_another_shape_is_refused(tmp_path):
     with pytest.raises(errors.InputError, match=r"coffee, ours: uint8 \[199, 240, 3\]"):
         write(tmp_path, pictures=[shown._replace(versions=[wrong])])
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_failed_write_leaves_the_old_report_and_nothing_else(tmp_path, monkeypatch):
+    (tmp_path / "report.html").write_text("old")
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(errors.InputError, match="report.html.*No space left on device"):
+        write(tmp_path)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_crops_go_where_the_detail_is():

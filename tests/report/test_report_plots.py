@@ -58,13 +58,14 @@ def test_axis_ends_beyond_ours_and_legend_follows_the_curves(monkeypatch):
 
 
 def test_inline_svgs_share_a_page():
-    svg = plots.rd_plot(CURVES)
+    svg = plots.rd_plot(CURVES, transparent=True)
     one, two = plots.inline_svg(svg, "one-"), plots.inline_svg(svg, "two-")
     ids = [set(re.findall(r'\bid="([^"]*)"', text)) for text in (one, two)]
     assert not ids[0] & ids[1]
     references = set(re.findall(r'(?:url\(#|href="#)([^")]*)', one))
     assert references and references <= ids[0]
     assert one.startswith("<svg ") and "currentColor" in one and plots.INK not in one
+    assert "#ffffff" not in one and b"#ffffff" in plots.rd_plot(CURVES)  # a file of its own has a white ground
 
 
 def test_bad_plots_are_refused(monkeypatch):
