@@ -5,7 +5,8 @@
 The part after the colon is the quality, 1 to 8 (widths and lambda of CompressAI's zoo; default 4), or `tiny`: a narrow
 model on the bundled photos, which two CPU cores train in minutes.
 
-What to expect at full length (Kodak, CompressAI's published models): quality 1 27.58 dB at 0.131 bpp, 4 32.84 dB at 0.478, 8 40.56 dB at 1.660.
+What to expect at full length (Kodak, CompressAI's published models):
+quality 1 27.58 dB at 0.131 bpp, 4 32.84 dB at 0.478, 8 40.56 dB at 1.660.
 They took 4 to 5 million steps of batch 16 or 32 on Vimeo-90k; give such a set by --config.data.source=FOLDER.
 """
 

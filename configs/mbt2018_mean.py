@@ -5,7 +5,8 @@
 The part after the colon is the quality, 1 to 8 (widths and lambda of CompressAI's zoo; default 4), or `tiny`: a narrow
 model on the bundled photos, which two CPU cores train in minutes.
 
-What to expect at full length (Kodak, CompressAI's published models): quality 1 27.70 dB at 0.124 bpp, 4 32.95 dB at 0.461, 8 40.63 dB at 1.619.
+What to expect at full length (Kodak, CompressAI's published models):
+quality 1 27.70 dB at 0.124 bpp, 4 32.95 dB at 0.461, 8 40.63 dB at 1.619.
 They took 4 to 5 million steps of batch 16 or 32 on Vimeo-90k; give such a set by --config.data.source=FOLDER.
 """
 

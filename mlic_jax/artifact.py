@@ -38,13 +38,15 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
 
 
 def unflatten(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """The reverse of `flatten`."""
+    """The reverse of `flatten`. Raises ValueError where a name is both an array and a folder."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
         *parents, name = path.split("/")
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})
+        if name in node:
+            raise ValueError(f"{path} is both an array and a folder")
         node[name] = value
     return tree
 
@@ -116,7 +118,13 @@ class Artifact:
 
     def to_bytes(self) -> bytes:
         """The content of a `.mlicm` file. The same artifact gives the same bytes."""
-        about = {"format": _FORMAT, "model": self.model, "architecture": self.architecture, "card": self.card}
+        about = {
+            "format": _FORMAT,
+            "model": self.model,
+            "architecture": self.architecture,
+            "card": self.card,
+            "fingerprint": self.fingerprint.hex(),
+        }
         out = io.BytesIO()
         with zipfile.ZipFile(out, "w") as archive:
             entries = {"about.json": json.dumps(about, indent=1, sort_keys=True).encode()}
@@ -162,7 +170,10 @@ class Artifact:
         for table in tables.values():
             check(table)
         params, state = tree.get("params", {}), tree.get("state", {})
-        return cls(about["model"], about["architecture"], params, state, tables, about["card"])
+        artifact = cls(about["model"], about["architecture"], params, state, tables, about["card"])
+        if artifact.fingerprint.hex() != about["fingerprint"]:
+            raise ValueError("its fingerprint does not fit its content")
+        return artifact
 
     @classmethod
     def load(cls, path) -> Artifact:

@@ -1,7 +1,7 @@
 """Checkpoints: the only file that imports orbax.
 
-A checkpoint holds the train state, the position of the data, the config and the validation loss. It is written in the background and
-renamed when whole, so that a kill at any moment leaves the one before it.
+A checkpoint holds the train state, the position of the data, the config and the validation loss. It is written in the
+background and renamed when whole, so that a kill at any moment leaves the one before it.
 """
 
 from __future__ import annotations
@@ -76,14 +76,11 @@ class Checkpoints:
         self.read_only = read_only
         if read_only and not self.path.is_dir():
             raise InputError(f"{str(workdir)!r} has no checkpoints: give the --workdir of a run of `mlic train`")
-        policy = None if read_only else _LatestAndBest(keep, self.best)
+        # (Orbax's own option read_only logs three warnings; this has the same effect.)
+        writing = {"preservation_policy": _LatestAndBest(keep, self.best), "cleanup_tmp_directories": True}
+        options = ocp.CheckpointManagerOptions(**({"create": False} if read_only else writing))
         try:
-            self._manager = ocp.CheckpointManager(
-                self.path,
-                options=ocp.CheckpointManagerOptions(
-                    read_only=read_only, preservation_policy=policy, cleanup_tmp_directories=not read_only
-                ),
-            )
+            self._manager = ocp.CheckpointManager(self.path, options=options)
         except OSError as reason:
             raise InputError(f"cannot make {str(self.path)!r}: {reason.strerror or reason}") from reason
         self._losses = {step: self._read(step, VALIDATION, {}).get("loss") for step in self._manager.all_steps()}
@@ -104,8 +101,9 @@ class Checkpoints:
         self._losses[step] = loss if loss is not None and math.isfinite(loss) else None
         items = {DATA: data, CONFIG: config.to_dict(), VALIDATION: {"loss": self._losses[step]}}
         items = {name: ocp.args.JsonSave(item) for name, item in items.items()}
+        items["state"] = ocp.args.StandardSave(parallel.spanning(state))
         with self._writing():
-            self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), **items))
+            self._manager.save(step, args=ocp.args.Composite(**items))
 
     def restore(self, state, step: int | None = None) -> Restored | None:
         """The latest checkpoint that can be read, onto the shapes and shardings of `state`; None if there is none.
@@ -135,7 +133,7 @@ class Checkpoints:
                     **{name: ocp.args.JsonRestore() for name in (DATA, CONFIG)},
                 )
                 found = self._manager.restore(candidate, args=items)
-            except Exception as reason:  # noqa: BLE001 (damage shows in many ways: each means "try the one before")
+            except Exception as reason:  # damage shows in many ways: each means "try the one before"
                 failures[candidate] = f"step {candidate}: {' '.join(str(reason).split())[:300]}"
                 log.warning("checkpoint cannot be read: %s", failures[candidate])
             else:
@@ -170,7 +168,7 @@ class Checkpoints:
         """A JSON item of a checkpoint; `otherwise` if it is damaged, of which `restore` will say more."""
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()}))[item]
-        except Exception:  # noqa: BLE001
+        except Exception:
             return otherwise
 
     def _set_aside(self, steps):

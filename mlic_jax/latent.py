@@ -171,7 +171,7 @@ def latent_codec(
     Args:
       module: the model, with its compute dtype.
       model: its name in the zoo.
-      architecture: the keyword arguments that rebuild it, as an artifact stores them.
+      architecture: the widths that rebuild it, keyword arguments of its factory; an artifact stores them.
       lmbda: the weight of the distortion.
       distortion: one of DISTORTIONS.
       proxy: one of entropy.coders.PROXIES, the stand-in for rounding in training.
@@ -180,8 +180,8 @@ def latent_codec(
       UsageError: an unknown distortion or proxy, or a width out of range.
     """
     for name, value in architecture.items():
-        if isinstance(value, int) and not 1 <= value <= LARGEST_WIDTH:
-            raise UsageError(f"{model}: {name}={value} is out of range: 1 to {LARGEST_WIDTH}")
+        if type(value) is not int or not 1 <= value <= LARGEST_WIDTH:
+            raise UsageError(f"{model}: {name}={value!r} is out of range: integers from 1 to {LARGEST_WIDTH}")
     for name, value, known in (("distortion", distortion, DISTORTIONS), ("proxy", proxy, coders.PROXIES)):
         if value not in known:
             raise UsageError(f"{name} {value!r} is not known: use one of {', '.join(known)}")

@@ -23,7 +23,7 @@ def learning_rate(config: ConfigDict) -> optax.Schedule:
         after = optax.cosine_decay_schedule(peak, config.decay_steps - warmup, alpha=config.final_fraction)
     elif config.schedule == "steps":
         if min(config.boundaries, default=warmup) < warmup:
-            raise UsageError(f"optimizer.boundaries {tuple(config.boundaries)} begin before the warm-up of {warmup} ends")
+            raise UsageError(f"optimizer.boundaries {tuple(config.boundaries)} begin within the warm-up of {warmup}")
         boundaries = {int(b) - warmup: config.factor for b in config.boundaries}
         after = optax.piecewise_constant_schedule(peak, boundaries)
     else:

@@ -85,6 +85,20 @@ def replicate(tree: Any) -> Any:
     return jax.tree.map(put, tree)
 
 
+def spanning(tree: Any) -> Any:
+    """A replicated tree as arrays of all processes, as Orbax wants it. (`pmap` returns to each process its own.)"""
+    if jax.process_count() == 1:
+        return tree
+    sharding = replicated()
+
+    def join(leaf):
+        return jax.make_array_from_single_device_arrays(
+            leaf.shape, sharding, [shard.data for shard in leaf.addressable_shards]
+        )
+
+    return jax.tree.map(join, tree)
+
+
 def local(tree: Any) -> Any:
     """A replicated tree as arrays of one device of this process, for computations that are not mapped."""
     return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree)

@@ -35,7 +35,7 @@ class Progress:
     """
 
     def __init__(self, start: int, steps: int, quiet: bool):
-        self.steps, self.quiet = steps, quiet
+        self.start, self.steps, self.quiet = start, steps, quiet
         console = Console(file=sys.stderr)
         self.bar = None
         if console.is_terminal and not quiet:
@@ -55,13 +55,21 @@ class Progress:
     def __enter__(self):
         if self.bar:
             self.bar.start()
-        elif not self.quiet:
-            print("compiling the train step ...", file=sys.stderr, flush=True)
+        if self.start:
+            self._say(f"resumed at step {self.start}")
+        if not self.bar:
+            self._say("compiling the train step ...")
         return self
 
     def __exit__(self, *_):
         if self.bar:
             self.bar.stop()
+
+    def _say(self, line: str):
+        if self.bar:
+            self.bar.console.print(line)
+        elif not self.quiet:
+            print(line, file=sys.stderr, flush=True)
 
     def advance(self, step: int) -> None:
         """A step without new figures."""
@@ -79,12 +87,8 @@ class Progress:
             left = ""
             if step > first:
                 left = f"  {(time.perf_counter() - began) / (step - first) * (self.steps - step):.0f} s left"
-            print(f"step {step}/{self.steps}  {_words(figures)}{left}", file=sys.stderr, flush=True)
+            self._say(f"step {step}/{self.steps}  {_words(figures)}{left}")
 
     def note(self, step: int, figures: dict[str, float]) -> None:
         """Figures on held-out patches."""
-        line = f"step {step}  held-out patches, estimated: {_words(figures)}"
-        if self.bar:
-            self.bar.console.print(line)
-        elif not self.quiet:
-            print(line, file=sys.stderr, flush=True)
+        self._say(f"step {step}  held-out patches, estimated: {_words(figures)}")

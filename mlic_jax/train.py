@@ -2,8 +2,8 @@
 
     mlic train --config configs/bmshj2018_hyperprior.py --workdir runs/hyper
 
-The same command resumes: where the workdir has a checkpoint, the run goes on from it, with the same batches and the same
-noise that an uninterrupted run would have seen. Weights come from, in this order: the checkpoint in the workdir;
+The same command resumes: where the workdir has a checkpoint, the run goes on from it, with the same batches and the
+same noise that an uninterrupted run would have seen. Weights come from, in this order: the checkpoint in the workdir;
 `config.init_from`; the seed. SIGTERM saves a checkpoint and ends the program with exit status 0.
 """
 
@@ -208,7 +208,6 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
     if (found := checkpoints.restore(train_state)) is not None:
         train_state = found.state
         batches.set_state(found.data)
-        log.info("resumed at step %d of %s", found.step, workdir)
     start = found.step if found else 0
     writer = Writer(workdir, start) if parallel.is_main() else None
     if writer:
@@ -293,7 +292,7 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
                 settle(0)
                 checkpoints.save(step, train_state, batches.get_state(), config, loss)
             if stopping:
-                log.warning("SIGTERM: the run ends with a checkpoint of step %d; the same command goes on from it", step)
+                log.warning("SIGTERM: the run ends with the checkpoint of step %d; the same command goes on", step)
                 break
     return train_state
 

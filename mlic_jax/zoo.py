@@ -53,7 +53,8 @@ def name_of(stream_id: int) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def _make(name, arguments):
+def _make(name, arguments, types):
+    del types  # 8 and 8.0 are one key otherwise
     module, function = _entry(name).factory.split(":")
     factory = getattr(importlib.import_module(module), function)
     try:
@@ -78,7 +79,7 @@ def make(name: str, /, **arguments):
       UsageError: arguments that the factory does not take, or values out of range.
     """
     try:
-        return _make(name, tuple(sorted(arguments.items())))
+        return _make(name, tuple(sorted(arguments.items())), tuple(type(arguments[key]) for key in sorted(arguments)))
     except TypeError as reason:  # a list or dict is not hashable, and no factory takes one
         raise UsageError(f"model {name!r} cannot be made of {arguments}: {reason}") from reason
 

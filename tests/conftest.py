@@ -32,3 +32,16 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))
         if "gpu" in item.keywords and not gpu:
             item.add_marker(pytest.mark.skip(reason="needs a GPU (JAX_PLATFORMS=cuda)"))
+
+
+@pytest.fixture(scope="module")
+def toy_zoo():
+    """The codecs of toys.py, in the zoo while a module's tests run."""
+    import toys
+
+    from mlic_jax import zoo
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, entry in toys.ENTRIES.items():
+            patch.setitem(zoo.MODELS, name, entry)
+        yield

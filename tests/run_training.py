@@ -21,8 +21,11 @@ def main():
     import numpy as np
     import toys
 
+    from mlic_jax import zoo
     from mlic_jax.artifact import flatten
     from mlic_jax.train import train
+
+    zoo.MODELS.update(toys.ENTRIES)
 
     logging.basicConfig(level="WARNING")
     logging.getLogger("mlic_jax").setLevel("INFO")

@@ -23,7 +23,7 @@ def make_batch(count, seed=0):
 
 def start(codec, schedule=("rd",), optimizer=SGD, ema=0.0, **options):
     """(jitted step, first state)."""
-    made = {name: optimizer for name in dict.fromkeys(schedule)}
+    made = dict.fromkeys(schedule, optimizer)
     params, state = codec.init(jax.random.key(3), (16, 16, 3))
     step = jax.jit(make_step(codec, schedule, made, **{"seed": 0, "ema": ema, **options}))
     return step, jax.tree.map(jnp.asarray, initial_state(codec, params, state, made, ema))

@@ -1,11 +1,16 @@
 """Small trainings for the tests of the trainer: codecs that compile in a second, and configs for them.
 
 `config({"train.steps": 3})` is a run of the tiny hyperprior on the bundled photos, `config(model="toy")` of a linear
-autoencoder, `config(model="toy-gan")` of two networks that take turns. Importing this module enters both in the zoo.
+autoencoder, `config(model="toy-gan")` of two networks that take turns. The last two are no codecs for use: `ENTRIES` has
+to be added to the zoo, which the fixture `toy_zoo` does for a test module.
 """
 
 import functools
 import json
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +21,7 @@ from mlic_jax.artifact import Artifact
 from mlic_jax.codec import Codec, Objective
 from mlic_jax.config import defaults
 
-zoo.MODELS["toy"] = zoo.Entry(65001, "toys:toy")
-zoo.MODELS["toy-gan"] = zoo.Entry(65002, "toys:toy_gan")
+ENTRIES = {"toy": zoo.Entry(65001, "toys:toy"), "toy-gan": zoo.Entry(65002, "toys:toy_gan")}
 
 
 def config(changes=None, model="bmshj2018-hyperprior", **arguments):
@@ -76,11 +80,18 @@ class CompileCount:
             self.names.append(fun_name)
 
     def steps(self):
-        """How many train steps were compiled."""
-        return sum("train_step" in name for name in self.names)
+        """How many train steps were compiled. `jax.pmap` calls what it maps `_fun`."""
+        return self.names.count("jit(_fun)")
 
     def __exit__(self, *_):
         jax.monitoring.unregister_event_duration_listener(self._listen)
+
+
+def start_training(runs, log, **environment):
+    """Starts tests/run_training.py on a list of runs; returns the process. Its output goes to the file `log`."""
+    words = [sys.executable, str(pathlib.Path(__file__).with_name("run_training.py")), json.dumps(runs, default=str)]
+    with open(log, "wb") as output:
+        return subprocess.Popen(words, env={**os.environ, **environment}, stdout=output, stderr=subprocess.STDOUT)
 
 
 def images_of(batch):
@@ -153,7 +164,8 @@ def toy(*, width=4, bad_losses=(), bad_gradients=(), extra=False, dtype=None):
 def toy_gan(*, overlap=False):
     """Two networks: "disc" moves v towards where w's images are not, "gen" moves w. "critic" is another name of "disc".
 
-    Each objective reports which positions of the batch it saw: `seen` is the mean of 2^position over its examples.
+    Each objective reports which positions of the batch it saw: `seen` is the mean of 2^position over its examples, as
+    far as they are below 24 (float32 is exact up to there), and `seen_above_23` that of 2^(position - 24).
     """
 
     def init(key, image_shape):
@@ -164,7 +176,10 @@ def toy_gan(*, overlap=False):
             noise = jax.vmap(lambda key: jax.random.uniform(key, (3,)))(keys)
             score = jnp.mean(images_of(batch), (1, 2)) * params["v"]["bias"] + noise * params["w"]["bias"]
             value = sign * jnp.mean(score * params["v"]["bias"]) + jnp.mean(params["w"]["bias"] ** 2)
-            return value, ({"loss": value, "seen": jnp.mean(2.0 ** batch["position"].astype(jnp.float32))}, state)
+            bits = 2.0 ** (batch["position"] % 24).astype(jnp.float32)
+            low = batch["position"] < 24
+            seen = {"seen": jnp.mean(jnp.where(low, bits, 0)), "seen_above_23": jnp.mean(jnp.where(low, 0, bits))}
+            return value, ({"loss": value, **seen}, state)
 
         return loss
 

@@ -24,7 +24,7 @@ class Table(NamedTuple):
     Attributes:
       frequencies: int32 [sum of lengths], each at least 1; every row sums to 2^16.
       lengths: int32 [rows], the number of entries of each row, the escape included.
-      first: int32 [rows], the symbol of each row's first entry.
+      first: int32 [rows], the symbol of each row's first entry, in -WIDEST..0.
     """
 
     frequencies: np.ndarray
@@ -74,7 +74,7 @@ def build(rows: list[np.ndarray], first: np.ndarray) -> Table:
 
     Args:
       rows: per row, float64 [n] probabilities of consecutive symbols; what is missing to 1 goes to the escape.
-      first: [rows], the symbol of each row's first entry.
+      first: [rows], the symbol of each row's first entry, in -WIDEST..0.
     """
     frequencies = [quantise(np.append(row, max(0.0, 1.0 - row.sum()))) for row in rows]
     return Table(
@@ -91,6 +91,8 @@ def check(table: Table) -> None:
         raise ValueError("table arrays are not int32 vectors that fit together")
     if not len(lengths) or (lengths < 2).any() or lengths.sum() != len(frequencies) or (frequencies < 1).any():
         raise ValueError("table lengths or frequencies are out of range")
+    if (first < -WIDEST).any() or (first > 0).any():
+        raise ValueError(f"a table row does not begin within -{WIDEST} and 0")
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     if (np.add.reduceat(frequencies.astype(np.int64), starts) != TOTAL).any():
         raise ValueError(f"a table row does not sum to {TOTAL}")

@@ -19,6 +19,8 @@ from jax import lax
 from mlic_jax.layers import init
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
+# Samples of one image from which on a CPU goes through the batch image by image: below, a batch fits the cache.
+LARGE = 1024
 
 
 # --- The plain lax forms: what the layers mean, and what GPUs and TPUs run.
@@ -72,25 +74,34 @@ def _taps(size, stride, phase):
     return first, count, (phase + first - pad) // stride
 
 
+def _conv_images(x, kernel, stride):
+    """`conv_lax` image by image: 139 GFLOP/s instead of 106 where one image's samples fill the cache."""
+    if x.shape[1] * x.shape[2] < LARGE * stride * stride:
+        return conv_lax(x, kernel, stride)
+    return lax.map(lambda image: conv_lax(image[None], kernel, stride)[0], x)
+
+
 def _conv_transpose_phases(x, kernel, stride):
     """Transposed convolution as stride^2 small convolutions, one for each output phase: no multiplications by zero."""
-    size = kernel.shape[0]
-    batch, height, width, _ = x.shape
-    features = kernel.shape[-1]
-    rows = []
-    for a in range(stride):
-        row = []
-        for b in range(stride):
-            (ta, na, sa), (tb, nb, sb) = _taps(size, stride, a), _taps(size, stride, b)
-            if na == 0 or nb == 0:
-                row.append(jnp.zeros((batch, height, width, features), x.dtype))
-                continue
-            sub = kernel[ta::stride, tb::stride]
-            pads = [(-sa, sa + na - 1), (-sb, sb + nb - 1)]
-            row.append(lax.conv_general_dilated(x, sub, (1, 1), pads, dimension_numbers=_LAYOUT))
-        rows.append(jnp.stack(row, axis=3))
-    y = jnp.stack(rows, axis=2)  # [B, H, stride, W, stride, C]
-    return y.reshape(batch, height * stride, width * stride, features)
+    size, _, _, features = kernel.shape
+
+    def phase(x, a, b):
+        (ta, na, sa), (tb, nb, sb) = _taps(size, stride, a), _taps(size, stride, b)
+        if na == 0 or nb == 0:
+            return jnp.zeros((*x.shape[:3], features), x.dtype)
+        sub = kernel[ta::stride, tb::stride]
+        pads = [(-sa, sa + na - 1), (-sb, sb + nb - 1)]
+        return lax.conv_general_dilated(x, sub, (1, 1), pads, dimension_numbers=_LAYOUT)
+
+    def upsample(x):
+        batch, height, width, _ = x.shape
+        phases = jnp.stack([phase(x, a, b) for a in range(stride) for b in range(stride)])
+        phases = phases.reshape(stride, stride, batch, height, width, features)
+        return phases.transpose(2, 3, 0, 4, 1, 5).reshape(batch, height * stride, width * stride, features)
+
+    if x.shape[1] * x.shape[2] < LARGE:
+        return upsample(x)
+    return lax.map(lambda image: upsample(image[None])[0], x)
 
 
 def _rows_per_strip(height, width, pixels):
@@ -105,38 +116,37 @@ def _kernel_gradient_strips(x, g, size, stride):
     and larger. Here the copies of one strip stay in the cache, and `g^T @ copies`, the order of the two that Eigen runs
     fastest, reaches 140 GFLOP/s: 100 in all with the copying.
     """
-    batch, height, width, features = g.shape
+    _, height, width, features = g.shape
     channels = x.shape[-1]
     rows = _rows_per_strip(height, width, 256)
-    # Columns are folded by the stride, so that a shifted copy is a slice: [B, rows, columns, stride * channels].
-    margin = (size - 1) // stride
     pad = size // 2
+    # Rows and columns are folded by the stride, so that a shifted copy is a slice.
+    margin = (size - 1) // stride
     bottom, right = ((n + margin) * stride - m - pad for n, m in ((height, x.shape[1]), (width, x.shape[2])))
-    padded = jnp.pad(x, ((0, 0), (pad, max(bottom, 0)), (pad, max(right, 0)), (0, 0)))
-    padded = padded[:, : (height + margin) * stride, : (width + margin) * stride]
-    padded = padded.reshape(batch, -1, width + margin, stride * channels)
-    strips = height // rows
+    folded = (height + margin, stride, width + margin, stride * channels)
+    thin = size * channels < 128  # then one product of a decent size instead of `size` thin ones
 
-    def copies(strip, i):
-        """What tap row i meets: [rows * width, size * channels]."""
-        lines = strip[i : i + rows * stride : stride]
-        parts = [lines[:, j // stride : j // stride + width] for j in range(0, size, stride)]
-        return jnp.concatenate(parts, axis=-1)[..., : size * channels].reshape(rows * width, -1)
+    def add_strip(totals, image, g, row):
+        strip = lax.dynamic_slice(image, (row, 0, 0, 0), (rows + margin, *folded[1:]))
+        g = lax.dynamic_slice(g, (row, 0, 0), (rows, width, features)).reshape(-1, features)
+        wide = []  # for each row phase, the columns that the taps of one row meet: [rows + margin, width, size * channels]
+        for a in range(min(size, stride)):
+            columns = [strip[:, a, j // stride : j // stride + width] for j in range(0, size, stride)]
+            wide.append(jnp.concatenate(columns, axis=-1)[..., : size * channels])
+        taps = [wide[i % stride][i // stride : i // stride + rows].reshape(rows * width, -1) for i in range(size)]
+        if thin:
+            taps = [jnp.concatenate(taps, axis=-1)]
+        return [t + lax.dot_general(g, tap, (((0,), (0,)), ((), ()))) for t, tap in zip(totals, taps, strict=True)]
 
-    def add_strip(totals, index):
-        image, row = index // strips, index % strips * rows
-        strip = lax.dynamic_slice(
-            padded, (image, row * stride, 0, 0), (1, (rows + margin) * stride, *padded.shape[2:])
-        )[0]
-        g_strip = lax.dynamic_slice(g, (image, row, 0, 0), (1, rows, width, features)).reshape(-1, features)
-        blocks = [copies(strip, i) for i in range(size)]
-        if size * channels < 128:  # one product of a decent size rather than several thin ones
-            blocks = [jnp.concatenate(blocks, axis=-1)]
-        return [t + lax.dot_general(g_strip, p, (((0,), (0,)), ((), ()))) for t, p in zip(totals, blocks)], None
+    def add_image(totals, x_and_g):
+        image, g = x_and_g
+        image = lax.pad(image, jnp.zeros((), x.dtype), ((pad, bottom, 0), (pad, right, 0), (0, 0, 0))).reshape(folded)
+        starts = jnp.arange(0, height, rows)
+        return lax.scan(lambda totals, row: (add_strip(totals, image, g, row), None), totals, starts)[0], None
 
-    parts = 1 if size * channels < 128 else size
-    totals = [jnp.zeros((features, size * size * channels // parts), x.dtype) for _ in range(parts)]
-    totals, _ = lax.scan(add_strip, totals, jnp.arange(batch * strips))
+    count = 1 if thin else size
+    totals = [jnp.zeros((features, size * size * channels // count), x.dtype) for _ in range(count)]
+    totals, _ = lax.scan(add_image, totals, (x, g))
     return jnp.concatenate(totals, axis=1).T.reshape(size, size, channels, features)
 
 
@@ -203,7 +213,7 @@ def _conv_transpose_vjp_lax(x, kernel, g, stride):
 
 
 def _conv_transpose_vjp_cpu(x, kernel, g, stride):
-    dx = conv_lax(g, _adjoint_kernel(kernel), stride)
+    dx = _conv_images(g, _adjoint_kernel(kernel), stride)
     # y = adjoint of conv(., K'), so <g, y> = <conv(g, K'), x>: the gradient of K' is that of a convolution of g.
     return dx, _adjoint_kernel(_conv_kernel_gradient(g, x, kernel.shape[0], stride))
 
@@ -226,7 +236,7 @@ def conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     Returns:
       [B, ceil(H / stride), ceil(W / stride), Cout].
     """
-    return conv_lax(x, kernel, stride)
+    return _by_platform(_conv_images, conv_lax, x, kernel, stride=stride)
 
 
 def _conv_forward(x, kernel, stride):

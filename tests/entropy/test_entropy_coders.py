@@ -1,0 +1,140 @@
+"""The coders: what each makes of a latent, with one coding order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mlic_jax.entropy import coders, rangecoder
+from mlic_jax.entropy.gaussian import Gaussian, scale_tables
+from mlic_jax.errors import CorruptStreamError, ModelError
+
+SHAPE = (4, 3, 5, 2)
+LATENT = np.random.default_rng(0).normal(0, 3, SHAPE).astype(np.float32)
+MEAN, SCALE = np.full(SHAPE, 0.3, np.float32), np.full(SHAPE, 2.0, np.float32)
+MODELS = {"gaussian": rangecoder.Models(scale_tables())}
+
+
+def keys(*numbers):
+    return jax.vmap(jax.random.key)(jnp.array(numbers))
+
+
+def train(latent, proxy, examples=(0, 1, 2, 3)):
+    coder = coders.Training({"y": latent}, keys(*examples), proxy)
+    prior = Gaussian(jnp.asarray(SCALE[: len(latent)]), jnp.asarray(MEAN[: len(latent)]))
+    return coder("y", prior), coder
+
+
+def rounded(latent):
+    return np.rint(latent - MEAN) + MEAN
+
+
+def bits_at(value):
+    return np.asarray(Gaussian(SCALE, MEAN).bits(value)).reshape(len(value), -1).sum(-1)
+
+
+def test_noise_is_uniform_and_of_its_own_for_each_latent_and_example():
+    latent = np.zeros((4, 32, 32, 8), np.float32)
+    coder = coders.Training({"a": latent, "b": latent}, keys(0, 1, 2, 0), "noise")
+    prior = Gaussian(jnp.ones(latent.shape))
+    a, b = np.asarray(coder("a", prior)), np.asarray(coder("b", prior))
+    for noise in (a, b):
+        assert noise.min() >= -0.5 and noise.max() <= 0.5 and abs(noise.mean()) < 0.01
+        assert noise.std() == pytest.approx(12**-0.5, abs=0.005)
+        np.testing.assert_array_equal(noise[0], noise[3])  # the same key
+        assert np.abs(np.corrcoef(noise[:3].reshape(3, -1)) - np.eye(3)).max() < 0.05
+    assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.05
+
+
+def test_noise_does_not_depend_on_the_other_examples():
+    whole, coder = train(LATENT, "noise")
+    for choice in ([2], [3, 1]):
+        part, found = train(LATENT[choice], "noise", choice)
+        np.testing.assert_array_equal(part, np.asarray(whole)[choice])
+        np.testing.assert_allclose(found.bits["y"], np.asarray(coder.bits["y"])[choice], rtol=1e-6)
+
+
+@pytest.mark.parametrize("proxy", coders.PROXIES)
+def test_proxies(proxy):
+    received, coder = train(LATENT, proxy)
+    noisy, _ = train(LATENT, "noise")
+    np.testing.assert_allclose(received, noisy if proxy == "noise" else rounded(LATENT), atol=1e-6)
+    np.testing.assert_allclose(coder.bits["y"], bits_at(rounded(LATENT) if proxy == "ste" else noisy), rtol=1e-5)
+
+
+@pytest.mark.parametrize("proxy", coders.PROXIES)
+def test_gradients_of_proxies(proxy):
+    weights = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
+    received, _ = train(LATENT, proxy)
+    noisy, _ = train(LATENT, "noise")
+
+    # Downstream, all three are the identity.
+    downstream = jax.grad(lambda latent: (train(latent, proxy)[0] * weights).sum())(LATENT)
+    np.testing.assert_allclose(downstream, weights, rtol=1e-6)
+    # The rate's gradient is that of -log2 P where the rate is taken.
+    rate = jax.grad(lambda latent: train(latent, proxy)[1].bits["y"].sum())(LATENT)
+    at = received if proxy == "ste" else noisy
+    np.testing.assert_allclose(rate, jax.grad(lambda x: Gaussian(SCALE, MEAN).bits(x).sum())(at), rtol=1e-4, atol=1e-6)
+
+
+def test_rounding_reaches_the_mean():
+    # Straight-through rounding of y - mean, plus mean: the mean gets no gradient through the reconstruction.
+    def received(mean):
+        coder = coders.Training({"y": LATENT}, keys(0, 1, 2, 3), "ste")
+        return coder("y", Gaussian(jnp.asarray(SCALE), mean)).sum()
+
+    np.testing.assert_allclose(jax.grad(received)(jnp.asarray(MEAN)), 0, atol=1e-6)
+
+
+def test_estimating():
+    coder = coders.Estimating({"y": jnp.asarray(LATENT)})
+    received = coder("y", Gaussian(jnp.asarray(SCALE), jnp.asarray(MEAN)))
+    np.testing.assert_allclose(received, rounded(LATENT), atol=1e-6)
+    np.testing.assert_allclose(coder.bits["y"], bits_at(rounded(LATENT)), rtol=1e-5)
+
+
+def test_half_precision_latents_are_counted_in_float32():
+    coder = coders.Estimating({"y": jnp.asarray(LATENT, jnp.bfloat16)})
+    assert coder("y", Gaussian(jnp.asarray(SCALE))).dtype == jnp.float32 == coder.bits["y"].dtype
+
+
+def test_encoding_and_decoding():
+    latent, prior = LATENT[:1], Gaussian(jnp.asarray(SCALE[:1]), jnp.asarray(MEAN[:1]))
+    encoder = coders.Encoding({"y": latent, "x": latent}, MODELS)
+    sent = [encoder("x", prior), encoder("y", prior)]
+    np.testing.assert_array_equal(sent[1], coders.Estimating({"y": jnp.asarray(latent)})("y", prior))
+    data = encoder.finish()
+    decoder = coders.Decoding(data, {"y": latent.shape, "x": latent.shape}, MODELS)
+    for name, expected in zip("xy", sent, strict=True):
+        np.testing.assert_array_equal(decoder(name, prior), expected)
+    decoder.finish()
+
+    decoder = coders.Decoding(data, {"x": latent.shape}, MODELS)
+    decoder("x", prior)
+    with pytest.raises(CorruptStreamError):
+        decoder.finish()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e7])
+def test_what_a_broken_model_makes(value):
+    latent = LATENT[:1].copy()
+    latent[0, 1, 2, 0] = value
+    with pytest.raises(ModelError, match="latent 'y'"):
+        coders.Encoding({"y": latent}, MODELS)("y", Gaussian(jnp.asarray(SCALE[:1])))
+
+
+def test_a_missing_table():
+    prior = Gaussian(jnp.asarray(SCALE[:1]))
+    for coder in (coders.Encoding({"y": LATENT[:1]}, {}), coders.Decoding(b"", {"y": (1, *SHAPE[1:])}, {})):
+        with pytest.raises(ModelError, match="no table 'gaussian'"):
+            coder("y", prior)
+
+
+def test_tabulating():
+    coder = coders.Tabulating({"y": (1, 2, 2, 3)})
+    assert coder("y", Gaussian(jnp.ones((1, 2, 2, 3)))).shape == (1, 2, 2, 3)
+    assert coder.tables.keys() == {"gaussian"} and coder.state == {}
+
+
+def test_training_runs_under_jit():
+    np.testing.assert_allclose(jax.jit(lambda latent: train(latent, "mixed")[0])(LATENT), rounded(LATENT), atol=1e-6)

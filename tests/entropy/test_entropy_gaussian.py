@@ -1,0 +1,137 @@
+"""The conditional Gaussian against SciPy in float64, the rows its table assigns, and what the table costs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from mlic_jax.entropy import tables
+from mlic_jax.entropy.gaussian import (
+    LIKELIHOOD_FLOOR,
+    SCALE_MAX,
+    SCALE_MIN,
+    SCALE_TABLE,
+    Gaussian,
+    likelihood,
+    scale_index,
+    scale_tables,
+)
+
+
+def mass64(distance, scale):
+    """P(|distance| - 1/2 < X < |distance| + 1/2), from the tail that has the digits."""
+    normal, distance = stats.norm(scale=scale), np.abs(distance)
+    return normal.sf(distance - 0.5) - normal.sf(distance + 0.5)
+
+
+def test_table_of_scales():
+    assert len(SCALE_TABLE) == 64 and SCALE_TABLE[0] == np.float32(SCALE_MIN)
+    np.testing.assert_allclose(SCALE_TABLE[1:] / SCALE_TABLE[:-1], (SCALE_MAX / SCALE_MIN) ** (1 / 63), rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.11, 0.3, 1.0, 7.0, 60.0, 256.0])
+def test_likelihood(scale):
+    x = np.arange(-2500, 2501).astype(np.float32)
+    mean = np.float32(0.3)
+    found = np.asarray(likelihood(jnp.asarray(x), jnp.full(x.shape, scale), mean))
+    expected = np.maximum(
+        mass64(x.astype(np.float64) - np.float64(mean), np.float64(np.float32(scale))), LIKELIHOOD_FLOOR
+    )
+    np.testing.assert_allclose(-np.log2(found), -np.log2(expected), rtol=0, atol=2e-3)
+    assert found[found > LIKELIHOOD_FLOOR * 1.01].sum() == pytest.approx(1, abs=2e-5)
+
+
+def test_likelihood_is_symmetric():
+    x = jnp.arange(0, 50.0)
+    np.testing.assert_array_equal(likelihood(x, jnp.full(50, 4.0)), likelihood(-x, jnp.full(50, 4.0)))
+
+
+def test_small_scales_count_as_the_smallest_and_can_grow():
+    def bits(scale, x):
+        return -jnp.log2(likelihood(x, scale, 0.0))
+
+    for low in (-3.0, 0.0, 0.05):
+        assert bits(low, 0.0) == bits(SCALE_MIN, 0.0)
+        # A step off, a larger scale saves bits: the gradient must pass below the bound. At 0 it must not.
+        assert jax.grad(bits)(low, 1.0) < 0
+        assert jax.grad(bits)(low, 0.0) == 0
+
+
+def edges():
+    """Scales on the borders between rows, as float32: geometric means of neighbours."""
+    return np.sqrt(SCALE_TABLE[1:].astype(np.float64) * SCALE_TABLE[:-1]).astype(np.float32)
+
+
+def test_index_at_every_edge():
+    for row, edge in enumerate(edges()):
+        below, above = np.nextafter(edge, np.float32(0)), np.nextafter(edge, np.float32(np.inf))
+        assert scale_index([below, edge, above]).tolist() == [row, row, row + 1]
+    assert scale_index(SCALE_TABLE).tolist() == list(range(64))
+    for neighbour in (0, np.inf):
+        assert scale_index(np.nextafter(SCALE_TABLE, np.float32(neighbour))).tolist() == list(range(64))
+
+
+def test_index_is_the_nearest_by_ratio():
+    scales = np.exp(np.random.default_rng(0).uniform(np.log(0.05), np.log(500), 5000)).astype(np.float32)
+    scales = scales[np.abs(scales[:, None] / edges() - 1).min(1) > 1e-6].reshape(1, -1)
+    nearest = np.abs(np.log(scales.astype(np.float64))[..., None] - np.log(SCALE_TABLE.astype(np.float64))).argmin(-1)
+    found = scale_index(scales)
+    assert found.dtype == np.int32 and found.shape == scales.shape
+    np.testing.assert_array_equal(found, nearest)
+
+
+def test_index_of_anything_is_a_row():
+    odd = np.array([-np.inf, -1, 0, 1e-45, 1e38, np.inf, np.nan], np.float32)
+    assert set(scale_index(odd).tolist()) <= {0, 63}
+    assert Gaussian(jnp.ones((1, 2, 2, 3))).indexes((1, 2, 2, 3)).shape == (1, 2, 2, 3)
+
+
+def cost(table, row, symbols):
+    """Bits of symbols, escapes included, as the range coder writes them."""
+    frequency, entry = table.row(row), symbols - table.first[row]
+    escape = len(frequency) - 1
+    outside = (entry < 0) | (entry >= escape)
+    distance = np.where(entry >= escape, 2 * (entry - escape), -2 * entry - 1)
+    bits = 16 - np.log2(frequency[np.where(outside, escape, entry)])
+    return bits + outside * (np.log2(27) + np.floor(np.log2(np.where(outside, distance, 0) + 1)))
+
+
+def symbols_and_masses(scale):
+    symbols = np.arange(-int(12 * scale) - 3, int(12 * scale) + 4)
+    return symbols, mass64(symbols, scale)
+
+
+def entropy(mass):
+    return -(mass[mass > 0] * np.log2(mass[mass > 0])).sum()
+
+
+def test_rows():
+    table = scale_tables()
+    tables.check(table)
+    assert len(table.lengths) == 64
+    for row in range(64):
+        frequency = table.row(row)[:-1]
+        assert len(frequency) % 2 == 1 and table.first[row] == -(len(frequency) // 2)
+        assert np.abs(frequency - frequency[::-1]).max() <= 1
+        symbols, mass = symbols_and_masses(float(SCALE_TABLE[row]))
+        # One count of 2^16 for the escape is what remains at the smallest scales.
+        assert (mass * cost(table, row, symbols)).sum() < 1.001 * entropy(mass) + 5e-5
+
+
+def test_what_64_scales_cost_against_exact_ones():
+    table, worst = scale_tables(), 0.0
+    for scale in np.exp(np.linspace(np.log(0.3), np.log(200), 150)):
+        symbols, mass = symbols_and_masses(scale)
+        worst = max(worst, (mass * cost(table, int(scale_index(scale)), symbols)).sum() / entropy(mass) - 1)
+    assert worst < 0.006
+
+
+def test_prior():
+    scale, mean = jnp.full((1, 1, 2, 1), 2.0), jnp.full((1, 1, 2, 1), 0.25)
+    prior = Gaussian(scale, mean)
+    np.testing.assert_array_equal(prior.center, mean)
+    np.testing.assert_allclose(prior.bits(mean), -np.log2(mass64(0, 2.0)), rtol=1e-5)
+    assert Gaussian(scale).center == 0.0
+    for one, other in zip(prior.tabulate(), Gaussian(scale).tabulate(), strict=True):
+        np.testing.assert_array_equal(one, other)
