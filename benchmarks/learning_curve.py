@@ -309,7 +309,7 @@ def compare_curves(args, folder):
     for name, row in (("training", rows[-1]), ("held out", last)):
         mean, their_mean = np.mean(row["ours"]), np.mean(row["compressai"])
         print(
-            f"{name}, means of {args.runs} runs: {mean:.4f} and {their_mean:.4f}, {mean / their_mean - 1:+.2%}; runs of one "
+            f"{name}, means of {args.runs}: {mean:.4f}, {their_mean:.4f}, {mean / their_mean - 1:+.2%}; runs of one "
             f"side differ by up to {spread(row['ours']):.2%} (ours) and {spread(row['compressai']):.2%} (CompressAI)"
         )
     good = max(abs(differences["training"]), abs(differences["held_out"])) <= LIMIT

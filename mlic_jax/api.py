@@ -55,10 +55,6 @@ def _find_model(fingerprint: bytes, name: str) -> Artifact:
     )
 
 
-def _codec(artifact: Artifact):
-    return zoo.make(artifact.model, **artifact.architecture)
-
-
 def _pixels(image: Any) -> np.ndarray:
     if not isinstance(image, np.ndarray):
         mode = getattr(image, "mode", None)
@@ -90,7 +86,7 @@ def compress(image: Any, model: str | os.PathLike | Artifact, quality: float | N
     artifact = load_model(model)
     if quality is not None and not 0 <= quality <= 100:
         raise UsageError(f"quality {quality} is out of range: 0 to 100")
-    chunks = _codec(artifact).compress(artifact, image, quality)
+    chunks = zoo.codec_of(artifact).compress(artifact, image, quality)
     height, width, _ = image.shape
     return container.pack(
         container.Header(zoo.stream_id(artifact.model), artifact.fingerprint, width, height), tuple(chunks)
@@ -120,7 +116,7 @@ def decompress(data: bytes, model: str | os.PathLike | Artifact | None = None) -
                 f"the file was written with {name}, fingerprint {header.fingerprint.hex()}; "
                 f"the model given is {artifact.model}, fingerprint {artifact.fingerprint.hex()}"
             )
-    return _codec(artifact).decompress(artifact, chunks, (header.height, header.width))
+    return zoo.codec_of(artifact).decompress(artifact, chunks, (header.height, header.width))
 
 
 def info(data: bytes) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from mlic_jax.errors import CorruptStreamError, LimitError
 MAGIC = b"MLIC"
 VERSION = 0
 LARGEST_SIDE = 32768
+LARGEST_PICTURE = 178_956_970  # pixels: where Pillow, too, refuses a picture
 MOST_CHUNKS = 256
 _FIXED = struct.Struct("<4sBH8s")
 _CRC = struct.Struct("<I")
@@ -48,6 +49,8 @@ def check_size(width: int, height: int) -> None:
     """Raises LimitError for a picture that the format cannot hold."""
     if not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
         raise LimitError(f"a picture of {width}x{height} pixels: sides of 1 to {LARGEST_SIDE} are possible")
+    if width * height > LARGEST_PICTURE:
+        raise LimitError(f"a picture of {width}x{height} pixels: at most {LARGEST_PICTURE} pixels are possible")
 
 
 def _varint(value: int) -> bytes:

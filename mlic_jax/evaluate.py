@@ -55,7 +55,7 @@ def evaluate(
       One row per picture (name, width, height, bytes, bpp, bpp_estimated, psnr_db, ms_ssim, encode_s, decode_s), and
       the decoded pictures. Times are those of a second call where the first had to compile for a new size.
     """
-    codec = zoo.make(artifact.model, **artifact.architecture)
+    codec = zoo.codec_of(artifact)
     warm, rows, decoded = set(), [], []
     for name, image in pictures:
         size = image.shape[:2]

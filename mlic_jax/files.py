@@ -14,8 +14,8 @@ def read_bytes(path, error: type[MlicError] = InputError) -> bytes:
     """The content of a file. Raises `error` with one line that names the file and what is wrong with it."""
     try:
         return pathlib.Path(path).read_bytes()
-    except OSError as reason:
-        raise error(f"cannot read {str(path)!r}: {reason.strerror or reason}") from reason
+    except (OSError, ValueError) as reason:  # ValueError: a path with a NUL in it
+        raise error(f"cannot read {str(path)!r}: {getattr(reason, 'strerror', None) or reason}") from reason
 
 
 def write_bytes(path, data: bytes) -> None:

@@ -212,12 +212,12 @@ def latent_codec(
         mse255, cost = distort(image, reconstruction)
         bpp = {name: jnp.mean(bits) / pixels for name, bits in coder.bits.items()}
         total = lmbda * jnp.mean(cost) + sum(bpp.values())
-        mean_mse = jnp.mean(mse255)
         metrics = {
             "loss": total,
             "bpp": sum(bpp.values()),
-            "mse255": mean_mse,
-            "psnr_db": 20 * np.log10(255) - 10 * jnp.log10(mean_mse),
+            "mse255": jnp.mean(mse255),
+            # Of each example, so that the mean does not depend on how examples are shared out to devices.
+            "psnr_db": 20 * np.log10(255) - 10 * jnp.mean(jnp.log10(jnp.maximum(mse255, 1e-9))),
             **{f"bpp_{name}": value for name, value in bpp.items()},
         }
         return total, (metrics, state)

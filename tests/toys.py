@@ -1,8 +1,8 @@
 """Small trainings for the tests of the trainer: codecs that compile in a second, and configs for them.
 
 `config({"train.steps": 3})` is a run of the tiny hyperprior on the bundled photos, `config(model="toy")` of a linear
-autoencoder, `config(model="toy-gan")` of two networks that take turns. The last two are no codecs for use: `ENTRIES` has
-to be added to the zoo, which the fixture `toy_zoo` does for a test module.
+autoencoder, `config(model="toy-gan")` of two networks that take turns. The last two are no codecs for use: `ENTRIES`
+has to be added to the zoo, which the fixture `toy_zoo` does for a test module.
 """
 
 import functools

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 
 
-@jax.custom_vjp
 def lower_bound(x: jax.Array, bound: float | jax.Array) -> jax.Array:
     """`max(x, bound)`, with a gradient that can pull `x` up from below.
 
@@ -23,23 +22,26 @@ def lower_bound(x: jax.Array, bound: float | jax.Array) -> jax.Array:
     Returns:
       The same shape and dtype as `x`. The gradient g passes where x >= bound or g < 0 (descent would raise x).
     """
-    return jnp.maximum(x, jnp.asarray(bound, x.dtype))
+    return _lower_bound(x, jnp.asarray(bound, x.dtype))
+
+
+@jax.custom_vjp
+def _lower_bound(x, bound):
+    return jnp.maximum(x, bound)
 
 
 def _lower_bound_forward(x, bound):
-    return lower_bound(x, bound), (x, bound)
+    return _lower_bound(x, bound), (x, bound)
 
 
 def _lower_bound_backward(residuals, g):
     x, bound = residuals
-    passes = (x >= jnp.asarray(bound, x.dtype)) | (g < 0)
-    return jnp.where(passes, g, jnp.zeros_like(g)), jnp.zeros_like(bound)
+    return jnp.where((x >= bound) | (g < 0), g, jnp.zeros_like(g)), jnp.zeros_like(bound)
 
 
-lower_bound.defvjp(_lower_bound_forward, _lower_bound_backward)
+_lower_bound.defvjp(_lower_bound_forward, _lower_bound_backward)
 
 
-@jax.custom_vjp
 def upper_bound(x: jax.Array, bound: float | jax.Array) -> jax.Array:
     """`min(x, bound)`, with a gradient that can pull `x` down from above.
 
@@ -50,17 +52,21 @@ def upper_bound(x: jax.Array, bound: float | jax.Array) -> jax.Array:
     Returns:
       The same shape and dtype as `x`. The gradient g passes where x <= bound or g > 0 (descent would lower x).
     """
-    return jnp.minimum(x, jnp.asarray(bound, x.dtype))
+    return _upper_bound(x, jnp.asarray(bound, x.dtype))
+
+
+@jax.custom_vjp
+def _upper_bound(x, bound):
+    return jnp.minimum(x, bound)
 
 
 def _upper_bound_forward(x, bound):
-    return upper_bound(x, bound), (x, bound)
+    return _upper_bound(x, bound), (x, bound)
 
 
 def _upper_bound_backward(residuals, g):
     x, bound = residuals
-    passes = (x <= jnp.asarray(bound, x.dtype)) | (g > 0)
-    return jnp.where(passes, g, jnp.zeros_like(g)), jnp.zeros_like(bound)
+    return jnp.where((x <= bound) | (g > 0), g, jnp.zeros_like(g)), jnp.zeros_like(bound)
 
 
-upper_bound.defvjp(_upper_bound_forward, _upper_bound_backward)
+_upper_bound.defvjp(_upper_bound_forward, _upper_bound_backward)

@@ -21,6 +21,9 @@ from mlic_jax.layers import init
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 # Samples of one image from which on a CPU goes through the batch image by image: below, a batch fits the cache.
 LARGE = 1024
+# Output samples of one image from which on its own form of the kernel gradient beats XLA's, and what it does at a time.
+STRIPS_FROM = 256
+STRIP = 256
 
 
 # --- The plain lax forms: what the layers mean, and what GPUs and TPUs run.
@@ -74,14 +77,20 @@ def _taps(size, stride, phase):
     return first, count, (phase + first - pad) // stride
 
 
-def _conv_images(x, kernel, stride):
-    """`conv_lax` image by image: 139 GFLOP/s instead of 106 where one image's samples fill the cache."""
-    if x.shape[1] * x.shape[2] < LARGE * stride * stride:
-        return conv_lax(x, kernel, stride)
-    return lax.map(lambda image: conv_lax(image[None], kernel, stride)[0], x)
+def _by_image(function, x, samples):
+    """[B, H, W, C] through a function of one image [1, H, W, C] after the other where images are large."""
+    if samples < LARGE:
+        return function(x)
+    return lax.map(lambda image: function(image[None])[0], x)
 
 
-def _conv_transpose_phases(x, kernel, stride):
+def _conv_cpu(x, kernel, bias, stride):
+    """`conv_lax` image by image: 139 GFLOP/s instead of 106 for 64x64 outputs, and the bias is added in the cache."""
+    samples = x.shape[1] * x.shape[2] // stride**2
+    return _by_image(lambda x: _add(conv_lax(x, kernel, stride), bias), x, samples)
+
+
+def _conv_transpose_phases(x, kernel, bias, stride):
     """Transposed convolution as stride^2 small convolutions, one for each output phase: no multiplications by zero."""
     size, _, _, features = kernel.shape
 
@@ -97,11 +106,10 @@ def _conv_transpose_phases(x, kernel, stride):
         batch, height, width, _ = x.shape
         phases = jnp.stack([phase(x, a, b) for a in range(stride) for b in range(stride)])
         phases = phases.reshape(stride, stride, batch, height, width, features)
-        return phases.transpose(2, 3, 0, 4, 1, 5).reshape(batch, height * stride, width * stride, features)
+        y = phases.transpose(2, 3, 0, 4, 1, 5).reshape(batch, height * stride, width * stride, features)
+        return _add(y, bias)
 
-    if x.shape[1] * x.shape[2] < LARGE:
-        return upsample(x)
-    return lax.map(lambda image: upsample(image[None])[0], x)
+    return _by_image(upsample, x, x.shape[1] * x.shape[2])
 
 
 def _rows_per_strip(height, width, pixels):
@@ -112,31 +120,35 @@ def _rows_per_strip(height, width, pixels):
 def _kernel_gradient_strips(x, g, size, stride):
     """Kernel gradient of `conv_lax`, strip by strip: shifted copies of x beside each other, then matrix products.
 
-    XLA's own form is a convolution with a kernel as large as the image, at 33 to 50 GFLOP/s on one core for 64x64 images
-    and larger. Here the copies of one strip stay in the cache, and `g^T @ copies`, the order of the two that Eigen runs
-    fastest, reaches 140 GFLOP/s: 100 in all with the copying.
+    XLA's own form is a convolution with a kernel as large as the image, at 33 to 50 GFLOP/s on one core for images of
+    64x64 and larger. Here the copies of one strip stay in the cache, and `g^T @ copies`, the faster order of the two,
+    reaches 140 GFLOP/s: 100 in all with the copying.
     """
     _, height, width, features = g.shape
     channels = x.shape[-1]
-    rows = _rows_per_strip(height, width, 256)
+    rows = _rows_per_strip(height, width, STRIP)
     pad = size // 2
     # Rows and columns are folded by the stride, so that a shifted copy is a slice.
     margin = (size - 1) // stride
     bottom, right = ((n + margin) * stride - m - pad for n, m in ((height, x.shape[1]), (width, x.shape[2])))
     folded = (height + margin, stride, width + margin, stride * channels)
+    total_dtype = jnp.promote_types(x.dtype, jnp.float32)
     thin = size * channels < 128  # then one product of a decent size instead of `size` thin ones
 
     def add_strip(totals, image, g, row):
         strip = lax.dynamic_slice(image, (row, 0, 0, 0), (rows + margin, *folded[1:]))
         g = lax.dynamic_slice(g, (row, 0, 0), (rows, width, features)).reshape(-1, features)
-        wide = []  # for each row phase, the columns that the taps of one row meet: [rows + margin, width, size * channels]
+        wide = []  # by row phase, what the taps of one kernel row meet: [rows + margin, width, size * channels]
         for a in range(min(size, stride)):
             columns = [strip[:, a, j // stride : j // stride + width] for j in range(0, size, stride)]
             wide.append(jnp.concatenate(columns, axis=-1)[..., : size * channels])
         taps = [wide[i % stride][i // stride : i // stride + rows].reshape(rows * width, -1) for i in range(size)]
         if thin:
             taps = [jnp.concatenate(taps, axis=-1)]
-        return [t + lax.dot_general(g, tap, (((0,), (0,)), ((), ()))) for t, tap in zip(totals, taps, strict=True)]
+        product = functools.partial(
+            lax.dot_general, g, dimension_numbers=(((0,), (0,)), ((), ())), preferred_element_type=total_dtype
+        )
+        return [total + product(tap) for total, tap in zip(totals, taps, strict=True)]
 
     def add_image(totals, x_and_g):
         image, g = x_and_g
@@ -145,9 +157,9 @@ def _kernel_gradient_strips(x, g, size, stride):
         return lax.scan(lambda totals, row: (add_strip(totals, image, g, row), None), totals, starts)[0], None
 
     count = 1 if thin else size
-    totals = [jnp.zeros((features, size * size * channels // count), x.dtype) for _ in range(count)]
+    totals = [jnp.zeros((features, size * size * channels // count), total_dtype) for _ in range(count)]
     totals, _ = lax.scan(add_image, totals, (x, g))
-    return jnp.concatenate(totals, axis=1).T.reshape(size, size, channels, features)
+    return jnp.concatenate(totals, axis=1).T.reshape(size, size, channels, features).astype(x.dtype)
 
 
 def _conv_transpose_planes(x, kernel, stride):
@@ -180,22 +192,22 @@ def _conv_transpose_planes(x, kernel, stride):
     return y.transpose(0, 4, 1, 5, 2, 3).reshape(batch, height * stride, width * stride, features)
 
 
-def _conv_transpose_cpu(x, kernel, stride):
+def _conv_transpose_cpu(x, kernel, bias, stride):
     if kernel.shape[-1] <= 16:
-        return _conv_transpose_planes(x, kernel, stride)
-    return _conv_transpose_phases(x, kernel, stride)
+        return _add(_conv_transpose_planes(x, kernel, stride), bias)
+    return _conv_transpose_phases(x, kernel, bias, stride)
 
 
 def _conv_kernel_gradient(x, g, size, stride):
     """Gradient of sum(g * conv_lax(x, kernel, stride)) with respect to the kernel."""
-    if g.shape[1] * g.shape[2] >= 256:
+    if g.shape[1] * g.shape[2] >= STRIPS_FROM:
         return _kernel_gradient_strips(x, g, size, stride)
     kernel = jax.ShapeDtypeStruct((size, size, x.shape[-1], g.shape[-1]), x.dtype)
     return jax.linear_transpose(lambda w: conv_lax(x, w, stride), kernel)(g)[0]
 
 
 def _conv_input_gradient(g, kernel, shape, stride):
-    dx = _conv_transpose_cpu(g, _adjoint_kernel(kernel), stride)
+    dx = _conv_transpose_cpu(g, _adjoint_kernel(kernel), None, stride)
     return dx[:, : shape[1], : shape[2]]
 
 
@@ -213,7 +225,7 @@ def _conv_transpose_vjp_lax(x, kernel, g, stride):
 
 
 def _conv_transpose_vjp_cpu(x, kernel, g, stride):
-    dx = _conv_images(g, _adjoint_kernel(kernel), stride)
+    dx = _conv_cpu(g, _adjoint_kernel(kernel), None, stride)
     # y = adjoint of conv(., K'), so <g, y> = <conv(g, K'), x>: the gradient of K' is that of a convolution of g.
     return dx, _adjoint_kernel(_conv_kernel_gradient(g, x, kernel.shape[0], stride))
 
@@ -224,53 +236,75 @@ def _by_platform(cpu, default, *args, **static):
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def conv(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+def _add(y, bias):
+    return y if bias is None else y + bias
+
+
+def _bias_gradient(bias, g):
+    return None if bias is None else g.sum((0, 1, 2))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, stride: int = 1) -> jax.Array:
     """Convolution with odd k, padding k // 2.
 
     Args:
       x: [B, H, W, Cin].
       kernel: [k, k, Cin, Cout].
+      bias: [Cout] or None.
       stride: of the output grid.
 
     Returns:
       [B, ceil(H / stride), ceil(W / stride), Cout].
     """
-    return _by_platform(_conv_images, conv_lax, x, kernel, stride=stride)
+
+    def default(x, kernel, bias, stride):
+        return _add(conv_lax(x, kernel, stride), bias)
+
+    return _by_platform(_conv_cpu, default, x, kernel, bias, stride=stride)
 
 
-def _conv_forward(x, kernel, stride):
-    return conv(x, kernel, stride), (x, kernel)
+def _conv_forward(x, kernel, bias, stride):
+    return conv(x, kernel, bias, stride), (x, kernel, bias)
 
 
 def _conv_backward(stride, residuals, g):
-    return _by_platform(_conv_vjp_cpu, _conv_vjp_lax, *residuals, g, stride=stride)
+    x, kernel, bias = residuals
+    gradients = _by_platform(_conv_vjp_cpu, _conv_vjp_lax, x, kernel, g, stride=stride)
+    return *gradients, _bias_gradient(bias, g)
 
 
 conv.defvjp(_conv_forward, _conv_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def conv_transpose(x: jax.Array, kernel: jax.Array, stride: int = 2) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def conv_transpose(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, stride: int = 2) -> jax.Array:
     """Transposed convolution with odd k: torch's `ConvTranspose2d(padding=k // 2, output_padding=stride - 1)`.
 
     Args:
       x: [B, H, W, Cin].
       kernel: [k, k, Cin, Cout]; torch's weight [Cin, Cout, k, k] is this, flipped in both spatial axes.
+      bias: [Cout] or None.
       stride: upsampling factor.
 
     Returns:
       [B, H * stride, W * stride, Cout].
     """
-    return _by_platform(_conv_transpose_cpu, conv_transpose_lax, x, kernel, stride=stride)
+
+    def default(x, kernel, bias, stride):
+        return _add(conv_transpose_lax(x, kernel, stride), bias)
+
+    return _by_platform(_conv_transpose_cpu, default, x, kernel, bias, stride=stride)
 
 
-def _conv_transpose_forward(x, kernel, stride):
-    return conv_transpose(x, kernel, stride), (x, kernel)
+def _conv_transpose_forward(x, kernel, bias, stride):
+    return conv_transpose(x, kernel, bias, stride), (x, kernel, bias)
 
 
 def _conv_transpose_backward(stride, residuals, g):
-    return _by_platform(_conv_transpose_vjp_cpu, _conv_transpose_vjp_lax, *residuals, g, stride=stride)
+    x, kernel, bias = residuals
+    gradients = _by_platform(_conv_transpose_vjp_cpu, _conv_transpose_vjp_lax, x, kernel, g, stride=stride)
+    return *gradients, _bias_gradient(bias, g)
 
 
 conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
@@ -313,18 +347,14 @@ def _depthwise_vjp_cpu(x, kernel, g, stride):
 
     def add_row(total, index):
         image, row = index // height, index % height
-        window = lax.dynamic_slice(
-            padded, (image, row * stride, 0, 0), (1, size, padded.shape[2], channels)
-        )[0]
+        window = lax.dynamic_slice(padded, (image, row * stride, 0, 0), (1, size, padded.shape[2], channels))[0]
         g_row = lax.dynamic_slice(g, (image, row, 0, 0), (1, 1, width, channels))[0, 0]
-        products = [
-            window[i, j : j + width * stride : stride] * g_row for i in range(size) for j in range(size)
-        ]
+        products = [window[i, j : j + width * stride : stride] * g_row for i in range(size) for j in range(size)]
         return total + jnp.stack(products), None
 
-    zeros = jnp.zeros((size * size, width, channels), x.dtype)
+    zeros = jnp.zeros((size * size, width, channels), jnp.promote_types(x.dtype, jnp.float32))
     total, _ = lax.scan(add_row, zeros, jnp.arange(batch * height))
-    return dx, total.sum(1).reshape(kernel.shape)
+    return dx, total.sum(1).reshape(kernel.shape).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -379,7 +409,7 @@ def depth_to_space(x: jax.Array, block: int) -> jax.Array:
 
 def _check_odd(size):
     if size % 2 == 0:
-        raise ValueError(f"kernel={size}: expected an odd size, since padding of k // 2 on both sides is centred only then")
+        raise ValueError(f"kernel={size}: expected an odd size (with an even one, padding k // 2 is not centred)")
 
 
 class Conv(nn.Module):
@@ -407,14 +437,11 @@ class Conv(nn.Module):
         bound = 1 / np.sqrt(self.kernel * self.kernel * x.shape[-1])
         kernel = self.param("kernel", init.uniform(bound), shape)
         dtype = self.dtype or jnp.result_type(x, kernel)
+        bias = self.param("bias", init.uniform(bound), (self.features,)).astype(dtype) if self.use_bias else None
         x, kernel = x.astype(dtype), kernel.astype(dtype)
         if self.kernel == 1:
-            y = pointwise(x[:, :: self.stride, :: self.stride], kernel)
-        else:
-            y = conv(x, kernel, self.stride)
-        if self.use_bias:
-            y = y + self.param("bias", init.uniform(bound), (self.features,)).astype(dtype)
-        return y
+            return _add(pointwise(x[:, :: self.stride, :: self.stride], kernel), bias)
+        return conv(x, kernel, bias, self.stride)
 
 
 class ConvTranspose(nn.Module):
@@ -442,10 +469,8 @@ class ConvTranspose(nn.Module):
         bound = 1 / np.sqrt(self.kernel * self.kernel * self.features)
         kernel = self.param("kernel", init.uniform(bound), shape)
         dtype = self.dtype or jnp.result_type(x, kernel)
-        y = conv_transpose(x.astype(dtype), kernel.astype(dtype), self.stride)
-        if self.use_bias:
-            y = y + self.param("bias", init.uniform(bound), (self.features,)).astype(dtype)
-        return y
+        bias = self.param("bias", init.uniform(bound), (self.features,)).astype(dtype) if self.use_bias else None
+        return conv_transpose(x.astype(dtype), kernel.astype(dtype), bias, self.stride)
 
 
 class DepthwiseConv(nn.Module):
