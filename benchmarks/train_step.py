@@ -1,0 +1,210 @@
+"""Seconds per training step, here and in CompressAI, on the same cores in the same minutes.
+
+    python benchmarks/train_step.py --compressai VENV/bin/python            # one thread and two: 6 minutes
+    python benchmarks/train_step.py --compressai VENV/bin/python --threads 1 --rounds 12
+
+VENV is what benchmarks/compressai_env.sh makes. One step is forward, backward, clipping of the gradients' global norm
+to 1, and Adam, of bmshj2018-hyperprior (N 128, M 192) on 8 random images of 256x256 in float32; CompressAI also takes
+its step on the quantiles, as its training script does, which we have no need of.
+
+Ours is the step of `mlic train`, `pmap`ped over as many virtual CPU devices as there are threads (--devices 1 leaves
+all threads to one device). CompressAI's runs with the fastest settings found for it: channels_last and fused Adam. Both
+processes are bound to the same cores, and take turns of a few steps, so that whatever else happens on the machine slows
+down both. Of each side the fastest and the median step are shown, with the CPU time of the fastest.
+
+This file runs in both environments: CompressAI's half is at its end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+BATCH, SIZE, N, M, LMBDA = 8, 256, 128, 192, 0.0130
+STEPS_A_TURN = 2
+
+
+# --------------------------------------------------------------------------------------------------- the two sides
+
+
+def images():
+    return np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def make_our_step(devices):
+    """A function that takes one step and returns the loss."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", devices)
+    from mlic_jax import config as defaults
+    from mlic_jax import optimizers, parallel
+    from mlic_jax.step import make_step
+    from mlic_jax.train import initialise, make_codec
+
+    config = defaults.defaults()
+    config.model.name = "bmshj2018-hyperprior"
+    config.model.arguments = {"N": N, "M": M, "lmbda": LMBDA}
+    codec = make_codec(config)
+    made = optimizers.make_all(config)
+    step = parallel.pmap(make_step(codec, tuple(config.schedule), made, seed=0, axis=parallel.AXIS))
+    state = initialise(codec, config)
+    batch = {"image": images(), "position": np.arange(BATCH, dtype=np.int32)}
+
+    def one():
+        nonlocal state
+        state, metrics = step(state, parallel.deal(batch))
+        return float(metrics["loss"])
+
+    return one, {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")}
+
+
+def make_their_step(threads):
+    import torch
+
+    torch.set_num_threads(threads)
+    # PyPI's torchvision, a CUDA build, does not load its operators beside a CPU build of PyTorch: declare them.
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms(Tensor dets, Tensor scores, float iou_threshold)", "qnms(Tensor dets, Tensor scores, float t)"):
+        library.define(f"{name} -> Tensor")
+    from compressai.losses import RateDistortionLoss
+    from compressai.models import ScaleHyperprior
+
+    net = ScaleHyperprior(N, M).to(memory_format=torch.channels_last).train()
+    quantiles = [p for name, p in net.named_parameters() if name.endswith("quantiles")]
+    others = [p for name, p in net.named_parameters() if not name.endswith("quantiles")]
+    optimizer = torch.optim.Adam(others, lr=1e-4, fused=True)
+    quantile_optimizer = torch.optim.Adam(quantiles, lr=1e-3)
+    criterion = RateDistortionLoss(lmbda=LMBDA)
+    image = torch.from_numpy(images()).permute(0, 3, 1, 2)  # of channels_last strides
+
+    def one():
+        x = (image.float() / 255).contiguous(memory_format=torch.channels_last)
+        optimizer.zero_grad()
+        quantile_optimizer.zero_grad()
+        loss = criterion(net(x), x)["loss"]
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        net.aux_loss().backward()
+        quantile_optimizer.step()
+        return loss.item()
+
+    one.library = library  # its declarations last as long as it does
+    return one, {name: importlib.metadata.version(name) for name in ("torch", "compressai")}
+
+
+def work(side, threads, devices):
+    """One side's process: takes a turn for every line on stdin, answers with [[wall, CPU] for each step]."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever libraries print goes elsewhere
+    one, versions = make_our_step(devices) if side == "ours" else make_their_step(threads)
+    losses = [one() for _ in range(2)]  # compiles, and warms up
+    print(json.dumps({"versions": versions, "losses": losses}), file=answers, flush=True)
+    for _ in sys.stdin:
+        turn = []
+        for _ in range(STEPS_A_TURN):
+            wall, cpu = time.perf_counter(), time.process_time()
+            one()
+            turn.append((time.perf_counter() - wall, time.process_time() - cpu))
+        print(json.dumps(turn), file=answers, flush=True)
+
+
+# --------------------------------------------------------------------------------------------------- taking turns
+
+
+def compare(args, threads):
+    """side -> {"versions", "steps": [[wall, CPU], ...]}, of one number of threads."""
+    cores = sorted(os.sched_getaffinity(0))[-threads:]
+    devices = args.devices or threads
+    workers, found = {}, {}
+    for side, python in (("ours", sys.executable), ("compressai", args.compressai)):
+        command = [python, __file__, "--work", side, "--threads", str(threads), "--devices", str(devices)]
+        workers[side] = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        )
+    try:
+        for side, worker in workers.items():
+            line = worker.stdout.readline()
+            if not line:
+                raise SystemExit(f"the process of {side} ended with status {worker.wait()}: see above")
+            found[side] = {**json.loads(line), "steps": []}
+        for turn in range(args.rounds):
+            order = list(workers) if turn % 2 == 0 else list(workers)[::-1]
+            for side in order:
+                workers[side].stdin.write("go\n")
+                workers[side].stdin.flush()
+                found[side]["steps"] += json.loads(workers[side].stdout.readline())
+                time.sleep(0.3)  # threads that spin while they wait for work have gone to sleep
+            print(f"{threads} threads, turn {turn + 1} of {args.rounds}", file=sys.stderr)
+    finally:
+        for worker in workers.values():
+            worker.stdin.close()
+            worker.wait()
+    return found
+
+
+def processor():
+    try:
+        lines = open("/proc/cpuinfo").read().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def summary(steps):
+    walls = [wall for wall, _ in steps]
+    fastest, cpu = min(steps)
+    return fastest, statistics.median(walls), cpu
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compressai", help="the Python of an environment with CompressAI")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=8, help=f"turns of {STEPS_A_TURN} steps for each side")
+    parser.add_argument("--devices", type=int, help="virtual CPU devices of ours (default: as many as threads)")
+    parser.add_argument("--json", help="a file to write all times to")
+    parser.add_argument("--work", choices=("ours", "compressai"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.work:
+        return work(args.work, args.threads[0], args.devices)
+    if not args.compressai:
+        parser.error("--compressai is needed: the Python that benchmarks/compressai_env.sh prints")
+
+    results = {threads: compare(args, threads) for threads in args.threads}
+    versions = {**results[args.threads[0]]["ours"]["versions"], **results[args.threads[0]]["compressai"]["versions"]}
+    now = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
+    print(f"bmshj2018-hyperprior, N {N}, M {M}, {BATCH} images of {SIZE}x{SIZE}, float32; seconds per training step")
+    print(f"{now}; {processor()}, {os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}; ", end="")
+    print(", ".join(f"{name} {version}" for name, version in versions.items()) + "\n")
+    print("| threads | side | fastest | median | CPU of the fastest | speed, CompressAI = 1 (fastest, median) |")
+    print("|---|---|---|---|---|---|")
+    for threads, sides in results.items():
+        ours, theirs = (summary(sides[side]["steps"]) for side in ("ours", "compressai"))
+        for name, (fastest, median, cpu) in (("mlic_jax", ours), ("CompressAI", theirs)):
+            speed = f"{theirs[0] / fastest:.2f}, {theirs[1] / median:.2f}"
+            print(f"| {threads} | {name} | {fastest:.2f} | {median:.2f} | {cpu:.2f} | {speed} |")
+    if args.json:
+        report = {"when": now, "processor": processor(), "cores": os.cpu_count(), "results": results}
+        with open(args.json, "w") as file:
+            json.dump(report, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
