@@ -74,9 +74,8 @@ def main():
     print(
         f"{args.patch}x{args.patch} patches; a train step of {args.batch} in {args.step_seconds:g} s needs {need:.0f}/s"
     )
-    print(
-        f"{'source':20} {'cached':6} {'detail':6} {'threads':7} {'workers':7} {'images/s':>8} {'cpu ms':>6} {'x need':>6}"
-    )
+    heads = (("source", 20), ("cached", 6), ("detail", 6), ("threads", 7), ("workers", 7))
+    print(*(f"{head:{width}}" for head, width in heads), f"{'images/s':>8} {'cpu ms':>6} {'x need':>6}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder
         if folder is None:

@@ -1,8 +1,8 @@
 """The `mlic` command.
 
-Each subcommand imports what it needs when it runs: `mlic info` needs neither jax nor a model. Bad input ends in one line on
-standard error and an exit status, see mlic_jax.errors: 2 usage, 3 input, 4 damaged file, 5 model, 6 limit, 7 training,
-1 some files of a batch failed, 130 interrupted.
+Each subcommand imports what it needs when it runs: `mlic info` needs neither jax nor a model. Bad input ends in one
+line on standard error and an exit status, see mlic_jax.errors: 2 usage, 3 input, 4 damaged file, 5 model, 6 limit,
+7 training, 1 some files of a batch failed, 130 interrupted.
 """
 
 from __future__ import annotations

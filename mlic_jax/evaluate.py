@@ -204,7 +204,13 @@ def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
     """The table of a comparison: our models, and each standard codec at the first model's file sizes."""
 
     def row(codec, figures):
-        named = {"bpp": "bpp", "psnr_db": "PSNR dB", "ms_ssim": "MS-SSIM", "encode_s": "encode s", "decode_s": "decode s"}
+        named = {
+            "bpp": "bpp",
+            "psnr_db": "PSNR dB",
+            "ms_ssim": "MS-SSIM",
+            "encode_s": "encode s",
+            "decode_s": "decode s",
+        }
         return {"codec": codec, **{label: figures[key] for key, label in named.items() if key in figures}}
 
     table = [row(point["model"], point) for point in found["points"]]
@@ -234,10 +240,10 @@ def write(folder, label: str, description: Sequence[str], found: dict[str, Any],
     folder.mkdir(parents=True, exist_ok=True)
     written = {name: str(folder / name) for name in ("evaluation.json", "images.csv", "table.md", "rd.svg", "rd.png",
                                                      "report.html")}  # fmt: skip
-    files.write_bytes(
-        written["evaluation.json"], to_json(label, " ".join(description), found["points"], found["rows"])
-    )
-    flat = [{"model": p["model"], **row} for p, rows in zip(found["points"], found["rows"], strict=True) for row in rows]
+    files.write_bytes(written["evaluation.json"], to_json(label, " ".join(description), found["points"], found["rows"]))
+    flat = [
+        {"model": p["model"], **row} for p, rows in zip(found["points"], found["rows"], strict=True) for row in rows
+    ]
     tables.write_csv(written["images.csv"], flat)
     table = summary(found)
     files.write_bytes(written["table.md"], tables.markdown_table(table).encode())

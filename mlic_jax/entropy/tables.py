@@ -44,8 +44,8 @@ def quantise(mass: np.ndarray) -> np.ndarray:
       mass: float64 [n], non-negative, not all zero, n at most 2^15.
 
     Returns:
-      int32 [n], a maximum of sum_i mass_i log2(frequency_i). Each count goes where it saves most; since what the next one
-      saves, mass_i log((f + 1) / f), falls with f, that is to fill all entries down to one common level.
+      int32 [n], a maximum of sum_i mass_i log2(frequency_i). Each count goes where it saves most; since what the next
+      one saves, mass_i log((f + 1) / f), falls with f, that is to fill all entries down to one common level.
     """
     mass = np.asarray(mass, np.float64)
     if not np.isfinite(mass).all() or (mass < 0).any() or mass.sum() <= 0:

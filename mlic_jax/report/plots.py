@@ -91,7 +91,7 @@ def rd_plot(
         "font.size": 10,
         "svg.fonttype": "path",
         "svg.hashsalt": "mlic_jax",  # else every run names its parts differently
-        **{key: INK for key in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")},
+        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
     }
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(7.6, 4.6), layout="constrained")

@@ -145,7 +145,7 @@ def test_unknown_and_missing_codecs_say_what_to_do(monkeypatch):
     with pytest.raises(errors.UsageError, match="pip install imagecodecs"):
         classical.get("jpegxl")
     assert "jpegxl" not in classical.available()
-    monkeypatch.setattr(base.pillow_codecs.features, "get_supported", lambda: [])
+    monkeypatch.setattr(base.pillow_codecs.features, "get_supported", list)
     monkeypatch.setattr(base.pillow_codecs.features, "check", lambda feature: False)
     with pytest.raises(errors.UsageError, match="without AVIF"):
         classical.get("avif")
