@@ -12,8 +12,8 @@ float32 apart. The other runs have noise of their own.
 
 Two figures are compared, as means over the runs of a side: the training loss over the last tenth of the steps, and the
 loss on patches of photos held out from training, with rounded latents and 8-bit pictures. The exit status is 1 where
-one of them differs by more than LIMIT. With --check-gradients it is 1 where loss, gradients or Adam's update of one batch
-with the same noise differ by more than GRADIENT_LIMIT and UPDATE_LIMIT.
+one of them differs by more than LIMIT. With --check-gradients it is 1 where loss, gradients or Adam's update of one
+batch with the same noise differ by more than GRADIENT_LIMIT and UPDATE_LIMIT.
 """
 
 from __future__ import annotations

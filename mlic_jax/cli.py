@@ -70,11 +70,14 @@ def load_config(path: str, overrides: list[str]):
 def _train(arguments, rest):
     from mlic_jax import parallel
 
-    parallel.start_processes()
+    several = parallel.start_processes()
     _prepare_jax()
+    config = load_config(arguments.config, rest)
+    if not several:
+        parallel.use_all_cores(config.data.batch_size, len(config.schedule) * config.train.accumulate)
     from mlic_jax.train import train
 
-    train(load_config(arguments.config, rest), arguments.workdir, arguments.quiet)
+    train(config, arguments.workdir, arguments.quiet)
 
 
 # ---------------------------------------------------------------------- export and evaluate

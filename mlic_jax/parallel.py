@@ -6,6 +6,7 @@ state goes in and comes out as one whole (`in_axes=None`, `out_axes=None`), only
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -21,8 +22,8 @@ AXIS = "devices"
 CONFER_EVERY = 10
 
 
-def start_processes() -> None:
-    """Joins the other processes of a run, if there are any. Call it before anything else uses jax.
+def start_processes() -> bool:
+    """Joins the other processes of a run, and says whether there are any. Call it before anything else uses jax.
 
     On TPU pods, under SLURM and under Open MPI jax finds the others by itself when MLIC_DISTRIBUTED=1 is set; anywhere
     else set MLIC_COORDINATOR (host:port of process 0), MLIC_PROCESSES and MLIC_PROCESS.
@@ -41,6 +42,24 @@ def start_processes() -> None:
         jax.distributed.initialize(coordinator, int(count), int(index))
     elif os.environ.get("MLIC_DISTRIBUTED") == "1":
         jax.distributed.initialize()
+    else:
+        return False
+    return True
+
+
+def use_all_cores(batch_size: int, parts: int) -> None:
+    """Makes a device of every CPU core, as far as the batch can be dealt out. Call it before jax starts.
+
+    One CPU device leaves most cores idle: XLA splits few operations among threads. Two devices on two cores train
+    nearly twice as fast. Where jax finds a GPU or TPU this changes nothing; XLA_FLAGS that set a number of devices are
+    obeyed.
+    """
+    if "device_count" in os.environ.get("XLA_FLAGS", "") or os.environ.get("JAX_NUM_CPU_DEVICES"):
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    fitting = [n for n in range(1, cores + 1) if batch_size % (n * parts) == 0]
+    with contextlib.suppress(RuntimeError):  # jax has started already, in a program that calls us
+        jax.config.update("jax_num_cpu_devices", max(fitting, default=1))
 
 
 def is_main() -> bool:

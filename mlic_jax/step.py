@@ -88,7 +88,7 @@ def make_step(
       optimizers: objective -> optimiser.
       seed: of the noise.
       accumulate: micro-batches per objective; gradients and metrics are their means.
-      ema: decay of the parameters' average, 0 for none.
+      ema: decay of the parameters' average, 0 for none; in step t it is at most (1 + t) / (10 + t).
       axis: name of the mapped device axis over which gradients, metrics and state are averaged.
 
     The batch, {"image": uint8 [b, H, W, 3], "position": int32 [b]}, is one device's share.
@@ -147,7 +147,9 @@ def make_step(
             metrics.update({prefix + key: v for key, v in {**measured, "grad_norm": norm}.items()})
         average = train_state.average
         if ema:
-            average = jax.tree.map(lambda a, p: a + (1 - ema) * (p - a), average, params)
+            # A shorter memory at first, so that the average forgets the initial values soon.
+            decay = jnp.minimum(ema, (1 + train_state.step) / (10 + train_state.step))
+            average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), average, params)
         new = TrainState(
             step=train_state.step + 1,
             params=params,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlic_jax.layers import conv as layers
+from mlic_jax.layers import conv_forms as forms
 from mlic_jax.layers import init
 
 # kernel, stride, height, width: with odd sizes, and with phases of a transposed convolution that no tap meets.
@@ -19,9 +20,9 @@ FEATURES = [4, 18]  # transposed convolutions to 16 features or fewer have anoth
 def size_class(request, monkeypatch):
     """What CPU forms do with small images and with large ones, both tried on small ones."""
     limit = 1 if request.param == "large" else 10**9
-    monkeypatch.setattr(layers, "LARGE", limit)
-    monkeypatch.setattr(layers, "STRIPS_FROM", limit)
-    monkeypatch.setattr(layers, "STRIP", 16)
+    monkeypatch.setattr(forms, "LARGE", limit)
+    monkeypatch.setattr(forms, "STRIPS_FROM", limit)
+    monkeypatch.setattr(forms, "STRIP", 16)
 
 
 def assert_close(ours, theirs, tolerance=1e-5):
@@ -115,12 +116,12 @@ def test_conv_transpose(size, stride, height, width, features):
 def test_forms_for_accelerators(size, stride):
     """What GPUs and TPUs run, called by name, gives what CPUs run."""
     x, kernel = random((2, 16, 18, 3), (size, size, 3, 4))
-    for function, default in [(layers.conv, layers.conv_lax), (layers.conv_transpose, layers.conv_transpose_lax)]:
+    for function, default in [(layers.conv, forms.conv_lax), (layers.conv_transpose, forms.conv_transpose_lax)]:
         ours = value_and_gradients(lambda x, k, f=function: f(x, k, None, stride), x, kernel)
         assert_close(ours, value_and_gradients(lambda x, k, f=default: f(x, k, stride), x, kernel))
     (kernel,) = random((size, size, 1, 3))
     ours = value_and_gradients(lambda x, k: layers.depthwise(x, k, stride), x, kernel)
-    assert_close(ours, value_and_gradients(lambda x, k: layers.depthwise_lax(x, k, stride), x, kernel))
+    assert_close(ours, value_and_gradients(lambda x, k: forms.depthwise_lax(x, k, stride), x, kernel))
 
 
 @pytest.mark.parametrize(("size", "stride", "height", "width"), [(3, 1, 6, 5), (5, 2, 7, 9)])
@@ -236,7 +237,7 @@ def test_transformations():
         return lambda x: jnp.sum(jnp.tanh(transpose(jnp.tanh(function(x, kernel)), kernel)))
 
     fast = net(functools.partial(layers.conv, bias=None, stride=2), functools.partial(layers.conv_transpose, bias=None))
-    plain = net(functools.partial(layers.conv_lax, stride=2), layers.conv_transpose_lax)
+    plain = net(functools.partial(forms.conv_lax, stride=2), forms.conv_transpose_lax)
     penalties = [jax.vmap(jax.grad(lambda x, f=f: jnp.sum(jax.grad(f)(x) ** 2))) for f in (fast, plain)]
     ours, theirs = jax.jit(lambda x: [penalty(x) for penalty in penalties])(x)
     assert_close([ours], [np.asarray(theirs)])
