@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from mlic_jax import container
-from mlic_jax.container import LARGEST_SIDE, MOST_CHUNKS, Header, pack, unpack
+from mlic_jax.container import LARGEST_PICTURE, LARGEST_SIDE, MOST_CHUNKS, Header, pack, unpack
 from mlic_jax.errors import CorruptStreamError, LimitError
 
 HEADER = Header(2, bytes(range(8)), 768, 512)
 
 
 @pytest.mark.parametrize("chunks", [(), (b"",), (b"abc",), (b"a", b"", b"bc" * 100), (b"x",) * MOST_CHUNKS])
-@pytest.mark.parametrize("size", [(1, 1), (127, 128), (16384, 1), (LARGEST_SIDE, LARGEST_SIDE)])
+@pytest.mark.parametrize("size", [(1, 1), (127, 128), (16384, 1), (LARGEST_SIDE, LARGEST_PICTURE // LARGEST_SIDE)])
 def test_comes_back(size, chunks):
     header = HEADER._replace(width=size[0], height=size[1])
     assert unpack(pack(header, chunks)) == (header, chunks)
@@ -31,7 +31,7 @@ def test_layout():
 
 def test_the_header_is_small():
     chunk = bytes(2_000_000)
-    assert len(pack(HEADER._replace(width=LARGEST_SIDE, height=LARGEST_SIDE), (chunk,))) - len(chunk) <= 32
+    assert len(pack(HEADER._replace(width=16384, height=LARGEST_PICTURE // 16384), (chunk,))) - len(chunk) <= 32
 
 
 FILE = pack(HEADER, (b"first chunk", b"second"))
@@ -77,6 +77,8 @@ def test_forged_files():
     for width, height in ((0, 1), (1, 0), (LARGEST_SIDE + 1, 1), (1, 1 << 34)):
         with pytest.raises(LimitError, match="sides of 1 to 32768"):
             unpack(forged(width, height, 0))
+    with pytest.raises(LimitError, match="pixels are possible"):
+        unpack(forged(LARGEST_SIDE, LARGEST_PICTURE // LARGEST_SIDE + 1, 0))
     for numbers in ((3, 2, MOST_CHUNKS + 1), (3, 2, 1 << 34), (3, 2, 1, 5), (3, 2, 2, 1 << 34, 1), (3, 2), (3,), ()):
         with pytest.raises(CorruptStreamError):
             unpack(forged(*numbers, rest=b""))

@@ -160,9 +160,10 @@ def test_the_average_follows_the_parameters():
     step, state = start(toys.toy(), ema=0.75)
     expected = jax.tree.map(np.float64, state.params)
     assert toys.same(state.average, state.params)
-    for number in range(6):
+    for number in range(40):
         state, _ = step(state, make_batch(8, number))
-        expected = jax.tree.map(lambda a, p: 0.75 * a + 0.25 * np.float64(p), expected, state.params)
+        decay = min(0.75, (1 + number) / (10 + number))  # 0.75 from step 26 on
+        expected = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * np.float64(p), expected, state.params)
     for found, wanted in zip(jax.tree.leaves(state.average), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-6)
     assert not toys.same(state.average, state.params)
