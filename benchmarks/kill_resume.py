@@ -91,7 +91,7 @@ class Run:
         from mlic_jax.artifact import flatten
         from mlic_jax.train import load_run
 
-        _, params, state = load_run(self.workdir, "latest")
+        _, params, state, _ = load_run(self.workdir, "latest")
         return flatten({"params": params, "state": state})
 
 

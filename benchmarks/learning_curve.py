@@ -330,12 +330,13 @@ def compare_curves(args, folder):
         print(f"largest relative difference of single losses from CompressAI's run 1, {name}, up to step {text}")
     good = True
     for name, row in (("training", rows[-1]), ("held_out", last)):
-        mean, their_mean = np.mean(row["ours"]), np.mean(row["compressai"])
-        differences[f"{name}_means"] = float(mean / their_mean - 1)
-        good &= abs(differences[f"{name}_means"]) <= LIMIT
+        means, errors = zip(*(mean_and_error(row[side]) for side in ("ours", "compressai")))
+        apart, error = means[0] / means[1] - 1, np.hypot(*errors) / means[1]
+        differences[f"{name}_means"], differences[f"{name}_means_error"] = float(apart), float(error)
+        good &= abs(apart) <= LIMIT
         print(
-            f"final {name} loss, means of {args.runs}: ours {mean:.4f}, CompressAI {their_mean:.4f}, "
-            f"{mean / their_mean - 1:+.2%}; runs of one side differ by up to {spread(row['ours']):.2%} (ours) and "
+            f"final {name} loss, means of {args.runs}: ours {means[0]:.4f}, CompressAI {means[1]:.4f}, {apart:+.2%} with a "
+            f"standard error of {error:.2%}; runs of one side differ by up to {spread(row['ours']):.2%} (ours) and "
             f"{spread(row['compressai']):.2%} (CompressAI)"
         )
     print(f"the means are {'within' if good else 'NOT within'} {LIMIT:.0%}")
@@ -348,6 +349,11 @@ def compare_curves(args, folder):
 def difference(row, side="ours"):
     """Of run 1, or of the control, relative to CompressAI's run 1."""
     return row[side][0] / row["compressai"][0] - 1
+
+
+def mean_and_error(values):
+    """(mean, its standard error, which is nan for a single run)."""
+    return np.mean(values), np.std(values, ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
 
 
 def spread(values):

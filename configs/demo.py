@@ -12,7 +12,7 @@ from mlic_jax import config as base
 def get_config():
     config = base.defaults()
     config.model.name = "mbt2018-mean"
-    config.model.arguments = {"N": 32, "M": 48, "lmbda": 0.0130, "distortion": "mse", "proxy": "mixed"}
+    config.model.arguments = {"N": 32, "M": 48, "lmbda": 0.0035, "distortion": "mse", "proxy": "mixed"}
     base.make_tiny(config)
     config.data.detail_weight = 1.0
     config.optimizer.warmup_steps = 50

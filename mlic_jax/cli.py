@@ -86,10 +86,10 @@ def _train(arguments, rest):
 def _artifact_of_run(run: str, which: str):
     from mlic_jax.train import load_run, make_codec
 
-    config, params, state = load_run(run, which)
+    config, params, state, step = load_run(run, which)
     config.train.bfloat16 = False
     artifact = make_codec(config).export(params, state)
-    artifact.card = {"trained_with": json.loads(json.dumps(config.to_dict(), default=list)), "checkpoint": which}
+    artifact.card = {"trained_with": json.loads(json.dumps(config.to_dict(), default=list)), "step": step}
     return artifact
 
 
@@ -129,6 +129,8 @@ def _evaluate(arguments):
             f"{row['psnr_db']:.2f} dB, MS-SSIM {row['ms_ssim']:.4f}"
         )
     label = arguments.label or models[0][1].model
+    if len(models) == 1:
+        found["points"][0]["model"] = label
     if arguments.json:
         print(evaluate.to_json(label, _about(models), found["points"], found["rows"]).decode())
     else:
@@ -152,13 +154,12 @@ def _label(path: str) -> str:
 def _about(models) -> str:
     artifact = models[0][1]
     parameters = sum(array.size for name, array in artifact.arrays().items() if name.startswith("params/"))
-    config = artifact.card.get("trained_with", {})
-    steps = config.get("train", {}).get("steps")
     words = f"{artifact.model}, {parameters / 1e6:.2f} million parameters"
-    if steps:
-        data = config["data"]
-        words += f", trained for at most {steps} steps of {data['batch_size']} patches of {data['patch_size']} pixels"
-        words += f" from {data['source']}"
+    if "step" in artifact.card:
+        data = artifact.card["trained_with"]["data"]
+        photos = "the bundled photos" if data["source"] == "bundled" else data["source"]
+        words += f", trained for {artifact.card['step']} steps of {data['batch_size']} patches of {data['patch_size']}"
+        words += f"x{data['patch_size']} pixels from {photos}"
     return words + ". All rates are of whole files, all distortions of decoded 8-bit pictures."
 
 

@@ -85,7 +85,7 @@ def load_weights(path: str, params, state):
         artifact = Artifact.load(path)
         found_params, found_state = artifact.params, artifact.state
     else:
-        found_params, found_state = load_run(path)[1:]
+        found_params, found_state = load_run(path)[1:3]
     old, new = flatten({"params": params, "state": state}), flatten({"params": found_params, "state": found_state})
     common = [name for name in old if name in new]
     wrong = [f"{n}: {new[n].shape} there, {old[n].shape} here" for n in common if new[n].shape != old[n].shape]
@@ -97,7 +97,7 @@ def load_weights(path: str, params, state):
 
 
 def load_run(workdir, which: str | int = "best"):
-    """(config, params, state) of a finished or running run, on the host; the averaged parameters if it has them.
+    """(config, params, state, step) of a finished or running run, on the host; averaged parameters if it has them.
 
     Args:
       workdir: of `mlic train`.
@@ -118,9 +118,9 @@ def load_run(workdir, which: str | int = "best"):
         raise TrainingError(f"no checkpoint in {str(workdir)!r} can be read")
     config = ConfigDict(saved)
     step = {"best": checkpoints.best(), "latest": None}[which] if which in ("best", "latest") else int(which)
-    found = checkpoints.restore(initialise(make_codec(config), config, weights=False), step).state
+    found = jax.device_get(checkpoints.restore(initialise(make_codec(config), config, weights=False), step).state)
     checkpoints.close()
-    return config, jax.device_get(found.average or found.params), jax.device_get(found.state)
+    return config, found.average or found.params, found.state, int(found.step)
 
 
 def validate(codec: Codec, train_state: TrainState, images: np.ndarray) -> tuple[dict[str, float], np.ndarray]:

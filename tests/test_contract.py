@@ -43,7 +43,7 @@ def test_contract(path, tmp_path):
         np.testing.assert_array_equal(value, _flat(whole.params)[name], err_msg=name)
 
     # Exports to a file that is all a user needs.
-    config, params, state = load_run(tmp_path / "run", "latest")
+    config, params, state, _ = load_run(tmp_path / "run", "latest")
     make_codec(config).export(params, state).save(tmp_path / "model.mlicm")
     artifact = Artifact.load(tmp_path / "model.mlicm")
     assert artifact.model in zoo.MODELS

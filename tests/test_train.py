@@ -151,7 +151,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(command, tmp_path):
     assert f"resumed at step {step}\n" in words
     assert steps_of(workdir) == list(range(5, 201, 5))
     whole = run(tmp_path / "whole", changes)
-    assert toys.same(load_run(workdir, "latest")[1:], (whole.params, whole.state))
+    assert toys.same(load_run(workdir, "latest")[1:3], (whole.params, whole.state))
 
 
 def test_kills_leave_no_trace(tmp_path, capsys, monkeypatch):
@@ -221,12 +221,12 @@ def test_another_config_in_the_same_workdir_is_an_error(undisturbed):
 def test_runs_are_loaded_by_name(tmp_path):
     changes = {"train.evaluate_every": 5, "train.checkpoint_every": 5, "train.ema": 0.9, "train.keep": 2}
     state = run(tmp_path, changes)
-    config, params, codec_state = load_run(tmp_path, "latest")
+    config, params, codec_state, _ = load_run(tmp_path, "latest")
     assert config.train.ema == 0.9
     assert toys.same((params, codec_state), (state.average, state.state))
     losses = {record["step"]: record["loss"] for record in toys.lines(tmp_path, "validation")}
     best = min(losses, key=losses.get)
-    assert toys.same(load_run(tmp_path)[1:], load_run(tmp_path, best)[1:])
+    assert toys.same(load_run(tmp_path)[1:3], load_run(tmp_path, best)[1:3])
     assert toys.same(load_run(tmp_path, "20")[1], params)
     for which, error in (("7", InputError), ("newest", UsageError), ("-1", UsageError)):
         with pytest.raises(error, match=which):
@@ -243,7 +243,7 @@ def test_init_from_a_run_or_an_artifact(undisturbed, tmp_path):
     assert toys.same(first.params, before.params)
     assert int(first.state["count"]) == int(before.state["count"]) + 1
     # From an artifact, into a model with one parameter more.
-    config, params, state = load_run(workdir)
+    config, params, state, _ = load_run(workdir)
     artifact = tmp_path / "model.mlicm"
     make_codec(config).export(params, state).save(artifact)
     more = run(tmp_path / "more", {**freeze, "init_from": str(artifact)}, extra=True)
@@ -325,7 +325,7 @@ def test_a_real_codec_learns_in_float32_and_in_bfloat16(tmp_path):
         assert all(leaf.dtype in (np.float32, np.int32) for leaf in jax.tree.leaves(state))
         losses[bfloat16] = [record["loss"] for record in toys.lines(workdir)]
         assert np.mean(losses[bfloat16][-5:]) < 0.5 * np.mean(losses[bfloat16][:5])
-        config, params, codec_state = load_run(workdir)
+        config, params, codec_state, _ = load_run(workdir)
         assert toys.same(flatten(params), flatten(state.params))
         assert make_codec(config).export(params, codec_state).model == "bmshj2018-factorized"
     assert losses[True] != losses[False]
