@@ -335,8 +335,8 @@ def compare_curves(args, folder):
         differences[f"{name}_means"], differences[f"{name}_means_error"] = float(apart), float(error)
         good &= abs(apart) <= LIMIT
         print(
-            f"final {name} loss, means of {args.runs}: ours {means[0]:.4f}, CompressAI {means[1]:.4f}, {apart:+.2%} with a "
-            f"standard error of {error:.2%}; runs of one side differ by up to {spread(row['ours']):.2%} (ours) and "
+            f"final {name} loss, means of {args.runs}: ours {means[0]:.4f}, CompressAI {means[1]:.4f}, {apart:+.2%} "
+            f"with standard error {error:.2%}; runs of one side differ by up to {spread(row['ours']):.2%} (ours) and "
             f"{spread(row['compressai']):.2%} (CompressAI)"
         )
     print(f"the means are {'within' if good else 'NOT within'} {LIMIT:.0%}")
