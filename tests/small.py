@@ -10,8 +10,8 @@ import optax
 from PIL import Image
 
 from mlic_jax import zoo
+from mlic_jax.compressai_weights import architecture_of, from_compressai
 from mlic_jax.models import bmshj2018, mbt2018
-from mlic_jax.models.compressai_weights import architecture_of, from_compressai
 
 WIDTHS = {"N": 8, "M": 12}
 MODULES = {

@@ -126,7 +126,9 @@ def command(tmp_path):
         config.write_text(f"import toys\ntoys.zoo.MODELS.update(toys.ENTRIES)\ndef get_config(): return {expression}\n")
         words = [sys.executable, "-m", "mlic_jax.cli", "train", "--config", str(config), "--workdir", str(workdir)]
         path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-        return subprocess.Popen(words, env={**os.environ, "PYTHONPATH": path}, stderr=subprocess.PIPE, text=True)
+        # One device, as this process has: runs are the same to the bit for one number of devices.
+        env = {**os.environ, "PYTHONPATH": path, "JAX_NUM_CPU_DEVICES": "1"}
+        return subprocess.Popen(words, env=env, stderr=subprocess.PIPE, text=True)
 
     return start
 

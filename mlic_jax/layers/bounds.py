@@ -22,6 +22,7 @@ def lower_bound(x: jax.Array, bound: float | jax.Array) -> jax.Array:
     Returns:
       The same shape and dtype as `x`. The gradient g passes where x >= bound or g < 0 (descent would raise x).
     """
+    x = jnp.asarray(x)
     return _lower_bound(x, jnp.asarray(bound, x.dtype))
 
 
@@ -52,6 +53,7 @@ def upper_bound(x: jax.Array, bound: float | jax.Array) -> jax.Array:
     Returns:
       The same shape and dtype as `x`. The gradient g passes where x <= bound or g > 0 (descent would lower x).
     """
+    x = jnp.asarray(x)
     return _upper_bound(x, jnp.asarray(bound, x.dtype))
 
 

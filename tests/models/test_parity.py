@@ -7,8 +7,8 @@ import small
 
 from mlic_jax import latent, zoo
 from mlic_jax.artifact import flatten
+from mlic_jax.compressai_weights import from_compressai
 from mlic_jax.entropy import coders
-from mlic_jax.models.compressai_weights import from_compressai
 
 TOLERANCE = 1e-5
 

@@ -10,8 +10,8 @@ import pytest
 import small
 
 from mlic_jax.artifact import flatten
+from mlic_jax.compressai_weights import architecture_of, from_compressai, read_checkpoint, to_compressai
 from mlic_jax.errors import MlicError, ModelError
-from mlic_jax.models.compressai_weights import architecture_of, from_compressai, read_checkpoint, to_compressai
 
 CHECKPOINT = small.FIXTURES / "bmshj2018-factorized.pth.tar"
 
