@@ -36,8 +36,8 @@ import numpy as np
 MODELS = ("bmshj2018-hyperprior", "mbt2018-mean")
 LIMIT = 0.03  # of the loss
 GRADIENT_LIMIT = 1e-4  # of the loss; of the gradient's norm
-# Of Adam's first update, in learning rates: mean over a parameter array, since one gradient of some 1e-8 (Adam's epsilon)
-# among thousands of larger ones may be all rounding error, and so its update.
+# Of Adam's first update, in learning rates: mean over a parameter array. One gradient of some 1e-8 (Adam's epsilon)
+# among thousands of larger ones can be all rounding error, and so its update.
 UPDATE_LIMIT = 1e-3
 WINDOWS = 10  # rows of the table
 CHECK_STEPS = 200  # of training, after which gradients are compared again

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from mlic_jax import api, data, evaluate
 
 OUT = pathlib.Path(__file__).parent.parent / "docs" / "images"
-PHOTO, TOP, LEFT, SIDE, ZOOM = "singapore", 150, 300, 130, 2
+PHOTO, TOP, LEFT, SIDE, ZOOM = "chelsea", 60, 140, 130, 2
 
 
 def main():
