@@ -10,17 +10,9 @@ quality 1 27.58 dB at 0.131 bpp, 4 32.84 dB at 0.478, 8 40.56 dB at 1.660.
 They took 4 to 5 million steps of batch 16 or 32 on Vimeo-90k; give such a set by --config.data.source=FOLDER.
 """
 
-from mlic_jax import config as base
-from mlic_jax.models import bmshj2018
+from mlic_jax.config import of_quality
+from mlic_jax.models import bmshj2018 as paper
 
 
 def get_config(quality: str = "4"):
-    config = base.defaults()
-    config.model.name = "bmshj2018-hyperprior"
-    config.model.arguments.distortion = "mse"
-    config.model.arguments.proxy = "noise"
-    q = base.quality_of(quality, bmshj2018.WIDTHS)
-    config.model.arguments.lmbda = bmshj2018.LAMBDAS[q or 4]
-    config.model.arguments.update(bmshj2018.TINY if q is None else dict(zip("NM", bmshj2018.WIDTHS[q], strict=True)))
-    base.make_tiny(config) if q is None else base.published_recipe(config)
-    return config
+    return of_quality(quality, "bmshj2018-hyperprior", paper.WIDTHS, paper.LAMBDAS, paper.TINY)

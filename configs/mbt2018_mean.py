@@ -10,17 +10,9 @@ quality 1 27.70 dB at 0.124 bpp, 4 32.95 dB at 0.461, 8 40.63 dB at 1.619.
 They took 4 to 5 million steps of batch 16 or 32 on Vimeo-90k; give such a set by --config.data.source=FOLDER.
 """
 
-from mlic_jax import config as base
-from mlic_jax.models import mbt2018
+from mlic_jax.config import of_quality
+from mlic_jax.models import mbt2018 as paper
 
 
 def get_config(quality: str = "4"):
-    config = base.defaults()
-    config.model.name = "mbt2018-mean"
-    config.model.arguments.distortion = "mse"
-    config.model.arguments.proxy = "noise"
-    q = base.quality_of(quality, mbt2018.WIDTHS)
-    config.model.arguments.lmbda = mbt2018.LAMBDAS[q or 4]
-    config.model.arguments.update(mbt2018.TINY if q is None else dict(zip("NM", mbt2018.WIDTHS[q], strict=True)))
-    base.make_tiny(config) if q is None else base.published_recipe(config)
-    return config
+    return of_quality(quality, "mbt2018-mean", paper.WIDTHS, paper.LAMBDAS, paper.TINY)

@@ -127,3 +127,24 @@ def published_recipe(config: ConfigDict) -> None:
     config.train.steps = 4_000_000
     config.train.evaluate_every = 5000
     config.train.checkpoint_every = 5000
+
+
+def of_quality(argument: str, name: str, widths, lambdas, tiny) -> ConfigDict:
+    """The config of a model that comes in qualities, as CompressAI's zoo has them.
+
+    Args:
+      argument: what stands behind the colon, a quality or `tiny`.
+      name: of the model in the zoo.
+      widths: quality -> (N, M).
+      lambdas: quality -> weight of the distortion.
+      tiny: the widths of the tiny variant, which takes the lambda of quality 4.
+
+    Raises UsageError as `quality_of` does.
+    """
+    quality = quality_of(argument, widths)
+    N, M = (tiny["N"], tiny["M"]) if quality is None else widths[quality]
+    config = defaults()
+    config.model.name = name
+    config.model.arguments = {"N": N, "M": M, "lmbda": lambdas[quality or 4], "distortion": "mse", "proxy": "noise"}
+    make_tiny(config) if quality is None else published_recipe(config)
+    return config
