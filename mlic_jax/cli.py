@@ -94,8 +94,8 @@ def _artifact_of_run(run: str, which: str):
 
 
 def _export(arguments):
-    _prepare_jax()
     _refuse_overwriting(arguments.output, arguments.force)
+    _prepare_jax()
     artifact = _artifact_of_run(arguments.run, arguments.which)
     artifact.save(arguments.output)
     size = pathlib.Path(arguments.output).stat().st_size

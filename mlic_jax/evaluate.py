@@ -249,7 +249,7 @@ def write(folder, label: str, description: Sequence[str], found: dict[str, Any],
     files.write_bytes(written["table.md"], tables.markdown_table(table).encode())
     curves = {label: found["points"], **found["curves"]}
     for kind in ("svg", "png"):
-        files.write_bytes(written[f"rd.{kind}"], plots.rd_plot(curves, "psnr_db", kind))
+        plots.save_rd_plot(written[f"rd.{kind}"], curves)
     shown = []
     for i, (name, original) in enumerate(pictures):
         row = found["rows"][0][i]
