@@ -94,13 +94,13 @@ class Artifact:
 
     @functools.cached_property
     def fingerprint(self) -> bytes:
-        """8 bytes: files name the weights they need by these."""
+        """6 bytes: files name the weights they need by these."""
         digest = hashlib.sha256(json.dumps([self.model, self.architecture], sort_keys=True).encode())
         for name, array in self.arrays().items():
             array = _portable(array)
             digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
             digest.update(array.tobytes())
-        return digest.digest()[:8]
+        return digest.digest()[:6]
 
     @functools.cached_property
     def variables(self) -> dict[str, Any]:

@@ -48,7 +48,9 @@ class Codec(NamedTuple):
       estimate: (params, state, image uint8 [B, H, W, 3]) -> {"loss" [B], "bits" [B], "mse255" [B],
         "reconstruction" uint8 [B, H, W, 3]}: rounded latents and -log2 P, no noise. Jit-able, any H and W. What it
         reports is an estimate; figures about a codec come from `compress` and `decompress`.
-      export: (params, state) -> Artifact: NumPy weights and integer tables, all that compress and decompress need.
+      export: (params, state, images=None) -> Artifact: NumPy weights and integer tables, all that compress and
+        decompress need. images: pictures uint8 [H, W, 3] by which integer ranges are chosen, where a codec has such
+        (default: some of the bundled photos).
       compress: (artifact, image uint8 [H, W, 3], quality) -> Chunks. quality is None or a float in 0..100.
         Raises UsageError where the codec has one rate only and a quality is asked for.
       decompress: (artifact, chunks, (H, W)) -> uint8 [H, W, 3]. Raises CorruptStreamError.

@@ -146,5 +146,7 @@ def of_quality(argument: str, name: str, widths, lambdas, tiny) -> ConfigDict:
     config = defaults()
     config.model.name = name
     config.model.arguments = {"N": N, "M": M, "lmbda": lambdas[quality or 4], "distortion": "mse", "proxy": "noise"}
+    # The step from which the parse path trains with the rounding it will have in files; -1: rounded at export alone.
+    config.model.arguments.quantise_from = -1
     make_tiny(config) if quality is None else published_recipe(config)
     return config

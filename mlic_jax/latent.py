@@ -28,8 +28,10 @@ from mlic_jax.codec import Chunks, Codec, Objective
 from mlic_jax.entropy import coders
 from mlic_jax.errors import CorruptStreamError, ModelError, UsageError
 from mlic_jax.layers import init as initialisers
+from mlic_jax.layers.windows import to_float, to_uint8
 
 DISTORTIONS = ("mse", "ms-ssim")
+CALIBRATION_SIDE = 256  # pixels
 LARGEST_WIDTH = 4096  # of any layer; a damaged model file should not ask for more memory than there is
 
 
@@ -40,16 +42,6 @@ class LatentModel(nn.Module):
         """image float [B, H, W, 3], make_coder(latents) -> coder. Returns (reconstruction, coder)."""
         coder = make_coder(self.analyze(image))
         return self.synthesize(self.transmit(coder)), coder
-
-
-def to_float(image):
-    """uint8 in 0..255 -> float32 in [0, 1]."""
-    return image.astype(jnp.float32) * (1 / 255)
-
-
-def to_uint8(image):
-    """float in [0, 1] (clipped) -> uint8, rounded to nearest."""
-    return jnp.round(jnp.clip(image.astype(jnp.float32), 0.0, 1.0) * 255).astype(jnp.uint8)
 
 
 def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
@@ -65,13 +57,8 @@ def pad(image, stride):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _analyze(module, variables, image):
-    return module.apply(variables, to_float(image), method="analyze")
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _synthesize(module, variables, received):
-    return to_uint8(module.apply(variables, received, method="synthesize"))
+def _largest(module, variables, image):
+    return module.apply(variables, pad(to_float(image), module.stride), coders.Calibrating)[1].largest
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -96,9 +83,10 @@ def encode(module: LatentModel, artifact: Artifact, image: np.ndarray) -> tuple[
     """
     height, width, _ = image.shape
     h, w = padded_size(height, width, module.stride)
-    # Padded here, so that pictures of different sizes can share one compiled program.
-    padded = np.pad(image, ((0, h - height), (0, w - width), (0, 0)), mode="edge")
-    coder = coders.Encoding(_analyze(module, artifact.variables, padded[None]), artifact.models)
+    if (h, w) != (height, width):
+        image = np.pad(image, ((0, h - height), (0, w - width), (0, 0)), mode="edge")
+    latents = module.apply(artifact.variables, image[None], method="analyze")
+    coder = coders.Encoding(latents, artifact.models)
     received = module.apply(artifact.variables, coder, method="transmit")
     return coder.finish(), received
 
@@ -116,7 +104,7 @@ def decode(module: LatentModel, artifact: Artifact, stream: bytes, size: tuple[i
 
 def reconstruct(module: LatentModel, artifact: Artifact, received: Any, size: tuple[int, int]) -> np.ndarray:
     """What `transmit` returned -> uint8 [H, W, 3]; size is (H, W)."""
-    return np.asarray(_synthesize(module, artifact.variables, received))[0, : size[0], : size[1]]
+    return module.apply(artifact.variables, received, method="synthesize")[0, : size[0], : size[1]]
 
 
 @functools.lru_cache(maxsize=256)
@@ -137,6 +125,40 @@ def _shapes(module):
         return module.init(key, image, coders.Estimating)
 
     return jax.eval_shape(initialise, jax.random.key(0), image)
+
+
+def _activation_shapes(module, params):
+    """The collection "state" of quantisation-aware training, by tracing."""
+    image = jax.ShapeDtypeStruct((1, module.stride, module.stride, 3), jnp.float32)
+
+    def train(params, image):
+        make_coder = functools.partial(
+            coders.Training, keys=jax.random.split(jax.random.key(0), 1), proxy="ste", quantised=False
+        )
+        return module.apply({"params": params}, image, make_coder, mutable=["state"])[1].get("state", {})
+
+    return jax.eval_shape(train, params, image)
+
+
+def _without_integers(state):
+    """The state without what `ExactStack.quantise` put into it."""
+    return {
+        network: kept
+        for network, values in state.items()
+        if (kept := {name: value for name, value in values.items() if not name.startswith("layer_")})
+    }
+
+
+def _calibration(images):
+    """The pictures given, or the middles of the bundled photos that models are trained on: uint8 [256, 256, 3]."""
+    if images is not None:
+        return images
+    from mlic_jax import data
+
+    photos = [data.read_image(path) for path in data.bundled("train")]
+    side = CALIBRATION_SIDE
+    corners = [((photo.shape[0] - side) // 2, (photo.shape[1] - side) // 2) for photo in photos]
+    return [photo[y : y + side, x : x + side] for photo, (y, x) in zip(photos, corners, strict=True)]
 
 
 def check_params(module: LatentModel, params: Mapping[str, Any], name: str) -> None:
@@ -162,6 +184,7 @@ def latent_codec(
     lmbda: float,
     distortion: str = "mse",
     proxy: str = "noise",
+    quantise_from: int = -1,
 ) -> Codec:
     """A trainable codec.
 
@@ -175,6 +198,8 @@ def latent_codec(
       lmbda: the weight of the distortion.
       distortion: one of DISTORTIONS.
       proxy: one of entropy.coders.PROXIES, the stand-in for rounding in training.
+      quantise_from: the step from which networks on the parse path compute with the rounding that they will have in
+        files (quantisation-aware training); -1: never, their integers are then chosen at export alone.
 
     Raises:
       UsageError: an unknown distortion or proxy, or a width out of range.
@@ -185,11 +210,17 @@ def latent_codec(
     for name, value, known in (("distortion", distortion, DISTORTIONS), ("proxy", proxy, coders.PROXIES)):
         if value not in known:
             raise UsageError(f"{name} {value!r} is not known: use one of {', '.join(known)}")
+    if type(quantise_from) is not int or quantise_from < -1:
+        raise UsageError(f"quantise_from={quantise_from!r} is no step: use a number from 0, or -1 for never")
     exact = module.clone(dtype=None)  # everything but the training loss computes in float32
 
     def init(key, image_shape):
         del image_shape
-        return initialisers.materialise(_shapes(module)["params"], key), {}
+        boxed = _shapes(module)["params"]
+        state = (
+            {} if quantise_from < 0 else initialisers.materialise(_activation_shapes(exact, nn.meta.unbox(boxed)), key)
+        )
+        return initialisers.materialise(boxed, key), state
 
     def distort(image, reconstruction):  # float [B, H, W, 3] both -> ([B], [B])
         mse255 = coders.per_example_sum((image - reconstruction) ** 2) * (255.0**2 / image[0].size)
@@ -200,14 +231,16 @@ def latent_codec(
         return mse255, 1 - ms_ssim(image, reconstruction, data_range=1.0)
 
     def loss(params, state, batch, keys, step):
-        del step
         image = to_float(batch["image"])
         pixels = image.shape[1] * image.shape[2]
-        reconstruction, coder = module.apply(
+        quantised = None if quantise_from < 0 else step >= quantise_from
+        (reconstruction, coder), changed = module.apply(
             {"params": params, "state": state},
             pad(image, module.stride),
-            functools.partial(coders.Training, keys=keys, proxy=proxy),
+            functools.partial(coders.Training, keys=keys, proxy=proxy, quantised=quantised),
+            mutable=["state"],
         )
+        state = {**state, **changed.get("state", {})}
         reconstruction = reconstruction.astype(jnp.float32)[:, : image.shape[1], : image.shape[2]]
         mse255, cost = distort(image, reconstruction)
         bpp = {name: jnp.mean(bits) / pixels for name, bits in coder.bits.items()}
@@ -233,11 +266,15 @@ def latent_codec(
             "reconstruction": reconstruction,
         }
 
-    def export(params, state):
+    def export(params, state, images=None):
         variables = jax.device_get({"params": params, "state": state})
         check_params(exact, variables["params"], model)
+        # Integers are made anew: those of an artifact that is exported again are of no use for it.
+        variables["state"] = _without_integers(variables["state"])
+        largest = [jax.device_get(_largest(exact, variables, image[None])) for image in _calibration(images)]
+        largest = jax.tree.map(lambda *values: np.max(values, axis=0), *largest)
         # The coding order visits every prior, and each gives its table and what is fixed by it.
-        coder = coders.Tabulating(_latent_shapes(exact, (module.stride, module.stride)))
+        coder = coders.Tabulating(_latent_shapes(exact, (module.stride, module.stride)), largest)
         exact.apply(variables, coder, method="transmit")
         return Artifact(model, architecture, variables["params"], {**variables["state"], **coder.state}, coder.tables)
 
@@ -246,6 +283,9 @@ def latent_codec(
     def check(artifact):
         if artifact not in checked:
             check_params(exact, artifact.params, artifact.model)
+            shapes = _latent_shapes(exact, (module.stride, module.stride))
+            variables = {"params": artifact.params, "state": artifact.state}
+            exact.apply(variables, coders.Checking(shapes, artifact.models), method="transmit")
             checked.add(artifact)
 
     def compress(artifact, image, quality=None) -> Chunks:

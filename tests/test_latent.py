@@ -123,8 +123,9 @@ def test_export(name):
         assert codec.export(params, state).to_bytes() == artifact.to_bytes()
     # Exporting what was exported changes nothing: the medians are those of the state.
     assert codec.export(artifact.params, artifact.state).to_bytes() == artifact.to_bytes()
-    (prior,) = artifact.state
+    (prior,) = (part for part in artifact.state if part.startswith("prior"))
     assert artifact.state[prior]["medians"].shape == (len(params[prior]["matrix_0"]),)
+    assert set(artifact.state) - {prior} == ({"h_s"} if prior == "prior_z" else set())
 
 
 def test_what_is_not_finite_is_not_exported():

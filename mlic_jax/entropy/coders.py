@@ -1,17 +1,20 @@
-"""The coders: one coding order, five readings of it.
+"""The coders: one coding order, several readings of it.
 
 A model with a learned prior states the order of transmission once,
 
     def transmit(self, code):
         z = code("z", self.prior_z)
-        return code("y", Gaussian(self.hyper_synthesis(z)))
+        return code("y", Gaussian(code.exact(self.h_s, z, self.prior_z)))
 
 and `code` decides what happens: `Training` adds noise or rounds straight-through and sums bits, `Estimating` rounds
-and sums bits, `Encoding` writes symbols, `Decoding` reads them, `Tabulating` collects the tables an artifact needs.
-Each call receives the latent's name and its prior, and returns what a decoder would know at that point.
+and sums bits, `Encoding` writes symbols, `Decoding` reads them; `Calibrating`, `Tabulating` and `Checking` are for what
+an artifact needs. `code(name, prior)` returns what a decoder would know of that latent.
+`code.exact(network, latent, prior)` applies an `ExactStack`, on whose outcome the next latent's probabilities depend,
+to a latent and the prior it came by: in floating point in training, in integers when files are written and read.
 
-A prior has `bits(x)`, `center` (latents are rounded to integer distances from it), `indexes(shape)` (rows of its
-table), `tabulate()`, `family` (its table's name) and `settled()` (what of it an artifact stores as state).
+A prior has `bits(x)`, `center` (latents are rounded to integer distances from it), `limit` (of those distances, or
+None), `indexes(shape, table)` (rows of its table), `tabulate()`, `family` (its table's name) and `settled()` (what of
+it an artifact stores as state).
 """
 
 from __future__ import annotations
@@ -26,6 +29,10 @@ from mlic_jax.entropy import rangecoder
 from mlic_jax.errors import ModelError
 
 PROXIES = ("noise", "ste", "mixed")
+# Quantisation-aware training holds the largest activation of every channel as an average over examples ...
+_MEMORY = 0.99
+# ... and makes room for more than the average example's.
+_ROOM = 2.0
 
 
 def per_example_sum(x: jax.Array) -> jax.Array:
@@ -36,6 +43,13 @@ def per_example_sum(x: jax.Array) -> jax.Array:
 def straight_through_round(x: jax.Array) -> jax.Array:
     """Rounds (half to even); the gradient is that of the identity."""
     return x + jax.lax.stop_gradient(jnp.round(x) - x)
+
+
+def _ranges_of(network):
+    """{"layer_i": [C]} for ExactStack.quantised, from the state of quantisation-aware training; None without."""
+    if not network.has_variable("state", "largest"):
+        return None
+    return {name: _ROOM * largest for name, largest in network.get_variable("state", "largest").items()}
 
 
 class _Summing:
@@ -58,11 +72,13 @@ class Training(_Summing):
       proxy: "noise": uniform noise in [-1/2, 1/2] for rate and synthesis (Ballé 2017). "ste": rounding with the
         gradient of the identity for both (Theis 2017). "mixed": noise for the rate, straight-through rounding for
         everything downstream (Minnen and Singh 2020).
+      quantised: bool scalar, whether exact networks compute with their rounding by now; None: not in this training.
+        Otherwise the collection "state" must be mutable: it keeps the largest activations.
     """
 
-    def __init__(self, latents, keys, proxy):
+    def __init__(self, latents, keys, proxy, quantised=None):
         super().__init__(latents)
-        self.keys, self.proxy, self.calls = keys, proxy, 0
+        self.keys, self.proxy, self.quantised, self.calls = keys, proxy, quantised, 0
 
     def __call__(self, name, prior):
         latent = self.latents[name]
@@ -78,34 +94,108 @@ class Training(_Summing):
         self._count(name, prior, rounded if self.proxy == "ste" else noisy)
         return noisy if self.proxy == "noise" else rounded
 
+    def exact(self, network, latent, prior):
+        del prior
+        if self.quantised is None:
+            return network(latent)
+        plain, largest = network.measure(latent)
+        now = {name: jax.lax.stop_gradient(value.mean(0)) for name, value in largest.items()}
+        ranges = _ranges_of(network)
+        if ranges is not None:
+            before = network.get_variable("state", "largest")
+            # Nothing is known before the first step.
+            now = {
+                name: jnp.where(before[name] > 0, _MEMORY * before[name] + (1 - _MEMORY) * value, value)
+                for name, value in now.items()
+            }
+            quantised, _ = network.quantised(latent, ranges)
+            plain = jnp.where(self.quantised, quantised, plain)
+        network.put_variable("state", "largest", now)
+        network.put_variable("state", "quantised", jnp.asarray(self.quantised))
+        return plain
+
 
 class Estimating(_Summing):
     """Rounds as the encoder does; the bits are -log2 P, without tables or files."""
 
     def __call__(self, name, prior):
         center = prior.center
-        rounded = jnp.round(self.latents[name] - center) + center
-        self._count(name, prior, rounded)
-        return rounded
+        symbols = jnp.round(self.latents[name] - center)
+        if prior.limit is not None:
+            symbols = jnp.clip(symbols, -prior.limit, prior.limit)
+        self._count(name, prior, symbols + center)
+        return symbols + center
+
+    def exact(self, network, latent, prior):
+        """In integers where the state is an artifact's, as trained where it is a run's."""
+        if network.has_variable("state", "layer_0"):
+            return network.integers_whole(jnp.round(latent - prior.center))
+        ranges = _ranges_of(network)
+        if ranges is None:
+            return network(latent)
+        return jnp.where(
+            network.get_variable("state", "quantised"), network.quantised(latent, ranges)[0], network(latent)
+        )
+
+
+class Calibrating(Estimating):
+    """Finds how large activations become. `largest`: network -> {"layer_i": [C]}, over all latents given."""
+
+    def __init__(self, latents):
+        super().__init__(latents)
+        self.largest: dict[str, dict[str, jax.Array]] = {}
+
+    def exact(self, network, latent, prior):
+        del prior
+        output, largest = network.measure(latent)
+        self.largest[network.name] = {name: value.max(0) for name, value in largest.items()}
+        return output
 
 
 class Tabulating:
-    """Collects what an artifact needs of every prior. Run it outside jit, on latents of any size, all zeros.
+    """Collects what an artifact needs of every prior and exact network, with NumPy alone.
 
     `tables`: family -> Table. `state`: the numbers on which encoder and decoder must agree, as the collection "state".
 
     Args:
-      shapes: name -> (1, h, w, C).
+      shapes: name -> (1, h, w, C), of latents of any size.
+      largest: network -> {"layer_i": [C]}, from `Calibrating`, for networks that were not trained with rounding.
     """
 
-    def __init__(self, shapes):
-        self.shapes, self.tables, self.state = shapes, {}, {}
+    def __init__(self, shapes, largest):
+        self.shapes, self.largest, self.tables, self.state = shapes, largest, {}, {}
 
     def __call__(self, name, prior):
         if prior.family not in self.tables:
             self.tables[prior.family] = prior.tabulate()
         self.state.update(prior.settled())
-        return jnp.zeros(self.shapes[name])
+        return np.zeros(self.shapes[name], np.float32)
+
+    def exact(self, network, latent, prior):
+        ranges = _ranges_of(network) or self.largest[network.name]
+        self.state[network.name] = network.quantise(prior.medians(), ranges)
+        return np.zeros(network.output_shape(latent.shape), np.float32)
+
+
+class Checking:
+    """Raises ModelError unless an artifact has what its coding order needs: medians, tables, integers within bounds.
+
+    Args:
+      shapes: name -> (1, h, w, C), of latents of any size.
+      models: family -> rangecoder.Models.
+    """
+
+    def __init__(self, shapes, models):
+        self.shapes, self.models = shapes, models
+
+    def __call__(self, name, prior):
+        prior.indexes(self.shapes[name], _models_of(prior, self.models).table)
+        return np.zeros(self.shapes[name], np.float32) + _center(prior)
+
+    def exact(self, network, latent, prior):
+        del prior
+        network.check(latent.shape[-1])
+        return np.zeros(network.output_shape(latent.shape), np.float32)
 
 
 def _models_of(prior, models):
@@ -114,11 +204,20 @@ def _models_of(prior, models):
     return models[prior.family]
 
 
+def _center(prior):
+    return np.asarray(prior.center, np.float32)
+
+
+def _exact(network, latent, prior):
+    # Of two floats that differ by an integer; the sum was rounded, so this is as well.
+    return network.integers(np.rint(latent - _center(prior)))
+
+
 class Encoding:
     """Writes the latents of one picture. `finish()` gives the stream.
 
     Args:
-      latents: name -> [1, h, w, C], concrete.
+      latents: name -> NumPy [1, h, w, C].
       models: family -> rangecoder.Models.
 
     Raises ModelError for latents that no sane model makes.
@@ -128,16 +227,19 @@ class Encoding:
         self.latents, self.models, self._encoder = latents, models, rangecoder.Encoder()
 
     def __call__(self, name, prior):
-        latent = np.asarray(self.latents[name], np.float32)
-        center = np.asarray(prior.center, np.float32)
-        symbols = np.rint(latent - center)
+        symbols = np.asarray(self.latents[name], np.float32) - _center(prior)
+        np.rint(symbols, out=symbols)
         if not (np.abs(symbols) <= rangecoder.LARGEST_SYMBOL).all():
             raise ModelError(
                 f"latent {name!r} is not finite or beyond {rangecoder.LARGEST_SYMBOL}: the model is broken"
             )
-        symbols = symbols.astype(np.int32)
-        self._encoder.write(symbols, prior.indexes(latent.shape), _models_of(prior, self.models))
-        return jnp.asarray(symbols.astype(np.float32) + center)
+        if prior.limit is not None:
+            np.clip(symbols, -prior.limit, prior.limit, out=symbols)
+        models = _models_of(prior, self.models)
+        self._encoder.write(symbols.astype(np.int32), prior.indexes(symbols.shape, models.table), models, prior.limit)
+        return symbols + _center(prior)
+
+    exact = staticmethod(_exact)
 
     def finish(self) -> bytes:
         return self._encoder.finish()
@@ -156,8 +258,11 @@ class Decoding:
         self.shapes, self.models, self._decoder = shapes, models, rangecoder.Decoder(data)
 
     def __call__(self, name, prior):
-        symbols = self._decoder.read(prior.indexes(self.shapes[name]), _models_of(prior, self.models))
-        return jnp.asarray(symbols.astype(np.float32) + np.asarray(prior.center, np.float32))
+        models = _models_of(prior, self.models)
+        symbols = self._decoder.read(prior.indexes(self.shapes[name], models.table), models, prior.limit)
+        return symbols.astype(np.float32) + _center(prior)
+
+    exact = staticmethod(_exact)
 
     def finish(self) -> None:
         self._decoder.finish()

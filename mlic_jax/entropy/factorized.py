@@ -101,10 +101,12 @@ class DeepFactorized(nn.Module):
     Attributes:
       channels: C.
       family: the name under which this prior's tables stand in an artifact.
+      limit: the largest symbol that is coded, on either side; larger ones are cut down. None: no such limit.
     """
 
     channels: int
     family: str = "factorized"
+    limit: int | None = None
 
     def setup(self):
         sizes = (1, *FILTERS, 1)
@@ -157,15 +159,16 @@ class DeepFactorized(nn.Module):
             return medians
         return jax.lax.stop_gradient(_bisect(self._logits, 0.0, self.channels, jnp)[:, 0, 0])
 
-    def indexes(self, shape: tuple[int, ...]) -> np.ndarray:
+    def indexes(self, shape: tuple[int, ...], table: tables.Table) -> np.ndarray:
         """Row of the table for every entry of a latent of that shape (.., C): its channel."""
+        del table
         return np.broadcast_to(np.arange(self.channels, dtype=np.int32), shape)
 
     def settled(self) -> dict:
         """{module name: {"medians": float32 [C]}}, for the collection `state` of an artifact."""
-        return {self.name: {"medians": self._medians()}}
+        return {self.name: {"medians": self.medians()}}
 
-    def _medians(self) -> np.ndarray:
+    def medians(self) -> np.ndarray:
         """`center` for an artifact, float32 [C]."""
         if self.has_variable("state", "medians"):
             return np.asarray(self.get_variable("state", "medians"), np.float32)
@@ -173,7 +176,7 @@ class DeepFactorized(nn.Module):
 
     def tabulate(self) -> tables.Table:
         """Integer tables, one row a channel, for symbols round(x - median)."""
-        medians = self._medians().astype(np.float64)
+        medians = self.medians().astype(np.float64)
         low, high = quantiles(self.variables["params"], [TAIL_MASS / 2, 1 - TAIL_MASS / 2]).T
         first = np.minimum(np.floor(low - medians), 0).astype(int)
         last = np.maximum(np.ceil(high - medians), 0).astype(int)

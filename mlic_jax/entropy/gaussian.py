@@ -23,8 +23,11 @@ SCALE_MIN, SCALE_MAX, SCALES = 0.11, 256.0, 64
 LIKELIHOOD_FLOOR = 1e-9
 TAIL_MASS = 2.0**-16
 SCALE_TABLE = np.exp(np.linspace(np.log(SCALE_MIN), np.log(SCALE_MAX), SCALES)).astype(np.float32)
-# Where one row of the table ends and the next begins: the geometric means of neighbours.
-_BOUNDARIES = np.sqrt(SCALE_TABLE[1:].astype(np.float64) * SCALE_TABLE[:-1]).astype(np.float32)
+# Coding sees scales and means in fixed point, as multiples of 1/256 (entropy.exact): which row of the table a scale
+# selects, and what is added to a symbol, is then a matter of integers.
+ONE = 256
+# Where one row of the table begins: the geometric means of neighbours, in units of 1/256, rounded up.
+_THRESHOLDS = np.ceil(ONE * np.sqrt(SCALE_TABLE[1:].astype(np.float64) * SCALE_TABLE[:-1])).astype(np.int32)
 
 
 def _tail(x):
@@ -43,9 +46,13 @@ def likelihood(x: jax.Array, scale: jax.Array, mean: jax.Array | float = 0.0) ->
     return lower_bound(mass, LIKELIHOOD_FLOOR)
 
 
-def scale_index(scale) -> np.ndarray:
-    """Row of the scale table nearest to scale by ratio. NumPy, any shape, same shape, int32 in 0..63."""
-    return np.searchsorted(_BOUNDARIES, np.asarray(scale, np.float32)).astype(np.int32)
+def scale_index(scale, thresholds=_THRESHOLDS) -> np.ndarray:
+    """Row of the scale table nearest to a scale by ratio: how many thresholds it has reached, in units of 1/256.
+
+    NumPy, any shape, same shape, integers in 0..63. Thresholds are those of an artifact's table when files are coded.
+    """
+    fixed = np.rint(np.clip(np.asarray(scale, np.float32), 0, 2 * SCALE_MAX) * np.float32(ONE)).astype(np.int32)
+    return np.searchsorted(thresholds, fixed, side="right")
 
 
 class Gaussian(NamedTuple):
@@ -60,6 +67,7 @@ class Gaussian(NamedTuple):
     mean: jax.Array | float = 0.0
 
     family = "gaussian"
+    limit = None
 
     def bits(self, x: jax.Array) -> jax.Array:
         """-log2 of the likelihood of x, same shape."""
@@ -70,9 +78,14 @@ class Gaussian(NamedTuple):
         """Latents are rounded to integer distances from the mean."""
         return self.mean
 
-    def indexes(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Row of the table for every entry."""
-        return np.broadcast_to(scale_index(self.scale), shape)
+    def indexes(self, shape: tuple[int, ...], table: tables.Table) -> np.ndarray:
+        """Row of the table for every entry, uint8."""
+        scale = np.asarray(self.scale)
+        found = np.empty(shape, np.uint8)
+        # Row by row of the picture: the steps between need many times the memory of the result.
+        for y in range(shape[-3]):
+            found[..., y, :, :] = scale_index(scale[..., y, :, :], table.thresholds)
+        return found
 
     def settled(self) -> dict:
         """Nothing: all that is fixed stands in the tables."""
@@ -91,4 +104,4 @@ def scale_tables() -> tables.Table:
     for scale, w in zip(scales, width, strict=True):
         distance = np.abs(np.arange(-w, w + 1))
         rows.append(special.ndtr(-(distance - 0.5) / scale) - special.ndtr(-(distance + 0.5) / scale))
-    return tables.build(rows, -width)
+    return tables.build(rows, -width, _THRESHOLDS)

@@ -1,13 +1,21 @@
 """Symbols to bytes and back: constriction's range coder, driven by integer tables.
 
-Symbols are coded in groups of one table row, rows ascending, raster order within a row: the coder then runs at
-hundreds of millions of symbols a second, where a model per symbol would take 50 times as long. Symbols that their row
-does not hold are coded as its escape, and their distances from the row follow after all groups.
+A latent is an array whose last three axes are (h, w, C). It is coded in blocks of 64 x 64 positions, blocks in raster
+order, so that memory is bounded by a block. Within a block, entries are coded in groups of one table row, rows
+ascending, raster order (h, w, C) within a row: the coder runs at tens of millions of symbols a second that way, and a
+model per symbol would take 50 times as long. Symbols that their row does not hold are coded as its escape, and their
+distances from the row follow at the end of the block. docs/format.md has the arithmetic, `mlic_jax.reference` has it in
+plain Python.
+
+A range decoder accepts any bytes. To refuse those that no encoder writes, `Decoder` encodes again what it reads: it
+stops where that becomes longer than the data, and in the end both must be equal, byte for byte.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Iterator
 
 import constriction
 import numpy as np
@@ -15,12 +23,15 @@ import numpy as np
 from mlic_jax.entropy.tables import TOTAL, Table
 from mlic_jax.errors import CorruptStreamError, ModelError
 
+# Positions on a side of a block.
+BLOCK = 64
 # No image and no sane model makes larger symbols, and float32, in which latents live, cannot tell them apart.
 LARGEST_SYMBOL = 1 << 24
 _UNIFORM = functools.cache(constriction.stream.model.Uniform)
 # Distances of escaped symbols, plus one, are below 2 to this.
 _ESCAPE_BITS = 27
 _HALF = 16
+_DAMAGED = "the entropy-coded stream is damaged"
 
 
 class Models:
@@ -38,20 +49,49 @@ class Models:
         return self._rows[row]
 
 
-def _groups(indexes: np.ndarray):
-    """(row, positions) for every row that occurs, ascending; positions ascending within a row."""
-    order = np.argsort(indexes.astype(np.uint16), kind="stable")  # a radix sort, for 16 bits
-    counts = np.bincount(indexes)
-    rows = np.flatnonzero(counts)
-    return zip(rows.tolist(), np.split(order, np.cumsum(counts[rows])[:-1]), strict=True)
+def _blocks(shape: tuple[int, ...]) -> Iterator[tuple]:
+    """What cuts an array of that shape, (.., h, w, C), into its blocks, in raster order."""
+    *leading, height, width, channels = shape
+    if channels:
+        for index in itertools.product(*map(range, leading)):
+            for top, left in itertools.product(range(0, height, BLOCK), range(0, width, BLOCK)):
+                yield *index, slice(top, top + BLOCK), slice(left, left + BLOCK)
 
 
-def _flat_indexes(indexes: np.ndarray, table: Table) -> np.ndarray:
-    """[n] indexes; raises ModelError where the table has no such row."""
-    indexes = np.asarray(indexes).ravel()
-    if indexes.size and not 0 <= indexes.min() <= indexes.max() < len(table.lengths):
-        raise ModelError(f"the model's table has {len(table.lengths)} rows, and row {indexes.max()} is needed")
-    return indexes
+def _latent(array) -> np.ndarray:
+    """The same array with at least the three axes (h, w, C); never a copy, though its strides may be 0."""
+    array = np.asarray(array)
+    return array[(None,) * (3 - array.ndim)] if array.ndim < 3 else array
+
+
+def _groups(rows: np.ndarray):
+    """Sorts entries by row, and keeps their order within a row.
+
+    Args:
+      rows: [n], in 0..65535.
+
+    Returns:
+      [n] places of the sorted entries, and a list (row, start, stop) of the groups among them.
+    """
+    # Eight bits, where they suffice, sort twice as fast as 16, and 16 much faster than more.
+    narrow = rows.astype(np.uint8 if rows.max() < 256 else np.uint16)
+    counts = np.bincount(narrow)
+    ends = np.cumsum(counts)
+    groups = [(row, int(ends[row] - counts[row]), int(ends[row])) for row in np.flatnonzero(counts).tolist()]
+    return np.argsort(narrow, kind="stable"), groups
+
+
+def _rows_of(indexes: np.ndarray, table: Table) -> np.ndarray:
+    """A block's indexes as [n]; raises ModelError where the table has no such row."""
+    low, high = indexes.min(), indexes.max()
+    if low < 0 or high >= len(table.lengths):
+        wrong = low if low < 0 else high
+        raise ModelError(f"the model's table has {len(table.lengths)} rows, and row {wrong} is needed")
+    return indexes.ravel()
+
+
+def _largest(symbols: np.ndarray) -> int:
+    return max(int(symbols.max()), -int(symbols.min()))
 
 
 class Encoder:
@@ -60,37 +100,56 @@ class Encoder:
     def __init__(self):
         self._coder = constriction.stream.queue.RangeEncoder()
 
-    def write(self, symbols: np.ndarray, indexes: np.ndarray, models: Models) -> None:
-        """Codes int32 symbols (any shape) with the rows `indexes` (same shape) of a table.
+    def write(self, symbols: np.ndarray, indexes: np.ndarray, models: Models, limit: int | None = None) -> None:
+        """Codes the symbols of a latent.
 
-        Raises ValueError for a symbol beyond LARGEST_SYMBOL, ModelError where the table has no such row.
+        Args:
+          symbols: integers [.., h, w, C]; fewer axes count as the last ones.
+          indexes: same shape, rows of the table; any integers, or a broadcast view.
+          models: of the table.
+          limit: what no symbol's magnitude may exceed; LARGEST_SYMBOL without it.
+
+        Raises:
+          ValueError: a symbol beyond the limit.
+          ModelError: the table has no such row.
         """
-        table = models.table
-        symbols, indexes = np.asarray(symbols, np.int32).ravel(), _flat_indexes(indexes, table)
-        if not symbols.size:
-            return
-        if max(symbols.max(), -int(symbols.min())) > LARGEST_SYMBOL:
-            raise ValueError(f"symbols beyond {LARGEST_SYMBOL} cannot be coded")
-        entries = symbols - table.first[indexes]
-        escape = (table.lengths - 1)[indexes]
-        outside = (entries < 0) | (entries >= escape)
-        coded = np.where(outside, escape, entries)
-        for row, positions in _groups(indexes):
-            self._coder.encode(coded[positions], models[row])
-        if outside.any():
-            entries, over = entries[outside], (entries - escape)[outside]  # over >= 0 above the row
-            self._write_distances(np.where(over >= 0, 2 * over, -2 * entries - 1))
+        most = LARGEST_SYMBOL if limit is None else min(limit, LARGEST_SYMBOL)
+        symbols, indexes = _latent(symbols), _latent(indexes)
+        if symbols.shape != indexes.shape:
+            raise ValueError(f"symbols of shape {symbols.shape} with indexes of shape {indexes.shape}")
+        for block in _blocks(symbols.shape):
+            part = symbols[block]
+            if _largest(part) > most:
+                raise ValueError(f"symbols beyond {most} cannot be coded")
+            self._write_block(part.astype(np.int32, copy=False).ravel(), indexes[block], models)
+
+    def _write_block(self, symbols, indexes, models):
+        table, distances = models.table, []
+        order, groups = _groups(_rows_of(indexes, table))
+        symbols = symbols[order]
+        for row, start, stop in groups:
+            entries = symbols[start:stop] - table.first[row]
+            escape = table.lengths[row] - 1
+            outside = np.flatnonzero(entries.view(np.uint32) >= escape)  # negative ones are large as unsigned
+            if outside.size:
+                beyond = entries[outside]
+                distances.append(np.where(beyond < 0, -2 * beyond - 1, 2 * (beyond - escape)))
+                entries[outside] = escape
+            self._coder.encode(entries, models[row])
+        if distances:
+            self._write_distances(np.concatenate(distances))
 
     def _write_distances(self, values: np.ndarray) -> None:
         """Non-negative integers: the length of value + 1 in bits, then the bits below its leading one."""
         values = values + 1
         lengths = np.frexp(values)[1].astype(np.int32) - 1
         self._coder.encode(lengths, _UNIFORM(_ESCAPE_BITS))
-        for length, positions in _groups(lengths):
-            low = values[positions] - (1 << length)
+        order, groups = _groups(lengths)
+        values = values[order]
+        for length, start, stop in groups:
             for shift, bits in _pieces(length):
-                piece = (low >> shift) & ((1 << bits) - 1)
-                self._coder.encode(piece.astype(np.int32), _UNIFORM(1 << bits))
+                pieces = (values[start:stop] >> shift) & ((1 << bits) - 1)
+                self._coder.encode(pieces.astype(np.int32), _UNIFORM(1 << bits))
 
     def finish(self) -> bytes:
         """The stream, a multiple of four bytes."""
@@ -103,50 +162,81 @@ class Decoder:
     def __init__(self, data: bytes):
         if len(data) % 4:
             raise CorruptStreamError(f"an entropy-coded stream of {len(data)} bytes is not a multiple of 4: truncated?")
-        self._coder = constriction.stream.queue.RangeDecoder(np.frombuffer(data, "<u4").astype(np.uint32))
+        self._words = np.frombuffer(data, "<u4").astype(np.uint32)
+        self._coder = constriction.stream.queue.RangeDecoder(self._words)
+        self._mirror = constriction.stream.queue.RangeEncoder()
 
     def _decode(self, model, count: int) -> np.ndarray:
         try:
-            return self._coder.decode(model, count)
+            entries = self._coder.decode(model, count)
         except (AssertionError, ValueError) as error:  # what constriction raises on impossible data
-            raise CorruptStreamError("the entropy-coded stream is damaged") from error
+            raise CorruptStreamError(_DAMAGED) from error
+        # A stream never becomes shorter by what is written to it: if this is too long now, the whole will be.
+        self._mirror.encode(entries, model)
+        if self._mirror.num_words() > len(self._words):
+            raise CorruptStreamError(f"{_DAMAGED}: it ends before the last symbol")
+        return entries
 
-    def read(self, indexes: np.ndarray, models: Models) -> np.ndarray:
-        """The symbols (int32, shape of `indexes`) that were written with these rows.
+    def read(self, indexes: np.ndarray, models: Models, limit: int | None = None) -> np.ndarray:
+        """The symbols that were written with these rows.
 
-        Raises CorruptStreamError where the data cannot be that, ModelError where the table has no such row.
+        Args:
+          indexes: [.., h, w, C], as they were for `Encoder.write`.
+          models: of the table.
+          limit: as it was for `Encoder.write`.
+
+        Returns:
+          int32, the shape of `indexes`.
+
+        Raises:
+          CorruptStreamError: the data cannot be that.
+          ModelError: the table has no such row.
         """
-        table = models.table
-        shape, indexes = np.shape(indexes), _flat_indexes(indexes, table)
-        if not indexes.size:
-            return np.zeros(shape, np.int32)
-        entries = np.empty(indexes.shape, np.int32)
-        for row, positions in _groups(indexes):
-            entries[positions] = self._decode(models[row], len(positions))
-        escape = (table.lengths - 1)[indexes]
-        outside = entries == escape
-        if outside.any():
-            values = self._read_distances(int(outside.sum()))
-            entries[outside] = np.where(values % 2, -(values + 1) // 2, escape[outside] + values // 2)
-        symbols = entries + table.first[indexes]
-        if outside.any() and np.abs(symbols[outside]).max() > LARGEST_SYMBOL:
-            raise CorruptStreamError("the entropy-coded stream is damaged: a symbol is out of range")
-        return symbols.reshape(shape)
+        most = LARGEST_SYMBOL if limit is None else min(limit, LARGEST_SYMBOL)
+        symbols = np.empty(np.shape(indexes), np.int32)
+        blocks, indexes = _latent(symbols), _latent(indexes)
+        for block in _blocks(indexes.shape):
+            part = self._read_block(indexes[block], models)
+            if _largest(part) > most:
+                raise CorruptStreamError(f"{_DAMAGED}: a symbol is beyond {most}")
+            blocks[block] = part.reshape(indexes[block].shape)
+        return symbols
+
+    def _read_block(self, indexes, models):
+        """int32 [n], in raster order."""
+        table, outside = models.table, []
+        rows = _rows_of(indexes, table)
+        order, groups = _groups(rows)
+        symbols = np.empty(len(rows), np.int32)  # in the order of coding
+        for row, start, stop in groups:
+            entries = self._decode(models[row], stop - start)
+            outside.append(np.flatnonzero(entries == table.lengths[row] - 1) + start)
+            np.add(entries, table.first[row], out=symbols[start:stop])
+        outside = np.concatenate(outside)
+        if outside.size:
+            values, row = self._read_distances(len(outside)), rows[order[outside]]
+            above = symbols[outside] + values // 2  # the escape is the first symbol above the row
+            symbols[outside] = np.where(values % 2, table.first[row] - (values + 1) // 2, above)
+        raster = np.empty(len(rows), np.int32)
+        raster[order] = symbols
+        return raster
 
     def _read_distances(self, count: int) -> np.ndarray:
         lengths = self._decode(_UNIFORM(_ESCAPE_BITS), count)
-        values = np.empty(count, np.int32)
-        for length, positions in _groups(lengths):
-            low = np.zeros(len(positions), np.int32)
+        order, groups = _groups(lengths)
+        found = np.empty(count, np.int32)
+        for length, start, stop in groups:
+            found[start:stop] = 1 << length
             for shift, bits in _pieces(length):
-                low |= self._decode(_UNIFORM(1 << bits), len(positions)) << shift
-            values[positions] = (1 << length) + low
+                found[start:stop] |= self._decode(_UNIFORM(1 << bits), stop - start) << shift
+        values = np.empty(count, np.int32)
+        values[order] = found
         return values - 1
 
     def finish(self) -> None:
-        """Raises CorruptStreamError if data is left over."""
-        if not self._coder.maybe_exhausted():
-            raise CorruptStreamError("data is left over behind the last symbol: the stream is damaged")
+        """Raises CorruptStreamError unless the data is exactly what an encoder writes for what was read."""
+        if not np.array_equal(self._mirror.get_compressed(), self._words):
+            raise CorruptStreamError(f"{_DAMAGED}: it is not what an encoder writes, or something is left over")
 
 
 def _pieces(length: int):

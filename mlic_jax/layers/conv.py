@@ -9,6 +9,7 @@ agree to float32 rounding.
 from __future__ import annotations
 
 import functools
+from fractions import Fraction
 
 import flax.linen as nn
 import jax
@@ -152,12 +153,25 @@ def depth_to_space(x: jax.Array, block: int) -> jax.Array:
 # --- Layers.
 
 
+class _Strided:
+    """What layers/windows.py asks of a convolution."""
+
+    @property
+    def scale(self) -> Fraction:
+        """Output samples per input sample along an axis."""
+        return Fraction(1, self.stride)
+
+    def inputs_of(self, first: int, last: int) -> tuple[int, int]:
+        """The first and last input sample along an axis on which the output samples first..last depend."""
+        return first * self.stride - self.kernel // 2, last * self.stride + self.kernel // 2
+
+
 def _check_odd(size):
     if size % 2 == 0:
         raise ValueError(f"kernel={size}: expected an odd size (with an even one, padding k // 2 is not centred)")
 
 
-class Conv(nn.Module):
+class Conv(_Strided, nn.Module):
     """Convolution, padding k // 2: [B, H, W, Cin] -> [B, ceil(H / stride), ceil(W / stride), features].
 
     Attributes:
@@ -206,6 +220,15 @@ class ConvTranspose(nn.Module):
     use_bias: bool = True
     dtype: jnp.dtype | None = None
 
+    @property
+    def scale(self) -> Fraction:
+        """Output samples per input sample along an axis."""
+        return Fraction(self.stride)
+
+    def inputs_of(self, first: int, last: int) -> tuple[int, int]:
+        """The first and last input sample along an axis on which the output samples first..last depend."""
+        return -((self.kernel // 2 - first) // self.stride), (last + self.kernel // 2) // self.stride
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         _check_odd(self.kernel)
@@ -218,7 +241,7 @@ class ConvTranspose(nn.Module):
         return conv_transpose(x.astype(dtype), kernel.astype(dtype), bias, self.stride)
 
 
-class DepthwiseConv(nn.Module):
+class DepthwiseConv(_Strided, nn.Module):
     """One filter for each channel, padding k // 2: [B, H, W, C] -> [B, ceil(H / stride), ceil(W / stride), C].
 
     Attributes:

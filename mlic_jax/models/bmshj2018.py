@@ -21,16 +21,16 @@ the lower bound 0.11 of sigma stands. The training crops of the paper's authors 
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from mlic_jax.codec import Codec
+from mlic_jax.entropy.exact import LARGEST_INPUT, ExactStack
 from mlic_jax.entropy.factorized import DeepFactorized
 from mlic_jax.entropy.gaussian import Gaussian
 from mlic_jax.latent import LatentModel, latent_codec
 from mlic_jax.layers.conv import Conv, ConvTranspose
 from mlic_jax.layers.gdn import GDN
-from mlic_jax.layers.stack import JitStack, Stack
+from mlic_jax.layers.stack import Stack, relu
 
 # quality -> (N, M): CompressAI's zoo. The paper: 128, 192 at the lower rates and 192, 320 at the higher ones.
 WIDTHS = {quality: (128, 192) if quality <= 5 else (192, 320) for quality in range(1, 9)}
@@ -54,7 +54,7 @@ def synthesis_transform(N: int, dtype=None) -> Stack:
     layers = []
     for _ in range(3):
         layers += [ConvTranspose(N, kernel=5, stride=2, dtype=dtype), GDN(inverse=True, dtype=dtype)]
-    return Stack((*layers, ConvTranspose(3, kernel=5, stride=2, dtype=dtype)))
+    return Stack((*layers, ConvTranspose(3, kernel=5, stride=2, dtype=dtype)), pixels=True)
 
 
 def hyper_analysis(N: int, activation, dtype=None) -> Stack:
@@ -104,27 +104,26 @@ class ScaleHyperprior(LatentModel):
     def setup(self):
         self.g_a = analysis_transform(self.N, self.M, self.dtype)
         self.g_s = synthesis_transform(self.N, self.dtype)
-        self.h_a = hyper_analysis(self.N, jax.nn.relu, self.dtype)
-        # The parse path computes in float32 whatever the transforms do: its outcome selects probability tables.
-        self.h_s = JitStack(
+        self.h_a = hyper_analysis(self.N, relu, self.dtype)
+        self.h_s = ExactStack(  # without dtype: its outcome selects probability tables
             (
                 ConvTranspose(self.N, kernel=5, stride=2),
-                jax.nn.relu,
+                relu,
                 ConvTranspose(self.N, kernel=5, stride=2),
-                jax.nn.relu,
+                relu,
                 Conv(self.M, kernel=3),
-                jax.nn.relu,
+                relu,
             )
         )
-        self.prior_z = DeepFactorized(self.N, family="factorized_z")
+        self.prior_z = DeepFactorized(self.N, family="factorized_z", limit=LARGEST_INPUT)
 
     def analyze(self, image):
         y = self.g_a(image)
-        return {"y": y, "z": self.h_a(jnp.abs(y))}
+        return {"y": y, "z": self.h_a(abs(y))}
 
     def transmit(self, code):
         z = code("z", self.prior_z)
-        return code("y", Gaussian(scale=self.h_s(z)))
+        return code("y", Gaussian(scale=code.exact(self.h_s, z, self.prior_z)))
 
     def synthesize(self, received):
         return self.g_s(received)

@@ -17,17 +17,15 @@ Deviation: LeakyReLU has slope 0.01 as in CompressAI; the authors' own code used
 
 from __future__ import annotations
 
-import functools
-
-import jax
 import jax.numpy as jnp
 
 from mlic_jax.codec import Codec
+from mlic_jax.entropy.exact import LARGEST_INPUT, ExactStack
 from mlic_jax.entropy.factorized import DeepFactorized
 from mlic_jax.entropy.gaussian import Gaussian
 from mlic_jax.latent import LatentModel, latent_codec
 from mlic_jax.layers.conv import Conv, ConvTranspose
-from mlic_jax.layers.stack import JitStack
+from mlic_jax.layers.stack import LeakyReLU
 from mlic_jax.models import bmshj2018
 
 # quality -> (N, M): CompressAI's zoo.
@@ -35,7 +33,7 @@ WIDTHS = {quality: (128, 192) if quality <= 4 else (192, 320) for quality in ran
 LAMBDAS = bmshj2018.LAMBDAS
 TINY = bmshj2018.TINY
 
-leaky_relu = functools.partial(jax.nn.leaky_relu, negative_slope=0.01)
+leaky_relu = LeakyReLU(0.01)
 
 
 class MeanScaleHyperprior(LatentModel):
@@ -50,7 +48,7 @@ class MeanScaleHyperprior(LatentModel):
         self.g_a = bmshj2018.analysis_transform(self.N, self.M, self.dtype)
         self.g_s = bmshj2018.synthesis_transform(self.N, self.dtype)
         self.h_a = bmshj2018.hyper_analysis(self.N, leaky_relu, self.dtype)
-        self.h_s = JitStack(  # float32: its outcome selects probability tables
+        self.h_s = ExactStack(  # without dtype: its outcome selects probability tables
             (
                 ConvTranspose(self.M, kernel=5, stride=2),
                 leaky_relu,
@@ -59,7 +57,7 @@ class MeanScaleHyperprior(LatentModel):
                 Conv(self.M * 2, kernel=3),
             )
         )
-        self.prior_z = DeepFactorized(self.N, family="factorized_z")
+        self.prior_z = DeepFactorized(self.N, family="factorized_z", limit=LARGEST_INPUT)
 
     def analyze(self, image):
         y = self.g_a(image)
@@ -67,8 +65,8 @@ class MeanScaleHyperprior(LatentModel):
 
     def transmit(self, code):
         z = code("z", self.prior_z)
-        scale, mean = jnp.split(self.h_s(z), 2, axis=-1)
-        return code("y", Gaussian(scale, mean))
+        both = code.exact(self.h_s, z, self.prior_z)
+        return code("y", Gaussian(scale=both[..., : self.M], mean=both[..., self.M :]))
 
     def synthesize(self, received):
         return self.g_s(received)

@@ -131,7 +131,7 @@ def test_a_missing_table():
 
 
 def test_tabulating():
-    coder = coders.Tabulating({"y": (1, 2, 2, 3)})
+    coder = coders.Tabulating({"y": (1, 2, 2, 3)}, {})
     assert coder("y", Gaussian(jnp.ones((1, 2, 2, 3)))).shape == (1, 2, 2, 3)
     assert coder.tables.keys() == {"gaussian"} and coder.state == {}
 

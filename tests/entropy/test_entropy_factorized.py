@@ -187,5 +187,5 @@ def test_the_trained_prior_of_compressai():
 
 def test_indexes_name_channels():
     shape = (1, 2, 3, CHANNELS)
-    indexes = DeepFactorized(CHANNELS).apply({"params": fresh()}, shape, method="indexes")
+    indexes = DeepFactorized(CHANNELS).apply({"params": fresh()}, shape, None, method="indexes")
     assert indexes.shape == shape and (indexes == np.arange(CHANNELS)).all()

@@ -54,7 +54,32 @@ def test_build_and_rows():
     assert table.lengths.tolist() == [3, 2] and table.first.tolist() == [-1, 0]
     assert table.row(0).tolist() == [TOTAL // 4, TOTAL // 2, TOTAL // 4]
     assert table.row(1).tolist() == [TOTAL - 1, 1]
+    assert table.thresholds.tolist() == [] and table.thresholds.dtype == np.int32
     tables.check(table)
+
+
+@pytest.mark.parametrize("thresholds", [[-5, 7], [7, 7]])
+def test_thresholds_stand_between_rows(thresholds):
+    table = tables.build([np.array([1.0])] * 3, np.zeros(3), thresholds)
+    assert table.thresholds.tolist() == thresholds and table.thresholds.dtype == np.int32
+
+
+@pytest.mark.parametrize("thresholds", [[1], [1, 2, 3], [2, 1]])
+def test_thresholds_that_fit_no_rows(thresholds):
+    with pytest.raises(ValueError, match=f"3 rows has {len(thresholds)} thresholds"):
+        tables.build([np.array([1.0])] * 3, np.zeros(3), thresholds)
+
+
+def test_more_rows_than_the_coder_can_sort():
+    whole = np.array([TOTAL - 1, 1], np.int32)
+    for rows in (tables.MOST_ROWS, tables.MOST_ROWS + 1):
+        zeros = np.zeros(rows, np.int32)
+        table = Table(np.tile(whole, rows), zeros + 2, zeros, np.zeros(0, np.int32))
+        if rows == tables.MOST_ROWS:
+            tables.check(table)
+        else:
+            with pytest.raises(ValueError, match="65537 rows"):
+                tables.check(table)
 
 
 def test_check_refuses_what_cannot_be_coded_with():
@@ -71,8 +96,10 @@ def test_check_refuses_what_cannot_be_coded_with():
         good._replace(lengths=good.lengths[None]),
         good._replace(first=good.first[:1]),
         good._replace(first=np.array([0, 1 << 30], np.int32)),
-        Table(whole, np.array([1], np.int32), np.array([0], np.int32)),
-        Table(*(np.zeros(0, np.int32),) * 3),
+        good._replace(thresholds=np.zeros(1)),
+        good._replace(thresholds=np.zeros((1, 1), np.int32)),
+        Table(whole, np.array([1], np.int32), np.array([0], np.int32), np.zeros(0, np.int32)),
+        Table(*(np.zeros(0, np.int32),) * 4),
     ]
     for table in bad:
         with pytest.raises(ValueError, match="table"):

@@ -1,6 +1,7 @@
 """The models agree with CompressAI: latents, likelihoods, reconstructions, numbers of parameters."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
@@ -32,7 +33,7 @@ def to_torch(array):
 def test_same_numbers(name):
     reference = small.fixture(name)
     params, state = from_compressai(name, small.fixture_weights(name))
-    image = latent.to_float(reference["image"][None])
+    image = latent.to_float(jnp.asarray(reference["image"][None]))
     reconstruction, coder = small.MODULES[name].apply({"params": params, "state": state}, image, Likelihoods)
     assert set(coder.likelihoods) == {key.removeprefix("out/lik_") for key in reference if key.startswith("out/lik_")}
     np.testing.assert_allclose(to_torch(coder.latents["y"]), reference["out/y"], rtol=0, atol=TOLERANCE)

@@ -1,0 +1,116 @@
+"""Windows: the same result as the whole picture's, from few shapes."""
+
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toys
+
+from mlic_jax.layers import init, windows
+from mlic_jax.layers.conv import Conv, ConvTranspose, DepthwiseConv
+from mlic_jax.layers.gdn import GDN
+from mlic_jax.layers.stack import LeakyReLU, Stack, relu
+
+STACKS = {
+    "down": (Stack((Conv(6, 5, 2), GDN(), Conv(6, 5, 2), relu, Conv(4, 5, 2))), 3),
+    "up": (Stack((ConvTranspose(6), GDN(inverse=True), ConvTranspose(6), LeakyReLU(0.1), Conv(4, 3))), 3),
+    "even": (Stack((Conv(6, 3), relu, DepthwiseConv(7), Conv(4, 1))), 3),
+    "there and back": (Stack((Conv(6, 3, 2), relu, Conv(6, 3, 3), relu, ConvTranspose(4, 5, 3), ConvTranspose(4))), 3),
+}
+
+
+def made(name):
+    """(stack, variables with noise everywhere, geometry, channels in)."""
+    stack, channels = STACKS[name]
+    shapes = jax.eval_shape(lambda key: stack.init(key, jnp.zeros((1, 24, 24, channels))), jax.random.key(0))
+    variables = {"params": init.materialise(shapes["params"], jax.random.key(1))}
+    return stack, variables, windows.geometry(stack.layers), channels
+
+
+def whole(stack, variables, x):
+    return np.asarray(jax.jit(stack.apply)(variables, jnp.asarray(x)))
+
+
+@pytest.mark.parametrize("name", STACKS)
+@pytest.mark.parametrize("cells", [(1, 1), (3, 13), (12, 45), (47, 33)], ids=str)
+def test_windows_give_the_whole(name, cells):
+    stack, variables, geometry, channels = made(name)
+    shape = (1, *(n * geometry.cell_in for n in cells), channels)
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    found, wanted = stack.apply(variables, x), whole(stack, variables, x)
+    assert isinstance(found, np.ndarray) and found.shape == wanted.shape
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_margin_is_as_wide_as_needed(name):
+    # One cell less, and what is kept would depend on what a window does not hold.
+    stack, variables, (cell_in, cell_out, margin), channels = made(name)
+    size = (2 * margin + 3) * cell_in
+    x = np.random.default_rng(0).normal(size=(1, size, size, channels)).astype(np.float32)
+    middle = slice((margin + 1) * cell_out, (margin + 2) * cell_out)
+
+    def changed_outside(border):
+        other = 1 - x
+        inner = slice(border * cell_in, size - border * cell_in)
+        other[:, inner, inner] = x[:, inner, inner]
+        return np.abs(whole(stack, variables, other) - whole(stack, variables, x))[:, middle, middle].max()
+
+    assert changed_outside(1) == 0
+    assert changed_outside(2) > 0
+
+
+def test_pixels():
+    stack, variables, _, channels = made("even")
+    x = np.random.default_rng(0).integers(0, 256, (1, 30, 20, channels), np.uint8)
+    wanted = whole(stack, variables, windows.to_float(jnp.asarray(x)))
+    np.testing.assert_allclose(stack.apply(variables, x), wanted, rtol=1e-5, atol=1e-5)
+    found = stack.clone(pixels=True).apply(variables, x)
+    assert found.dtype == np.uint8
+    assert np.abs(found - np.clip(wanted, 0, 1) * 255.0).max() <= 0.501
+
+
+@pytest.mark.parametrize("margin", [0, 1, 2, 5])
+def test_spans_cover_everything_once(margin):
+    for length in [*range(1, 200), 2048]:
+        spans = windows.spans(length, margin)
+        assert [span.start for span in spans] == [0, *(span.stop for span in spans[:-1])]
+        assert spans[-1].stop == length
+        for span in spans:
+            assert span.length in {core + 2 * margin for core in windows.CORES}
+            # The margin, except at the picture's edges.
+            assert span.origin <= max(0, span.start - margin) or span.start == 0
+            assert span.origin + span.length >= min(length, span.stop + margin)
+            assert span.origin <= span.start
+        # No cheaper way with one window more of one kind and one less of the other.
+        assert sum(span.length for span in spans) <= 2 * length + 2 * windows.CORES[0] + 4 * margin
+
+
+def test_four_programs_at_most():
+    stack, variables, geometry, channels = made("down")
+    x = np.zeros((1, 100 * geometry.cell_in, 100 * geometry.cell_in, channels), np.float32)
+    with toys.CompileCount() as count:
+        rng = np.random.default_rng(0)
+        for _ in range(40):
+            height, width = rng.integers(1, 100, 2) * geometry.cell_in
+            stack.apply(variables, x[:, :height, :width])
+    assert count.names.count("jit(_window)") <= 4
+    assert len(count.names) <= 4, "something else was compiled for a size"
+
+
+def test_geometry():
+    assert windows.geometry(STACKS["down"][0].layers) == (8, 1, 2)
+    assert windows.geometry(STACKS["up"][0].layers)[:2] == (1, 4)
+    assert windows.geometry(STACKS["there and back"][0].layers)[:2] == (6, 6)
+    assert windows.geometry((relu,)) == (1, 1, 0)
+    assert ConvTranspose(1).scale == Fraction(2) and Conv(1, stride=2).scale == Fraction(1, 2)
+    # What a 5x5 transposed convolution of stride 2 reads for output samples 0 and 1: torch's padding of 2.
+    assert ConvTranspose(1).inputs_of(0, 1) == (-1, 1)
+
+
+def test_sizes_that_are_no_cells_are_refused():
+    stack, variables, _, channels = made("down")
+    with pytest.raises(ValueError, match="multiples of 8"):
+        stack.apply(variables, np.zeros((1, 12, 8, channels), np.float32))
