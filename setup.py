@@ -31,6 +31,8 @@ BENCH = ["matplotlib>=3.9", "imagecodecs>=2025.3"]
 # TensorFlow (1.3 GB) is never imported by the package: it is here for people whose TFDS builders need it to prepare.
 TF = ["tensorflow-cpu>=2.19"]
 LPIPS = []
+# Atheris has wheels for Linux only.
+FUZZ = ["atheris>=3.0", "coverage>=7"]
 TEST = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8"]
 
 setup(
@@ -49,6 +51,7 @@ setup(
         "bench": BENCH,
         "tf": TF,
         "lpips": LPIPS,
+        "fuzz": FUZZ,
         "test": TRAIN + BENCH + TEST,
         "all": TRAIN + BENCH + TF + LPIPS + TEST,
     },

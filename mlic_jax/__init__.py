@@ -2,8 +2,9 @@
 
     import mlic_jax as mlic
 
-    data = mlic.compress(image, "model.mlicm")       # uint8 [H, W, 3] or a PIL image -> bytes of a .mlic file
-    image = mlic.decompress(data, "model.mlicm")     # bytes -> uint8 [H, W, 3]
+    data = mlic.compress(image, "model.mlicm")         # an array or a PIL image -> bytes of a .mlic file
+    image = mlic.decompress(data, "model.mlicm")       # bytes -> an array of the same kind
+    image = mlic.decompress_image(data, "model.mlicm") # bytes -> a PIL image, with ICC, EXIF and XMP
 
 Everything is imported when it is first used: `import mlic_jax` is instant and needs no accelerator.
 """
@@ -22,7 +23,14 @@ from mlic_jax.errors import (
 
 __version__ = "0.1.0"
 
-_HOME = {"compress": "api", "decompress": "api", "info": "api", "load_model": "api", "Artifact": "artifact"}
+_HOME = {
+    "compress": "api",
+    "decompress": "api",
+    "decompress_image": "api",
+    "info": "api",
+    "load_model": "api",
+    "Artifact": "artifact",
+}
 
 __all__ = [
     "CorruptStreamError",

@@ -1,134 +1,244 @@
-"""Pictures to files and back, for programs: `mlic_jax.compress`, `decompress`, `info` and `load_model`."""
+"""Pictures to files and back, for programs: `compress`, `decompress`, `decompress_image`, `info` and `load_model`.
+
+All of it can be called from several threads. `info` imports neither NumPy nor jax.
+"""
 
 from __future__ import annotations
 
+import numbers
 import os
 import pathlib
-from typing import Any
-
-import numpy as np
+import threading
+from typing import TYPE_CHECKING, Any
 
 from mlic_jax import container, zoo
-from mlic_jax.artifact import SUFFIX, Artifact
 from mlic_jax.errors import InputError, ModelError, UsageError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from mlic_jax.artifact import Artifact
+
+# The model file that is used where none is named.
+MODEL = "MLIC_MODEL"
 # Folders in which models are looked for by the fingerprint a file names, separated as in PATH.
 MODEL_PATH = "MLIC_MODELS"
 
 # Models of this process, so that a model that was used once is neither read nor put on a device again.
-_by_path: dict[tuple, Artifact] = {}
+_lock = threading.RLock()
+_by_path: dict[pathlib.Path, tuple[tuple, Artifact]] = {}
 _by_fingerprint: dict[bytes, Artifact] = {}
 
 
-def load_model(model: str | os.PathLike | Artifact) -> Artifact:
-    """A model from its `.mlicm` file (kept for the next call), or the one given.
+def load_model(model: str | os.PathLike | Artifact | None = None) -> Artifact:
+    """A model from its `.mlicm` file (kept for the next call), or the one given; None means the file in MLIC_MODEL.
 
-    Raises ModelError if the file is missing, damaged, or of a model this version does not know.
+    Raises:
+      ModelError: the file is missing, damaged, or of a model this version does not know.
+      UsageError: no model was named.
     """
-    if not isinstance(model, Artifact):
-        path = pathlib.Path(model).absolute()
-        try:
-            stat = path.stat()
-        except OSError as reason:
-            raise ModelError(f"model {str(model)!r} cannot be read: {reason.strerror}") from reason
-        key = (path, stat.st_mtime_ns, stat.st_size)
-        if key not in _by_path:
-            _by_path[key] = Artifact.load(model)
-        model = _by_path[key]
-    zoo.stream_id(model.model)
-    _by_fingerprint[model.fingerprint] = model
+    from mlic_jax.artifact import Artifact
+
+    model = model or os.environ.get(MODEL)
+    if not model:
+        raise UsageError(f"no model was named: give a .mlicm file, or name one in {MODEL}")
+    with _lock:
+        if not isinstance(model, Artifact):
+            model = _load(pathlib.Path(model))
+        zoo.stream_id(model.model)
+        _by_fingerprint[model.fingerprint] = model
     return model
 
 
-def _find_model(fingerprint: bytes, name: str) -> Artifact:
-    """The model a file was written with: one already loaded, or one in the folders of MLIC_MODELS."""
-    if fingerprint in _by_fingerprint:
-        return _by_fingerprint[fingerprint]
-    folders = [folder for folder in os.environ.get(MODEL_PATH, "").split(os.pathsep) if folder]
-    for folder in folders:
-        for path in sorted(pathlib.Path(folder).glob(f"*{SUFFIX}")):
-            if load_model(path).fingerprint == fingerprint:
-                return _by_fingerprint[fingerprint]
-    looked = f"no {SUFFIX} file in {', '.join(folders)} is it" if folders else f"{MODEL_PATH} names no folder to search"
-    raise ModelError(
-        f"the file needs the model {name} with fingerprint {fingerprint.hex()}, and none was given: {looked}"
-    )
+def _load(path: pathlib.Path) -> Artifact:
+    from mlic_jax.artifact import Artifact
+
+    path = path.absolute()
+    try:
+        stat = path.stat()
+    except OSError as reason:
+        raise ModelError(f"model {str(path)!r} cannot be read: {reason.strerror}") from reason
+    state = (stat.st_mtime_ns, stat.st_size)
+    if path not in _by_path or _by_path[path][0] != state:
+        _by_path[path] = (state, Artifact.load(path))
+    return _by_path[path][1]
 
 
-def _pixels(image: Any) -> np.ndarray:
-    if not isinstance(image, np.ndarray):
-        mode = getattr(image, "mode", None)
-        if mode is None:
-            raise InputError(f"cannot compress a {type(image).__name__}: give a uint8 array [H, W, 3] or a PIL image")
-        if mode != "RGB":
-            raise InputError(f"a picture of mode {mode}: this version codes RGB, convert it with image.convert('RGB')")
-        image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-        raise InputError(f"an array of {image.dtype} {list(image.shape)}: uint8 [H, W, 3] is needed")
-    container.check_size(image.shape[1], image.shape[0])
-    return np.ascontiguousarray(image)
+def _find_model(header: container.Header) -> Artifact:
+    """The model a file was written with: one already loaded, that of MLIC_MODEL, or one in MLIC_MODELS' folders."""
+    from mlic_jax.artifact import SUFFIX
+
+    with _lock:
+        if header.fingerprint in _by_fingerprint:
+            return _by_fingerprint[header.fingerprint]
+        named = os.environ.get(MODEL)
+        folders = [folder for folder in os.environ.get(MODEL_PATH, "").split(os.pathsep) if folder]
+        paths = [path for folder in folders for path in sorted(pathlib.Path(folder).glob(f"*{SUFFIX}"))]
+        unreadable = []
+        for path in ([named] if named else []) + paths:
+            try:
+                if load_model(path).fingerprint == header.fingerprint:
+                    return _by_fingerprint[header.fingerprint]
+            except ModelError:
+                unreadable.append(str(path))
+    looked = f"none of the {SUFFIX} files in {', '.join(folders)} is it" if folders else f"{MODEL_PATH} names no folder"
+    if unreadable:
+        looked += f" ({', '.join(unreadable)} cannot be read)"
+    raise ModelError(f"the file needs {_describe(header)}, and {looked}. {_WHERE}")
 
 
-def compress(image: Any, model: str | os.PathLike | Artifact, quality: float | None = None) -> bytes:
+_WHERE = (
+    f"Ask whoever wrote the file for its .mlicm file, and give it as the model or put it into a folder of {MODEL_PATH}"
+)
+
+
+def _describe(header: container.Header) -> str:
+    """The name of a file's model and its fingerprint. Raises ModelError for a model that this version does not know."""
+    fingerprint = f"with fingerprint {header.fingerprint.hex()}"
+    try:
+        return f"the model {zoo.name_of(header.model_id)} {fingerprint}"
+    except ModelError as reason:
+        raise ModelError(f"{reason} ({fingerprint}): a newer mlic_jax may") from reason
+
+
+def compress(
+    image: np.ndarray | Image.Image,
+    model: str | os.PathLike | Artifact | None = None,
+    quality: float | None = None,
+    *,
+    metadata: str = "all",
+) -> bytes:
     """A picture as the content of a `.mlic` file.
 
     Args:
-      image: uint8 [H, W, 3] or a PIL image of mode RGB, of any size.
-      model: path of a `.mlicm` file, or what `load_model` returned.
-      quality: 0..100 for models of several rates; None for their default, and for models of one rate.
+      image: a PIL image, or an array: uint8 or uint16 [H, W] or [H, W, 1 to 4] (grey, grey and alpha, RGB, RGBA), or
+        bool [H, W]. `mlic_jax.picture` says how each is coded.
+      model: path of a `.mlicm` file, or what `load_model` returned; None for the one in MLIC_MODEL.
+      quality: 0..100 for models of several rates, rounded to half steps; None for their default, and for models of
+        one rate.
+      metadata: what is kept of a PIL image's: "all", "none", or some of "icc,exif,xmp". An EXIF orientation is applied
+        in any case.
 
     Raises:
       InputError, LimitError: a picture of another kind, or too large.
       ModelError: no such model.
-      UsageError: a quality out of range, or for a model of one rate.
+      UsageError: a quality out of range, or for a model of one rate; no model; unknown metadata.
     """
-    image = _pixels(image)
+    import numpy as np
+    from PIL import Image
+
+    from mlic_jax import metadata as kept
+    from mlic_jax import picture, plane
+
+    chosen = kept.choose(metadata)
+    if quality is not None:
+        if not isinstance(quality, numbers.Real) or not 0 <= quality <= 100:
+            raise UsageError(f"quality {quality} is out of range: a number from 0 to 100 is possible")
+        quality = round(2 * float(quality)) / 2
+    if isinstance(image, Image.Image):
+        seen = picture.from_pillow(image, chosen)
+    elif hasattr(image, "__array__"):
+        seen = picture.from_array(np.asarray(image))
+    else:
+        raise InputError(f"cannot compress a {type(image).__name__}: give an array or a PIL image")
     artifact = load_model(model)
-    if quality is not None and not 0 <= quality <= 100:
-        raise UsageError(f"quality {quality} is out of range: 0 to 100")
-    chunks = zoo.codec_of(artifact).compress(artifact, image, quality)
-    height, width, _ = image.shape
-    return container.pack(
-        container.Header(zoo.stream_id(artifact.model), artifact.fingerprint, width, height), tuple(chunks)
-    )
+    chunks = [
+        container.Chunk(container.DATA, bytes(data))
+        for data in zoo.codec_of(artifact).compress(artifact, seen.rgb, quality)
+    ]
+    if seen.alpha is not None:
+        chunks.append(container.Chunk(container.ALPHA, plane.encode(seen.alpha)))
+    chunks += kept.to_chunks(seen.metadata)
+    height, width, _ = seen.rgb.shape
+    header = container.Header(zoo.stream_id(artifact.model), artifact.fingerprint, width, height, seen.mode, quality)
+    return container.pack(header, chunks)
+
+
+def _decode(data, model, chosen):
+    """(mode, array of this mode, chosen metadata)."""
+    from mlic_jax import metadata as kept
+    from mlic_jax import picture, plane
+
+    _check_content(data)
+    header, chunks = container.unpack(data)
+    described = _describe(header)
+    if model is None:
+        artifact = _find_model(header)
+    else:
+        artifact = load_model(model)
+        if (zoo.stream_id(artifact.model), artifact.fingerprint) != (header.model_id, header.fingerprint):
+            raise ModelError(
+                f"the file needs {described}; given is {artifact.model} with fingerprint {artifact.fingerprint.hex()}. "
+                f"{_WHERE}"
+            )
+    found = kept.from_chunks(chunks, chosen)
+    size = (header.height, header.width)
+    contents = {type: [chunk.content for chunk in chunks if chunk.type == type] for type in container.NAMES}
+    alpha = [plane.decode(content, *size, container.bit_depth(header.mode)) for content in contents[container.ALPHA]]
+    rgb = zoo.codec_of(artifact).decompress(artifact, tuple(contents[container.DATA]), size)
+    return header.mode, picture.to_array(header.mode, rgb, *alpha), found
+
+
+def _check_content(data) -> None:
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise InputError(f"a {type(data).__name__} is not the content of a file: give its bytes")
 
 
 def decompress(data: bytes, model: str | os.PathLike | Artifact | None = None) -> np.ndarray:
-    """The picture uint8 [H, W, 3] of a `.mlic` file's content.
+    """The picture of a `.mlic` file's content, as an array of the mode it was compressed from.
 
     Args:
       data: the file's content.
-      model: as for `compress`; None to search the models used so far and the folders in MLIC_MODELS.
+      model: as for `compress`; None to search the models used so far, MLIC_MODEL, and the folders in MLIC_MODELS.
+
+    Returns:
+      uint8 or uint16 [H, W], [H, W, 2], [H, W, 3] or [H, W, 4] for grey, grey and alpha, RGB, RGBA; bool [H, W] for
+      1-bit pictures.
 
     Raises:
       CorruptStreamError: not such a file, or a damaged one.
       ModelError: the model is missing, or is not the one the file was written with.
-      LimitError: sides beyond the format's.
+      LimitError: more pixels or metadata than the format allows.
     """
-    header, chunks = container.unpack(data)
-    name = zoo.name_of(header.model_id)
-    if model is None:
-        artifact = _find_model(header.fingerprint, name)
-    else:
-        artifact = load_model(model)
-        if (artifact.model, artifact.fingerprint) != (name, header.fingerprint):
-            raise ModelError(
-                f"the file was written with {name}, fingerprint {header.fingerprint.hex()}; "
-                f"the model given is {artifact.model}, fingerprint {artifact.fingerprint.hex()}"
-            )
-    return zoo.codec_of(artifact).decompress(artifact, chunks, (header.height, header.width))
+    return _decode(data, model, ())[1]
 
 
-def info(data: bytes) -> dict[str, Any]:
-    """What a `.mlic` file says about itself; needs no model and imports no jax.
+def decompress_image(
+    data: bytes, model: str | os.PathLike | Artifact | None = None, *, metadata: str = "all"
+) -> Image.Image:
+    """The picture of a `.mlic` file's content as a PIL image; arguments and errors as for `decompress`.
+
+    ICC profile, EXIF and XMP, as far as `metadata` chooses them, are in `info` as icc_profile, exif and xmp: Pillow's
+    writers take them as keyword arguments of these names. Pillow has 16 bits for grey only, so colours of 16 bits
+    become 8.
+    """
+    from mlic_jax import metadata as kept
+    from mlic_jax import picture
+
+    mode, array, found = _decode(data, model, kept.choose(metadata))
+    image = picture.to_pillow(mode, array)
+    image.info.update(kept.to_pillow(found))
+    return image
+
+
+def info(data: bytes, size: int | None = None) -> dict[str, Any]:
+    """What the header of a `.mlic` file says; needs no model.
+
+    Args:
+      data: the file's content, or its first `container.LONGEST_HEADER` bytes or more.
+      size: the file's length in bytes, where `data` is not all of it.
 
     Returns:
-      {"model", "fingerprint", "width", "height", "bytes", "bpp", "chunks": bytes of each}.
+      {"model", "fingerprint", "width", "height", "mode", "bit_depth", "quality" (or None), "bytes", "bpp",
+       "chunks": [{"type": name, "bytes": length}], "metadata": {name: bytes as stored}}.
 
     Raises:
       CorruptStreamError, LimitError: as `decompress`.
     """
-    header, chunks = container.unpack(data)
+    _check_content(data)
+    size = len(data) if size is None else size
+    header, places = container.read_header(data, size)
     try:
         name = zoo.name_of(header.model_id)
     except ModelError:
@@ -138,7 +248,11 @@ def info(data: bytes) -> dict[str, Any]:
         "fingerprint": header.fingerprint.hex(),
         "width": header.width,
         "height": header.height,
-        "bytes": len(data),
-        "bpp": 8 * len(data) / (header.width * header.height),
-        "chunks": [len(chunk) for chunk in chunks],
+        "mode": header.mode.removesuffix(";16"),
+        "bit_depth": container.bit_depth(header.mode),
+        "quality": header.quality,
+        "bytes": size,
+        "bpp": 8 * size / (header.width * header.height),
+        "chunks": [{"type": container.chunk_name(place.type), "bytes": place.length} for place in places],
+        "metadata": {container.NAMES[p.type]: p.length for p in places if p.type in container.METADATA},
     }

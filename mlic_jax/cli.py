@@ -1,23 +1,28 @@
 """The `mlic` command.
 
-Each subcommand imports what it needs when it runs: `mlic info` needs neither jax nor a model. Bad input ends in one
-line on standard error and an exit status, see mlic_jax.errors: 2 usage, 3 input, 4 damaged file, 5 model, 6 limit,
-7 training, 1 some files of a batch failed, 130 interrupted.
+Each subcommand imports what it needs when it runs: `mlic info` needs neither NumPy nor jax nor a model. Bad input ends
+in one line on standard error and an exit status (EXIT_CODES; mlic_jax.errors has the same).
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import pathlib
 import sys
 
 import mlic_jax
-from mlic_jax import files
-from mlic_jax.errors import InputError, MlicError, UsageError
+from mlic_jax import batch, files
+from mlic_jax.errors import MlicError, UsageError
 
 STREAM_SUFFIX = ".mlic"
+EXIT_CODES = (
+    "Exit status: 0 done; 1 some of several files failed; 2 usage; 3 an input that cannot be read, or an output that "
+    "cannot be written; 4 a damaged or unknown .mlic file; 5 a missing or wrong model; 6 a limit exceeded; 7 training "
+    "failed; 130 interrupted."
+)
 # What `mlic evaluate --compare` runs when it is given without names.
 COMPARED = "jpeg,jpeg2000,webp,avif"
 
@@ -94,7 +99,7 @@ def _artifact_of_run(run: str, which: str):
 
 
 def _export(arguments):
-    _refuse_overwriting(arguments.output, arguments.force)
+    batch.refuse_overwriting(arguments.output, arguments.force)
     _prepare_jax()
     artifact = _artifact_of_run(arguments.run, arguments.which)
     artifact.save(arguments.output)
@@ -120,9 +125,8 @@ def _evaluate(arguments):
     models = [(_label(path), _artifact_of_run(path, arguments.which)) for path in arguments.run]
     models += [(_label(path), api.load_model(path)) for path in arguments.model]
     codecs = [name for name in (arguments.compare or "").split(",") if name]
-    work = _Work(len(models) * len(pictures) + 2 * len(codecs), arguments.quiet)
-    with work:
-        found = evaluate.compare(models, pictures, codecs, work.done)
+    with batch.Bar("evaluate", len(models) * len(pictures) + 2 * len(codecs), arguments.quiet) as bar:
+        found = evaluate.compare(models, pictures, codecs, bar.done)
     for row in [row for rows in found["rows"] for row in rows] if arguments.per_image else []:
         print(
             f"{row['name']}: {row['bytes']} bytes, {row['bpp']:.4f} bpp (estimated {row['bpp_estimated']:.4f}), "
@@ -163,154 +167,92 @@ def _about(models) -> str:
     return words + ". All rates are of whole files, all distortions of decoded 8-bit pictures."
 
 
-class _Work:
-    """A bar over pieces of work on a terminal, nothing elsewhere."""
-
-    def __init__(self, total, quiet):
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(file=sys.stderr)
-        self.bar = Progress(console=console, transient=True) if console.is_terminal and not quiet else None
-        self.task = self.bar.add_task("evaluate", total=total) if self.bar else None
-
-    def __enter__(self):
-        if self.bar:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *_):
-        if self.bar:
-            self.bar.stop()
-
-    def done(self, name):
-        if self.bar:
-            self.bar.update(self.task, advance=1, description=name)
-
-
 # ---------------------------------------------------------------------- compress, decompress, info
 
 
-def _refuse_overwriting(path, force) -> None:
-    if pathlib.Path(path).exists() and not force:
-        raise InputError(f"{str(path)!r} exists: add -f to overwrite it")
+def _run(arguments, suffix, check, start, work) -> int:
+    outputs = batch.outputs(arguments.inputs, arguments.output, suffix)
 
+    def check_both(name, path):
+        batch.refuse_overwriting(path, arguments.force)
+        check(name, path)
 
-def _outputs(inputs: list[str], output: str | None, suffix: str) -> list[pathlib.Path]:
-    """Where each input's result goes: the file or folder `output`, or beside the input."""
-    if output and len(inputs) == 1 and not pathlib.Path(output).is_dir():
-        return [pathlib.Path(output)]
-    if output and not pathlib.Path(output).is_dir():
-        raise InputError(f"{output!r} is not a folder: with {len(inputs)} inputs, -o names an existing folder")
-    folders = [pathlib.Path(output) if output else pathlib.Path(name).parent for name in inputs]
-    return [folder / (pathlib.Path(name).stem + suffix) for folder, name in zip(folders, inputs, strict=True)]
-
-
-def _batch(inputs, outputs, work) -> int:
-    """Runs work(input, output) on every pair and goes on past those that fail. Returns the exit status."""
-    failed = []
-    for name, path in zip(inputs, outputs, strict=True):
-        try:
-            work(name, path)
-        except MlicError as reason:
-            if len(inputs) == 1:
-                raise
-            failed.append(name)
-            print(f"mlic: error: {name}: {reason}", file=sys.stderr)
-    if failed:
-        print(f"mlic: {len(failed)} of {len(inputs)} files failed: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
-
-
-def _read_rgb(path: str, convert: bool):
-    """A picture's pixels; other modes than RGB only where the user agreed to convert them."""
-    from mlic_jax.data import images
-
-    pixels = images.read_image(path)
-    if not convert:
-        from PIL import Image
-
-        with Image.open(path) as picture:
-            if picture.mode != "RGB":
-                raise InputError(
-                    f"{path!r} is a picture of mode {picture.mode}: this version codes RGB; add --convert to make it so"
-                )
-    return pixels
+    return batch.run(
+        list(zip(arguments.inputs, outputs, strict=True)),
+        check_both,
+        start,
+        work,
+        jobs=arguments.jobs,
+        as_json=arguments.json,
+        quiet=arguments.quiet,
+    )
 
 
 def _compress(arguments):
-    outputs = _outputs(arguments.inputs, arguments.output, STREAM_SUFFIX)
-    for path in outputs:
-        _refuse_overwriting(path, arguments.force)
-    _prepare_jax()
-    from mlic_jax import api
+    from mlic_jax import api, container, metadata
+    from mlic_jax.data import images
 
-    model = api.load_model(arguments.model)
+    metadata.choose(arguments.metadata)
 
-    def work(name, path):
-        pixels = _read_rgb(name, arguments.convert)
-        data = api.compress(pixels, model, arguments.quality)
-        files.write_bytes(path, data)
-        record = {"input": name, "output": str(path), "input_bytes": os.path.getsize(name), **api.info(data)}
-        if arguments.json:
-            print(json.dumps(record))
-        else:
-            share = record["bytes"] / record["input_bytes"]
-            print(
-                f"{name}: {record['input_bytes']} -> {record['bytes']} bytes ({share:.1%}), {record['bpp']:.3f} bpp, "
-                f"written to {path}"
-            )
+    def check(name, path):
+        batch.can_be_read_twice(name)
 
-    return _batch(arguments.inputs, outputs, work)
+    def start():
+        _prepare_jax()
+        return api.load_model(arguments.model)
+
+    def work(name, path, model):
+        original = batch.read(name)
+        image = images.open_image(io.BytesIO(original), name, container.LARGEST_PICTURE)
+        data = api.compress(image, model, arguments.quality, metadata=arguments.metadata)
+        batch.write(path, data)
+        record = {"input": name, "output": path, "input_bytes": len(original), **api.info(data)}
+        return record, (
+            f"{name}: {len(original)} -> {len(data)} bytes ({len(data) / len(original):.1%}), {record['bpp']:.3f} bpp, "
+            f"written to {path}"
+        )
+
+    return _run(arguments, STREAM_SUFFIX, check, start, work)
 
 
 def _decompress(arguments):
-    import io
+    from mlic_jax import api, container, metadata, picture_files
 
-    from PIL import Image
+    metadata.choose(arguments.metadata)
 
-    outputs = _outputs(arguments.inputs, arguments.output, ".png")
-    for path in outputs:
-        _refuse_overwriting(path, arguments.force)
-        if path.suffix.lower() not in Image.registered_extensions():
-            raise UsageError(f"{str(path)!r}: the suffix names no picture format, try .png")
-    contents = {name: files.read_bytes(name) for name in arguments.inputs if len(arguments.inputs) == 1}
-    _prepare_jax()
-    from mlic_jax import api
+    def format_of(path):
+        return "PNG" if path == batch.STANDARD else picture_files.format_of(path)
 
-    model = api.load_model(arguments.model) if arguments.model else None
+    def check(name, path):
+        format = format_of(path)
+        if batch.can_be_read_twice(name):
+            header, _ = container.read_header(*batch.start_of(name, container.LONGEST_HEADER))
+            picture_files.check(format, header.mode)
 
-    def work(name, path):
-        pixels = api.decompress(contents.get(name) or files.read_bytes(name), model)
-        out = io.BytesIO()
-        Image.fromarray(pixels).save(out, Image.registered_extensions()[path.suffix.lower()])
-        files.write_bytes(path, out.getvalue())
-        if arguments.json:
-            print(json.dumps({"input": name, "output": str(path), "width": pixels.shape[1], "height": pixels.shape[0]}))
-        else:
-            print(f"{name}: {pixels.shape[1]}x{pixels.shape[0]} pixels, written to {path}")
+    def start():
+        _prepare_jax()
+        return api.load_model(arguments.model) if arguments.model else None
 
-    return _batch(arguments.inputs, outputs, work)
+    def work(name, path, model):
+        data = batch.read(name)
+        header, _ = container.read_header(data)
+        picture_files.check(format_of(path), header.mode)
+        image = api.decompress_image(data, model, metadata=arguments.metadata)
+        batch.write(path, picture_files.to_bytes(image, format_of(path)))
+        record = {"input": name, "output": path, "width": header.width, "height": header.height, "mode": image.mode}
+        return record, f"{name}: {header.width}x{header.height} pixels of mode {image.mode}, written to {path}"
+
+    return _run(arguments, ".png", check, start, work)
 
 
 def _info(arguments):
-    data = files.read_bytes(arguments.input)
-    if data[:2] == b"PK":
-        from mlic_jax.artifact import Artifact
+    from mlic_jax import api, container
 
-        artifact = Artifact.from_bytes(data, repr(arguments.input))
-        found = {
-            "model": artifact.model,
-            "architecture": artifact.architecture,
-            "fingerprint": artifact.fingerprint.hex(),
-            "bytes": len(data),
-            "parameters": int(sum(a.size for name, a in artifact.arrays().items() if name.startswith("params/"))),
-            "card": artifact.card,
-        }
+    start, size = batch.start_of(arguments.input, container.LONGEST_HEADER)
+    if start[:2] == b"PK":
+        found = _model_info(arguments.input)
     else:
-        from mlic_jax import api
-
-        found = api.info(data)
+        found = api.info(start, size)
     if arguments.json:
         print(json.dumps(found))
     else:
@@ -318,7 +260,28 @@ def _info(arguments):
             print(f"{key}: {json.dumps(value) if isinstance(value, dict | list) else value}")
 
 
+def _model_info(name):
+    from mlic_jax.artifact import Artifact
+
+    data = files.read_bytes(name)
+    artifact = Artifact.from_bytes(data, repr(name))
+    return {
+        "model": artifact.model,
+        "architecture": artifact.architecture,
+        "fingerprint": artifact.fingerprint.hex(),
+        "bytes": len(data),
+        "parameters": int(sum(a.size for name, a in artifact.arrays().items() if name.startswith("params/"))),
+        "card": artifact.card,
+    }
+
+
 # ---------------------------------------------------------------------- the command line
+
+
+def _count(word: str) -> int:
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number of files at a time")
+    return int(word)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -357,25 +320,44 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="print JSON that CompressAI's plot tool reads")
     evaluate.add_argument("--quiet", action="store_true", help="no progress bar")
 
-    compress = command("compress", _compress, "Compress pictures.")
-    compress.add_argument("inputs", nargs="+", metavar="PICTURE")
-    compress.add_argument("-o", "--output", help="file, or folder for several (default: beside the input, .mlic)")
-    compress.add_argument("-m", "--model", required=True, help="model file (.mlicm)")
-    compress.add_argument("-q", "--quality", type=float, help="0 to 100, for models of several rates")
-    compress.add_argument("--convert", action="store_true", help="turn grey, palette or transparent pictures into RGB")
-    compress.add_argument("-f", "--force", action="store_true", help="overwrite")
-    compress.add_argument("--json", action="store_true", help="print a JSON line per file")
+    def command_on_files(name, function, summary, what, model, force):
+        added = command(name, function, summary)
+        added.add_argument("inputs", nargs="+", metavar=what, help="- for standard input")
+        added.add_argument("-o", "--output", help="file, or folder for several, or - for standard output " + force)
+        added.add_argument("-m", "--model", help=model)
+        added.add_argument(
+            "--metadata", default="all", help="what is kept: all (default), none, or some of icc,exif,xmp"
+        )
+        added.add_argument("-j", "--jobs", type=_count, default=1, help="files at a time (default 1; 0: one per core)")
+        added.add_argument("-f", "--force", action="store_true", help="overwrite")
+        added.add_argument("--json", action="store_true", help="print a JSON line per file")
+        added.add_argument("--quiet", action="store_true", help="print nothing but errors")
+        added.epilog = EXIT_CODES
+        return added
 
-    decompress = command("decompress", _decompress, "Decompress .mlic files.")
-    decompress.add_argument("inputs", nargs="+", metavar="FILE")
-    decompress.add_argument("-o", "--output", help="picture file, or folder for several (default: beside, .png)")
-    decompress.add_argument("-m", "--model", help="model file (default: searched in the folders of MLIC_MODELS)")
-    decompress.add_argument("-f", "--force", action="store_true", help="overwrite")
-    decompress.add_argument("--json", action="store_true", help="print a JSON line per file")
+    compress = command_on_files(
+        "compress",
+        _compress,
+        "Compress pictures: grey, RGB or palette, with or without alpha. Colours of 16 bits are read with 8.",
+        "PICTURE",
+        "model file (.mlicm; default: the one in MLIC_MODEL)",
+        "(default: beside the input, .mlic)",
+    )
+    compress.add_argument("-q", "--quality", type=float, help="0 to 100, for models of several rates")
+
+    command_on_files(
+        "decompress",
+        _decompress,
+        "Decompress .mlic files. The suffix of the output names its format.",
+        "FILE",
+        "model file (default: MLIC_MODEL, and what is in the folders of MLIC_MODELS)",
+        "(default: beside the input, .png; PNG goes to standard output)",
+    )
 
     info = command("info", _info, "Say what a .mlic or .mlicm file holds.")
-    info.add_argument("input", metavar="FILE")
+    info.add_argument("input", metavar="FILE", help="- for standard input")
     info.add_argument("--json", action="store_true", help="print JSON")
+    info.epilog = EXIT_CODES
     return parser
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import tempfile
+import secrets
 
 from mlic_jax.errors import InputError, MlicError
 
@@ -24,18 +24,13 @@ def write_bytes(path, data: bytes) -> None:
     Raises InputError where the folder is missing or not writable.
     """
     path = pathlib.Path(path)
-    temporary = None
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}"
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent or ".", prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp's 0600 is not what a user expects of an output
         os.replace(temporary, path)
-    except OSError as reason:
-        raise InputError(f"cannot write {str(path)!r}: {reason.strerror or reason}") from reason
+    except (OSError, ValueError) as reason:
+        raise InputError(f"cannot write {str(path)!r}: {getattr(reason, 'strerror', None) or reason}") from reason
     finally:
-        if temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+        with contextlib.suppress(OSError, ValueError):
+            os.unlink(temporary)

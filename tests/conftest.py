@@ -45,3 +45,18 @@ def toy_zoo():
         for name, entry in toys.ENTRIES.items():
             patch.setitem(zoo.MODELS, name, entry)
         yield
+
+
+@pytest.fixture
+def plain_zoo(monkeypatch):
+    """The lossless codec of plain.py, in the zoo while a test runs; models are not shared between tests."""
+    import plain
+
+    from mlic_jax import api, zoo
+
+    for name, entry in plain.ENTRIES.items():
+        monkeypatch.setitem(zoo.MODELS, name, entry)
+    monkeypatch.setattr(api, "_by_fingerprint", {})
+    monkeypatch.setattr(api, "_by_path", {})
+    for variable in (api.MODEL, api.MODEL_PATH):
+        monkeypatch.delenv(variable, raising=False)

@@ -1,48 +1,195 @@
-"""The file format: everything comes back, and nothing damaged is taken for a file."""
+"""The file format: everything comes back, and nothing damaged or forged is taken for a file."""
 
+import pathlib
+import re
 import struct
 import subprocess
 import sys
+import time
+import tracemalloc
 import zlib
 
+import google_crc32c
 import numpy as np
 import pytest
 
-from mlic_jax import container
-from mlic_jax.container import LARGEST_PICTURE, LARGEST_SIDE, MOST_CHUNKS, Header, pack, unpack
-from mlic_jax.errors import CorruptStreamError, LimitError
+from mlic_jax import container, metadata, plane
+from mlic_jax.container import (
+    ALPHA,
+    DATA,
+    EXIF,
+    ICC,
+    LARGEST_METADATA,
+    LARGEST_PICTURE,
+    LARGEST_SIDE,
+    LONGEST_HEADER,
+    METADATA,
+    MODES,
+    MOST_CHUNKS,
+    PAD,
+    XMP,
+    Chunk,
+    Header,
+    inflate,
+    pack,
+    read_header,
+    unpack,
+)
+from mlic_jax.errors import CorruptStreamError, LimitError, MlicError
 
-HEADER = Header(2, bytes(range(8)), 768, 512)
+HEADER = Header(2, bytes(range(6)), 768, 512)
+ONE = (Chunk(DATA, b"x" * 40),)
 
 
-@pytest.mark.parametrize("chunks", [(), (b"",), (b"abc",), (b"a", b"", b"bc" * 100), (b"x",) * MOST_CHUNKS])
-@pytest.mark.parametrize("size", [(1, 1), (127, 128), (16384, 1), (LARGEST_SIDE, LARGEST_PICTURE // LARGEST_SIDE)])
-def test_comes_back(size, chunks):
-    header = HEADER._replace(width=size[0], height=size[1])
-    assert unpack(pack(header, chunks)) == (header, chunks)
+def crc(data):
+    return struct.pack("<I", google_crc32c.value(data))
+
+
+def varint(value):
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+
+LONGEST = varint((1 << 32) - 1)
+
+
+def forge(
+    width=3, height=2, chunks=ONE, *, version=1, mode=2, model=b"\x02", quality=b"", count=None, lengths=None, tail=b""
+):
+    """A file as a careful forger would write it: any claim, with checksums that fit."""
+    lengths = lengths or [varint(len(chunk.content)) for chunk in chunks]
+    more = len(chunks) > 1 or count is not None
+    sides = (width - 1) | (height - 1) << 15 | bool(quality) << 30 | more << 31
+    head = b"\x8bML" + bytes([version << 4 | mode]) + struct.pack("<I", sides) + model + bytes(range(6)) + quality
+    head += lengths[0]
+    if more:
+        head += varint(len(chunks) - 1) if count is None else count
+        head += b"".join(bytes([chunk.type]) + length for chunk, length in zip(chunks[1:], lengths[1:], strict=True))
+    bodies = [chunk.content + crc(bytes([chunk.type]) + chunk.content) for chunk in chunks]
+    return head + crc(head) + b"".join(bodies) + tail
+
+
+# ---------------------------------------------------------------------- what is written
 
 
 def test_layout():
-    # Version 0, byte by byte: a change here is a change of the format.
-    data = pack(Header(0x0102, b"\x10" * 8, 300, 5), (b"ab", b""))
-    body = b"MLIC" + b"\x00" + b"\x02\x01" + b"\x10" * 8 + b"\xac\x02" + b"\x05" + b"\x02" + b"\x02\x00" + b"ab"
-    assert data == body + struct.pack("<I", zlib.crc32(body))
+    # Version 1, byte by byte: a change here is a change of the format.
+    plain = pack(Header(2, b"fprint", 300, 5), [Chunk(DATA, b"ab")])
+    head = bytes.fromhex("8b4d4c 12 2b010200 02") + b"fprint" + b"\x02"
+    assert plain == head + crc(head) + b"ab" + crc(b"\x00ab")
+    full = pack(
+        Header(300, b"fprint", 1, 32768, "LA;16", 37.5),
+        [Chunk(DATA, b"ab"), Chunk(DATA, bytes(200)), Chunk(ALPHA, b"\x04"), Chunk(ICC, b"")],
+    )
+    head = bytes.fromhex("8b4d4c 16 0080ffff ac02") + b"fprint" + bytes.fromhex("4b 02 03 00 c801 01 01 80 00")
+    assert full == b"".join(
+        [head, crc(head), b"ab", crc(b"\x00ab"), bytes(200), crc(bytes(201)), b"\x04", crc(b"\x01\x04"), crc(b"\x80")]
+    )
+    assert [MODES.index(mode) for mode in MODES] == list(range(9))
+    assert (DATA, ALPHA, ICC, EXIF, XMP, PAD) == (0, 1, 128, 129, 130, 131)
+    assert google_crc32c.value(b"123456789") == 0xE3069283  # CRC-32C, not one of its many relatives
+
+
+def test_the_example_of_the_documentation():
+    text = (pathlib.Path(__file__).parent.parent / "docs" / "format.md").read_text()
+    data = bytes.fromhex("".join(re.findall(r"^    00\d0  ([0-9a-f ]+)$", text, re.MULTILINE)))
+    header, chunks = unpack(data)
+    assert header == Header(1, bytes.fromhex("2965b8fed7aa"), 5, 4, "RGBA") and len(data) == 90
+    assert metadata.from_chunks(chunks) == {XMP: b"<x:xmpmeta/>"}
+    expected = [[0, 255, 255, 255, 255], [0, 40, 255, 255, 255], [0, 40, 80, 255, 255], [0, 40, 80, 120, 255]]
+    np.testing.assert_array_equal(plane.decode(chunks[1].content, 4, 5, 8), expected)
+    for offset, shown in re.findall(r"^\| ([0-9a-f]{2}) \| `([0-9a-f ]+)(?: \.\. [0-9a-f ]+)?` \|", text, re.MULTILINE):
+        assert data[int(offset, 16) :].startswith(bytes.fromhex(shown))
+    for limit in (container.LARGEST_SIDE, f"{container.LARGEST_PICTURE:,}", container.PIXELS_PER_BYTE, LONGEST_HEADER):
+        assert str(limit) in text
+
+
+CHUNKS = [
+    ONE,
+    (Chunk(DATA, b""), Chunk(DATA, b"abc" * 100), Chunk(DATA, b"d")),
+    (Chunk(DATA, b"x"), Chunk(XMP, b"xmp"), Chunk(ICC, b""), Chunk(EXIF, b"exif")),
+    (Chunk(DATA, b"x"),) * MOST_CHUNKS,
+]
+
+
+@pytest.mark.parametrize("chunks", CHUNKS)
+@pytest.mark.parametrize("size", [(1, 1), (127, 128), (16384, 1), (LARGEST_SIDE, LARGEST_PICTURE // LARGEST_SIDE)])
+def test_comes_back(size, chunks):
+    for mode in ("L", "RGB", "1", "L;16", "RGB;16"):
+        for quality in (None, 0.0, 49.5, 100.0):
+            header = HEADER._replace(width=size[0], height=size[1], mode=mode, quality=quality)
+            assert unpack(pack(header, chunks)) == (header, chunks)
+    for mode in ("LA", "RGBA", "LA;16", "RGBA;16"):
+        header, more = HEADER._replace(mode=mode), (*chunks[:200], Chunk(ALPHA, b"alpha"))
+        assert unpack(pack(header, more)) == (header, more)
 
 
 def test_the_header_is_small():
-    chunk = bytes(2_000_000)
-    assert len(pack(HEADER._replace(width=16384, height=LARGEST_PICTURE // 16384), (chunk,))) - len(chunk) <= 32
+    for length in (0, 1, 127, 128, 2_000_000):
+        for quality in (None, 50.0):
+            for width, height in ((1, 1), (768, 512), (LARGEST_SIDE, LARGEST_PICTURE // LARGEST_SIDE)):
+                data = pack(Header(127, bytes(6), width, height, "RGB", quality), [Chunk(DATA, bytes(length))])
+                if width * height <= container.PIXELS_PER_BYTE * (length + 24):
+                    assert 24 <= len(data) - length <= 28
 
 
-FILE = pack(HEADER, (b"first chunk", b"second"))
+def test_padding_keeps_empty_pictures_readable():
+    header = HEADER._replace(width=LARGEST_SIDE, height=LARGEST_PICTURE // LARGEST_SIDE)
+    data = pack(header, (Chunk(DATA, b"x"),))
+    assert (
+        LARGEST_PICTURE / container.PIXELS_PER_BYTE - 2 < len(data) < LARGEST_PICTURE / container.PIXELS_PER_BYTE + 20
+    )
+    assert unpack(data) == (header, (Chunk(DATA, b"x"),))
+    assert [place.type for place in read_header(data)[1]] == [DATA, PAD]
+
+
+def test_what_cannot_be_packed():
+    for width, height in ((0, 1), (1, 0), (-1, 5), (LARGEST_SIDE + 1, 5), (LARGEST_SIDE, LARGEST_SIDE)):
+        with pytest.raises(LimitError):
+            pack(HEADER._replace(width=width, height=height), ONE)
+    with pytest.raises(LimitError, match="257 chunks: at most 256"):
+        pack(HEADER, ONE * (MOST_CHUNKS + 2))
+    with pytest.raises(LimitError, match="icc of 8388609 bytes"):
+        pack(HEADER, (*ONE, Chunk(ICC, bytes(LARGEST_METADATA + 1))))
+    for header, chunks in (
+        (HEADER, (Chunk(ICC, b""),)),
+        (HEADER._replace(fingerprint=bytes(8)), ONE),
+        (HEADER._replace(model_id=0), ONE),
+        (HEADER._replace(model_id=65536), ONE),
+        (HEADER._replace(mode="P"), ONE),
+    ):
+        with pytest.raises(ValueError):
+            pack(header, chunks)
+
+
+# ---------------------------------------------------------------------- the header alone
+
+
+def test_a_header_is_read_from_the_start_of_a_file():
+    content = np.random.default_rng(0).bytes(5000)
+    data = pack(HEADER, (Chunk(DATA, content), Chunk(ICC, b"profile")))
+    header, places = read_header(data[:LONGEST_HEADER], len(data))
+    assert (header, places) == read_header(data)
+    assert [container.read_chunk(p, data[p.offset : p.offset + p.length + 4]) for p in places] == [content, b"profile"]
+    for size in (len(data) - 1, len(data) + 1):
+        with pytest.raises(CorruptStreamError):
+            read_header(data[:LONGEST_HEADER], size)
+    claim = dict(chunks=ONE * 256, lengths=[LONGEST] * 256, model=varint(65535), quality=b"\1")
+    places = read_header(forge(**claim)[:LONGEST_HEADER], LONGEST_HEADER + 256 * ((1 << 32) + 3))[1]
+    assert places[0].offset == LONGEST_HEADER and len(places) == 256
+
+
+# ---------------------------------------------------------------------- damage
+
+FILE = pack(HEADER._replace(mode="RGBA", quality=50.0), (Chunk(DATA, b"first chunk"), Chunk(ALPHA, b"second"),
+            Chunk(200, b"unknown"), Chunk(EXIF, b"exif")))  # fmt: skip
 
 
 def test_every_prefix_is_noticed():
     for length in range(len(FILE)):
         with pytest.raises(CorruptStreamError):
             unpack(FILE[:length])
-    for more in (b"\0", b"MLIC"):
-        with pytest.raises(CorruptStreamError):
+    for more in (b"\0", FILE):
+        with pytest.raises(CorruptStreamError, match="behind its last chunk"):
             unpack(FILE + more)
 
 
@@ -55,69 +202,194 @@ def test_every_flipped_bit_is_noticed():
                 unpack(bytes(damaged))
 
 
-def resign(body):
-    """With the checksum that fits, as a careful forger would write it."""
-    return body + struct.pack("<I", zlib.crc32(body))
-
-
-def varint(value):
-    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
-
-
-def forged(*numbers, rest=b"", version=0):
-    start = b"MLIC" + bytes([version]) + struct.pack("<H", 2) + bytes(8)
-    return resign(start + b"".join(map(varint, numbers)) + rest)
-
-
-def test_forged_files():
-    assert unpack(forged(3, 2, 1, 4, rest=b"abcd"))[1] == (b"abcd",)
-    for version in (1, 2, 255):
-        with pytest.raises(CorruptStreamError, match=f"version {version} is not known"):
-            unpack(forged(3, 2, 0, version=version))
-    for width, height in ((0, 1), (1, 0), (LARGEST_SIDE + 1, 1), (1, 1 << 34)):
-        with pytest.raises(LimitError, match="sides of 1 to 32768"):
-            unpack(forged(width, height, 0))
-    with pytest.raises(LimitError, match="pixels are possible"):
-        unpack(forged(LARGEST_SIDE, LARGEST_PICTURE // LARGEST_SIDE + 1, 0))
-    for numbers in ((3, 2, MOST_CHUNKS + 1), (3, 2, 1 << 34), (3, 2, 1, 5), (3, 2, 2, 1 << 34, 1), (3, 2), (3,), ()):
-        with pytest.raises(CorruptStreamError):
-            unpack(forged(*numbers, rest=b""))
-    with pytest.raises(CorruptStreamError, match="too long"):
-        unpack(resign(FILE[:15] + b"\x80" * 9))
-
-
-def test_forged_files_raise_nothing_else():
-    rng = np.random.default_rng(0)
-    for _ in range(3000):
-        body = bytearray(FILE[:-4])
-        for place in rng.integers(4, len(body), 3):
-            body[place] = rng.integers(256)
-        try:
-            unpack(resign(bytes(body[: rng.integers(15, len(body) + 1)])))
-        except (CorruptStreamError, LimitError):
-            pass
-
-
 def test_other_files():
-    for data in (b"", b"M", b"\x89PNG\r\n\x1a\n" + bytes(100), b"mlic" + bytes(100)):
+    for data in (b"", b"\x8b", b"\x8bM", b"\x89PNG\r\n\x1a\n" + bytes(100), b"MLIC" + bytes(100)):
         with pytest.raises(CorruptStreamError, match=r"not a \.mlic file"):
             unpack(data)
 
 
-def test_what_cannot_be_packed():
-    for width, height in ((0, 1), (1, 0), (-1, 5), (LARGEST_SIDE + 1, 5)):
-        with pytest.raises(LimitError):
-            pack(HEADER._replace(width=width, height=height), ())
-    with pytest.raises(LimitError, match="chunks"):
-        pack(HEADER, (b"",) * (MOST_CHUNKS + 1))
+# ---------------------------------------------------------------------- forgery
+
+
+def test_a_forged_file_can_be_right():
+    assert unpack(forge()) == (Header(2, bytes(range(6)), 3, 2), ONE)
+    assert unpack(forge(quality=b"\xc8", mode=8, chunks=(*ONE, Chunk(ALPHA, b"a"))))[0] == Header(
+        2, bytes(range(6)), 3, 2, "RGBA;16", 100.0
+    )
+
+
+FORGED = {
+    "version 0": (dict(version=0), "version 0 is not known"),
+    "version 2": (dict(version=2), "version 2 is not known"),
+    "mode 9": (dict(mode=9), "mode 9 are not known"),
+    "mode 15": (dict(mode=15), "mode 15 are not known"),
+    "model 0": (dict(model=b"\0"), "makes no sense"),
+    "model 65536": (dict(model=varint(65536)), "out of range"),
+    "quality": (dict(quality=b"\xc9"), "makes no sense"),
+    "padded varint": (dict(model=b"\x82\0"), "out of range"),
+    "padded length": (dict(lengths=[b"\xa8\0"]), "out of range"),
+    "endless varint": (dict(lengths=[b"\xff" * 2000]), "out of range"),
+    "no more chunks": (dict(count=b"\0"), "makes no sense"),
+    "256 more chunks": (dict(count=varint(256)), "out of range"),
+    "unknown critical": (dict(chunks=(*ONE, Chunk(2, b""))), "chunk type 2, which is not known"),
+    "unknown critical 127": (dict(chunks=(*ONE, Chunk(127, b""))), "chunk type 127"),
+    "alpha of RGB": (dict(chunks=(*ONE, Chunk(ALPHA, b""))), "mode RGB with an alpha"),
+    "RGBA without alpha": (dict(mode=3), "mode RGBA without an alpha"),
+    "two alphas": (dict(mode=3, chunks=(*ONE, Chunk(ALPHA, b""), Chunk(ALPHA, b""))), "two alpha chunks"),
+    "two profiles": (dict(chunks=(*ONE, Chunk(ICC, b""), Chunk(ICC, b""))), "two icc chunks"),
+    "something behind": (dict(tail=b"\0"), "behind its last chunk"),
+    "too long": (dict(lengths=[varint(41)]), "is truncated"),
+    "too short": (dict(lengths=[varint(39)]), "behind its last chunk"),
+}
+
+
+@pytest.mark.parametrize("claim, message", FORGED.values(), ids=FORGED)
+def test_forged_files(claim, message):
+    with pytest.raises(CorruptStreamError, match=message):
+        unpack(forge(**claim))
+
+
+def test_limits():
+    with pytest.raises(LimitError, match="at most 178956970 pixels"):
+        unpack(forge(LARGEST_SIDE, LARGEST_PICTURE // LARGEST_SIDE + 1))
+    with pytest.raises(LimitError, match="at most 65536 a byte"):
+        unpack(forge(LARGEST_SIDE, 200))
+    with pytest.raises(LimitError, match="exif of 8388609 bytes"):
+        unpack(forge(chunks=(*ONE, Chunk(EXIF, bytes(LARGEST_METADATA + 1)))))
+
+
+def test_ancillary_chunks_are_skipped_where_unknown():
+    chunks = (
+        *ONE,
+        Chunk(132, b"?"),
+        Chunk(255, b"??"),
+        Chunk(PAD, bytes(9)),
+        Chunk(PAD, b"not zero"),
+        Chunk(XMP, b"x"),
+    )
+    assert unpack(forge(chunks=chunks))[1] == (*ONE, Chunk(XMP, b"x"))
+    assert [container.chunk_name(place.type) for place in read_header(forge(chunks=chunks))[1]] == [
+        "data", "type 132", "type 255", "pad", "pad", "xmp",
+    ]  # fmt: skip
+
+
+def test_forged_headers_raise_nothing_else():
+    rng = np.random.default_rng(0)
+    read = 0
+    for _ in range(10000):
+        head = bytearray(FILE[:22])
+        for place in rng.integers(3, len(head), 3):
+            head[place] = rng.integers(256)
+        head = bytes(head[: rng.integers(12, len(head) + 1)])
+        try:
+            read_header(head + crc(head) + rng.bytes(30))
+            read += 1
+        except MlicError:
+            pass
+    assert read < 100
+
+
+# ---------------------------------------------------------------------- bombs
+
+
+def zeros(mebibytes):
+    """So many MiB of zeros as a zlib stream, made without having them all at once."""
+    stream = zlib.compressobj(9)
+    return b"".join(stream.compress(bytes(1 << 20)) for _ in range(mebibytes)) + stream.flush()
+
+
+def dictionary():
+    stream = zlib.compressobj(9, zdict=b"abc")
+    return stream.compress(b"abcabc") + stream.flush()
+
+
+HUGE = dict(width=LARGEST_SIDE, height=LARGEST_PICTURE // LARGEST_SIDE)
+PADDING = Chunk(PAD, bytes(LARGEST_PICTURE // container.PIXELS_PER_BYTE))
+
+
+def with_alpha(content, mode=3, **claim):
+    return forge(mode=mode, chunks=(*ONE, *ONE, Chunk(ALPHA, content), PADDING), **claim)
+
+
+def with_metadata(*chunks):
+    return forge(chunks=(*ONE, *ONE, *chunks))
+
+
+BOMBS = {
+    "largest picture in a few bytes": lambda: forge(**HUGE),
+    "all 30 bits of size": lambda: forge(32768, 32768),
+    "32768 squared, padded": lambda: forge(32768, 32768, chunks=(*ONE, Chunk(PAD, bytes(20000)))),
+    "data of 4 GiB": lambda: forge(lengths=[LONGEST]),
+    "length of many bytes": lambda: forge(lengths=[b"\xff" * 100_000]),
+    "255 chunks of 4 GiB": lambda: forge(chunks=ONE * 256, lengths=[LONGEST] * 256),
+    "table that is missing": lambda: forge(count=b"\xff\x01"),
+    "padding of 4 GiB": lambda: forge(chunks=(*ONE, Chunk(PAD, b"")), lengths=[varint(40), LONGEST]),
+    "unknown critical of 4 GiB": lambda: forge(chunks=(*ONE, Chunk(99, b"")), lengths=[varint(40), LONGEST]),
+    "255 profiles": lambda: with_metadata(*[Chunk(ICC, zlib.compress(bytes(1000)))] * 254),
+    "profile of 128 MiB": lambda: with_metadata(Chunk(ICC, zeros(128))),
+    "exif of 64 MiB": lambda: with_metadata(Chunk(EXIF, zeros(64))),
+    "xmp of 9 MiB": lambda: with_metadata(Chunk(XMP, zeros(9))),
+    "24 MiB of metadata": lambda: with_metadata(*(Chunk(type, zeros(8)) for type in METADATA)),
+    "stored metadata of 9 MiB": lambda: with_metadata(Chunk(ICC, bytes(9 << 20))),
+    "compressed twice": lambda: with_metadata(Chunk(ICC, zlib.compress(zeros(128)) + b"x")),
+    "preset dictionary": lambda: with_metadata(Chunk(ICC, dictionary())),
+    "alpha of 128 MiB for 6 pixels": lambda: with_alpha(b"\0" + zeros(128)),
+    "alpha of 16 bits, 128 MiB": lambda: with_alpha(b"\3" + zeros(128), mode=8),
+    "largest alpha in a few bytes": lambda: with_alpha(b"\0" + zlib.compress(bytes(5000)), **HUGE),
+    "alpha of an unknown predictor": lambda: with_alpha(b"\xff" * 100, **HUGE),
+    "constant alpha of half a sample": lambda: with_alpha(b"\4\xff", mode=8, **HUGE),
+    "alpha that does not end": lambda: with_alpha(b"\0" + zlib.compress(bytes(6))[:-5]),
+    "two streams of alpha": lambda: with_alpha(b"\0" + zlib.compress(bytes(6)) + zeros(64)),
+    "largest picture, no data": lambda: forge(chunks=(Chunk(DATA, b""), Chunk(DATA, b""), PADDING), **HUGE),
+}
+
+
+@pytest.mark.parametrize("make", BOMBS.values(), ids=BOMBS)
+def test_bombs(make, plain_zoo, monkeypatch):
+    import plain
+
+    from mlic_jax import api, zoo
+
+    # A model that fits, so that nothing is refused only because it is missing.
+    monkeypatch.setattr(zoo, "name_of", lambda id: "plain")
+    model = plain.artifact()
+    monkeypatch.setitem(api._by_fingerprint, bytes(range(6)), model)
+    api.decompress(api.compress(np.zeros((2, 2, 4), np.uint8), model))  # imports what there is to import
+    bomb, took = make(), []
+    for _ in range(5):  # the machine may be busy with other things
+        began = time.perf_counter()
+        with pytest.raises(MlicError):
+            api.decompress_image(bomb)
+        took.append(time.perf_counter() - began)
+    tracemalloc.start()
+    try:
+        with pytest.raises(MlicError):
+            api.decompress_image(bomb)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    print(f"{1000 * min(took):.1f} ms, {peak / 2**20:.1f} MiB")
+    assert min(took) < 0.05 and peak < 64 << 20
+
+
+def test_inflate():
+    for length in (0, 1, 1000, 100_000):
+        content = np.random.default_rng(0).bytes(length)
+        stored = zlib.compress(content)
+        assert inflate(stored, length, "chunk") == inflate(stored, length + 5, "chunk") == content
+        if length:
+            with pytest.raises(LimitError, match=f"the chunk inflates to more than {length - 1} bytes"):
+                inflate(stored, length - 1, "chunk")
+        for damaged in (stored + b"x", stored[:-1], stored[:-6], b"", b"x" + stored):
+            with pytest.raises(MlicError):
+                inflate(damaged, length, "chunk")
 
 
 def test_imports_are_light():
     code = """
 import sys
-import mlic_jax.container, mlic_jax.zoo, mlic_jax.files, mlic_jax.artifact
-found = {"jax", "jaxlib", "flax", "constriction", "orbax", "tensorflow", "scipy"} & set(sys.modules)
+import mlic_jax.container, mlic_jax.zoo, mlic_jax.files, mlic_jax.metadata, mlic_jax.api
+found = {"numpy", "PIL", "jax", "jaxlib", "flax", "constriction", "orbax", "tensorflow", "scipy"} & set(sys.modules)
 assert not found, found
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert container.VERSION == 0

@@ -13,6 +13,7 @@ What is done to an image on the way in, always the same, so that training and ev
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pathlib
@@ -104,29 +105,44 @@ def list_images(folder) -> list[pathlib.Path]:
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
-def _decode(file, name: str) -> np.ndarray:
+@contextlib.contextmanager
+def refusing_damage(name: str, most_pixels: int = MAX_PIXELS):
+    """Turns what Pillow's decoders raise, inside, into an InputError or LimitError that begins with `name`."""
     try:
-        image = Image.open(file)
+        yield
     except Image.DecompressionBombError:
-        raise LimitError(f"{name}: more than {MAX_PIXELS} pixels") from None
+        raise LimitError(f"{name}: more than {most_pixels} pixels") from None
     except Image.UnidentifiedImageError:
         raise InputError(f"{name}: not an image that can be read (PNG, JPEG, WebP, BMP, TIFF, PPM, ...)") from None
     except (FileNotFoundError, PermissionError):
         raise
     except _DAMAGE as error:
-        raise InputError(f"{name}: damaged image ({_one_line(error)})") from None
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise LimitError(f"{name}: {width}x{height} pixels, at most {MAX_PIXELS} in all are accepted")
-    try:
-        image.load()
-        pixels = _to_rgb(image, name)
-    except Image.DecompressionBombError:
-        raise LimitError(f"{name}: more than {MAX_PIXELS} pixels") from None
-    except _DAMAGE as error:
         raise InputError(f"{name}: damaged or truncated image ({_one_line(error)})") from None
+
+
+def open_image(file, name: str, most_pixels: int = MAX_PIXELS) -> Image.Image:
+    """A loaded Pillow image of an open file, as it is stored. Raises as `read_image`; errors call it `name`."""
+    with refusing_damage(name, most_pixels):
+        image = Image.open(file)
+    width, height = image.size
+    if width * height > most_pixels:
+        raise LimitError(f"{name}: {width}x{height} pixels, at most {most_pixels} in all are accepted")
+    with refusing_damage(name, most_pixels):
+        image.load()
+    return image
+
+
+def upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
+    """The pixels [H, W, ...] of an image, contiguous and turned as its EXIF orientation says."""
     turn = _UPRIGHT.get(_orientation(image))
     return np.ascontiguousarray(turn(pixels) if turn else pixels)
+
+
+def _decode(file, name: str) -> np.ndarray:
+    image = open_image(file, name)
+    with refusing_damage(name):
+        pixels = _to_rgb(image, name)
+    return upright(pixels, image)
 
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
