@@ -15,6 +15,7 @@ BASE = [
     "scipy>=1.14",
     "pillow>=11.3",
     "constriction>=0.5,<0.6",
+    "google-crc32c>=1.7",
     "rich>=13",
 ]
 TRAIN = [

@@ -3,7 +3,7 @@
     python benchmarks/large_pictures.py --model MODEL.mlicm [--megapixels 1 4 16 64]
 
 Each size runs in a process of its own, which makes a synthetic picture (smooth shades, edges and noise), warms up on a
-small one, and then compresses and decompresses through `mlic_jax.compress` and `decompress`. Printed: seconds, seconds a
+small one, and then compresses and decompresses through `mlic_jax.compress` and `decompress`. Printed: seconds, also per
 megapixel, and the peak of resident memory above what the process held once the picture was made.
 """
 

@@ -23,6 +23,8 @@ EXIT_CODES = (
     "cannot be written; 4 a damaged or unknown .mlic file; 5 a missing or wrong model; 6 a limit exceeded; 7 training "
     "failed; 130 interrupted."
 )
+# As many pictures of `mlic export --calibrate` are looked at.
+CALIBRATION_PICTURES = 32
 # What `mlic evaluate --compare` runs when it is given without names.
 COMPARED = "jpeg,jpeg2000,webp,avif"
 
@@ -88,12 +90,13 @@ def _train(arguments, rest):
 # ---------------------------------------------------------------------- export and evaluate
 
 
-def _artifact_of_run(run: str, which: str):
+def _artifact_of_run(run: str, which: str, calibrate: str | None = None):
     from mlic_jax.train import load_run, make_codec
 
     config, params, state, step = load_run(run, which)
     config.train.bfloat16 = False
-    artifact = make_codec(config).export(params, state)
+    images = [image for _, image in _pictures(calibrate, CALIBRATION_PICTURES)] if calibrate else None
+    artifact = make_codec(config).export(params, state, images)
     artifact.card = {"trained_with": json.loads(json.dumps(config.to_dict(), default=list)), "step": step}
     return artifact
 
@@ -101,7 +104,7 @@ def _artifact_of_run(run: str, which: str):
 def _export(arguments):
     batch.refuse_overwriting(arguments.output, arguments.force)
     _prepare_jax()
-    artifact = _artifact_of_run(arguments.run, arguments.which)
+    artifact = _artifact_of_run(arguments.run, arguments.which, arguments.calibrate)
     artifact.save(arguments.output)
     size = pathlib.Path(arguments.output).stat().st_size
     print(f"{arguments.output}: {artifact.model}, {size / 1e6:.2f} MB, fingerprint {artifact.fingerprint.hex()}")
@@ -304,6 +307,11 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--run", required=True, help="workdir of the run")
     export.add_argument("-o", "--output", required=True, help="model file to write (.mlicm)")
     export.add_argument("--which", default="best", help="checkpoint: best, latest or a step")
+    export.add_argument(
+        "--calibrate",
+        metavar="DIR",
+        help="pictures (the first 32) by which integer ranges of the parse path are chosen (default: bundled photos)",
+    )
     export.add_argument("-f", "--force", action="store_true", help="overwrite")
 
     evaluate = command("evaluate", _evaluate, "Measure models on real files, beside standard codecs.")

@@ -96,10 +96,15 @@ def decode(module: LatentModel, artifact: Artifact, stream: bytes, size: tuple[i
 
     Raises CorruptStreamError, or ModelError where the model is damaged.
     """
+    return reconstruct(module, artifact, receive(module, artifact, stream, size), size)
+
+
+def receive(module: LatentModel, artifact: Artifact, stream: bytes, size: tuple[int, int]) -> Any:
+    """The first half of `decode`, which is the same on every machine: what the encoder's `transmit` returned."""
     coder = coders.Decoding(stream, _latent_shapes(module, size), artifact.models)
     received = module.apply(artifact.variables, coder, method="transmit")
     coder.finish()
-    return reconstruct(module, artifact, received, size)
+    return received
 
 
 def reconstruct(module: LatentModel, artifact: Artifact, received: Any, size: tuple[int, int]) -> np.ndarray:
@@ -107,10 +112,16 @@ def reconstruct(module: LatentModel, artifact: Artifact, received: Any, size: tu
     return module.apply(artifact.variables, received, method="synthesize")[0, : size[0], : size[1]]
 
 
-@functools.lru_cache(maxsize=256)
 def _latent_shapes(module, size):
-    """name -> shape of the latents of one picture of that size, by tracing."""
-    image = jax.ShapeDtypeStruct((1, *padded_size(*size, module.stride), 3), jnp.float32)
+    """name -> shape of the latents of one picture of that size."""
+    height, width = (side // module.stride for side in padded_size(*size, module.stride))
+    return {name: (1, height * h, width * w, c) for name, (_, h, w, c) in _smallest_latents(module).items()}
+
+
+@functools.lru_cache(maxsize=64)
+def _smallest_latents(module):
+    """name -> shape of the latents of a picture as large as the stride, by tracing."""
+    image = jax.ShapeDtypeStruct((1, module.stride, module.stride, 3), jnp.float32)
     variables = nn.meta.unbox(_shapes(module))
     latents = jax.eval_shape(lambda v, x: module.apply(v, x, method="analyze"), variables, image)
     return {name: latent.shape for name, latent in latents.items()}

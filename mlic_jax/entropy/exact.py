@@ -84,7 +84,7 @@ class ExactStack(Stack):
         return found
 
     def measure(self, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The output, and {"layer_0": [B, C], ...}: how large a value every hidden channel of every example must hold."""
+        """The output, and {"layer_0": [B, C], ...}: how large a value hidden channels of each example must hold."""
         largest = {}
         for i, (layer, slope) in enumerate(self.parts()):
             x = layer(x)

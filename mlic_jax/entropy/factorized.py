@@ -112,19 +112,25 @@ class DeepFactorized(nn.Module):
         sizes = (1, *FILTERS, 1)
         layers = len(sizes) - 1
         scale = INIT_SCALE ** (1 / layers)
+
+        def param(name, initialiser, shape):
+            # Flax would trace the initialiser of every parameter that is there, to compare shapes: most of what the
+            # decoder of a small picture would spend its time on. `latent.check_params` does it once for each model.
+            if self.has_variable("params", name):
+                return self.get_variable("params", name)
+            return self.param(name, initialiser, shape)
+
         self.matrices = [
-            self.param(
+            param(
                 f"matrix_{k}",
                 init.constant(np.log(np.expm1(1 / scale / sizes[k + 1]))),
                 (self.channels, sizes[k + 1], sizes[k]),
             )
             for k in range(layers)
         ]
-        self.biases = [
-            self.param(f"bias_{k}", init.uniform(0.5), (self.channels, sizes[k + 1], 1)) for k in range(layers)
-        ]
+        self.biases = [param(f"bias_{k}", init.uniform(0.5), (self.channels, sizes[k + 1], 1)) for k in range(layers)]
         self.factors = [
-            self.param(f"factor_{k}", init.constant(0.0), (self.channels, sizes[k + 1], 1)) for k in range(layers - 1)
+            param(f"factor_{k}", init.constant(0.0), (self.channels, sizes[k + 1], 1)) for k in range(layers - 1)
         ]
 
     def _logits(self, x):
