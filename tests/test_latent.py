@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+import toys
 
 from mlic_jax import latent, zoo
-from mlic_jax.artifact import flatten
+from mlic_jax.artifact import Artifact, flatten
 from mlic_jax.errors import CorruptStreamError, ModelError, UsageError
 
 SIZES = [(1, 1), (1, 67), (67, 1), (33, 47), (65, 97), (512, 768)]
@@ -189,3 +190,112 @@ def test_estimate_does_not_depend_on_the_training_precision():
     first, second = (codec.estimate(artifact.params, artifact.state, image[None]) for codec in (one, other))
     jax.tree.map(np.testing.assert_array_equal, first, second)
     assert one.compress(artifact, image, None) == other.compress(artifact, image, None)
+
+
+HYPERPRIORS = small.NAMES[1:]
+
+
+def lively(name):
+    """Parameters with which z, and all behind it, depends on the picture."""
+    params = jax.tree.map(np.copy, small.imported(name)[1].params)
+    params["h_a"]["layers_4"]["kernel"] *= 50
+    return params
+
+
+@pytest.mark.parametrize("name", HYPERPRIORS)
+def test_quantisation_aware_training(name):
+    plain = zoo.make(name, **small.WIDTHS, lmbda=0.01)
+    codec = zoo.make(name, **small.WIDTHS, lmbda=0.01, quantise_from=3)
+    params, state = codec.init(jax.random.key(0), (64, 64, 3))
+    jax.tree.map(np.testing.assert_array_equal, params, plain.init(jax.random.key(0), (64, 64, 3))[0])
+    params = lively(name)
+    batch = {"image": small.crops(2, 64), "position": np.arange(2, dtype=np.int32)}
+    keys = jax.vmap(jax.random.key)(jnp.arange(2))
+
+    def step(codec, params, state, number):
+        loss = jax.jit(jax.value_and_grad(codec.objectives["rd"].loss, has_aux=True))
+        (_, (metrics, state)), grads = loss(params, state, batch, keys, number)
+        return float(metrics["bpp_y"]), state, grads
+
+    value, after, _ = step(codec, params, state, 0)
+    without, _, _ = step(plain, params, {}, 0)
+    assert value == pytest.approx(without, rel=1e-6), "rounding began before its step"
+    largest = after["h_s"]["largest"]
+    assert set(largest) == {"layer_0", "layer_1"} and not after["h_s"]["quantised"]
+    assert all(
+        (value > 0).any() and value.shape == state["h_s"]["largest"][key].shape for key, value in largest.items()
+    )
+    # A second step averages: the same examples leave nearly everything as it is.
+    value, again, grads = step(codec, params, after, 3)
+    assert again["h_s"]["quantised"]
+    assert value != without and value == pytest.approx(without, rel=0.02)
+    for key in largest:
+        np.testing.assert_allclose(again["h_s"]["largest"][key], largest[key], rtol=0.02, atol=1e-6)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+    assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads["h_s"]))
+    # The order of the batch, and with it the number of devices, does not matter.
+    flipped = {key: value[::-1] for key, value in batch.items()}
+    _, (_, other) = codec.objectives["rd"].loss(params, after, flipped, keys[::-1], 3)
+    other, again = jax.device_get((other, again))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), other, again)
+
+    # The estimate is that of the rounding, the artifact has its ranges, and loses what only training needs.
+    image = batch["image"][:1]
+    estimates = [codec.estimate(params, s, image)["bits"].item() for s in (after, again)]
+    assert estimates[0] != estimates[1]
+
+    def exported(room):
+        largest = {key: room * np.asarray(value) for key, value in again["h_s"]["largest"].items()}
+        return codec.export(params, {"h_s": {**again["h_s"], "largest": largest}})
+
+    artifact, roomy = exported(1), exported(16)
+    assert set(artifact.state["h_s"]) == {"layer_0", "layer_1", "layer_2"}
+    live = np.asarray(largest["layer_0"]) > 1e-3
+    shifts = [a.state["h_s"]["layer_0"]["shift"].astype(int)[live] for a in (artifact, roomy)]
+    assert (shifts[1] - shifts[0]).max() >= 3
+    estimate = codec.estimate(artifact.params, artifact.state, image)["bits"].item()
+    assert estimate == pytest.approx(estimates[1], rel=0.01)
+
+
+def test_networks_that_train_with_rounding_can_be_left_out():
+    for wrong in (-2, 1.5, True, None):
+        with pytest.raises(UsageError, match="quantise_from"):
+            zoo.make("mbt2018-mean", **small.WIDTHS, quantise_from=wrong)
+    codec = zoo.make("bmshj2018-factorized", **small.WIDTHS, quantise_from=0)
+    assert codec.init(jax.random.key(0), (64, 64, 3))[1] == {}
+
+
+@pytest.mark.parametrize("name", HYPERPRIORS)
+def test_pictures_for_calibration(name):
+    codec, params = small.imported(name)[0], lively(name)
+    flat, busy = (codec.export(params, {}, images) for images in (small.crops(2, 64) // 32, small.crops(9, 64)))
+    shifts = [a.state["h_s"]["layer_1"]["shift"] for a in (flat, busy)]
+    assert (shifts[0] != shifts[1]).any()
+
+
+@pytest.mark.parametrize("name", HYPERPRIORS)
+def test_models_without_sound_integers_are_refused(name):
+    codec, artifact = small.imported(name)
+    for change in (
+        lambda state: state.pop("h_s"),
+        lambda state: state["h_s"].pop("layer_1"),
+        lambda state: state["h_s"]["layer_1"].update(bias=np.full_like(state["h_s"]["layer_1"]["bias"], 1 << 23)),
+        lambda state: state["prior_z"].update(medians=np.zeros(3, np.float32)),
+    ):
+        state = jax.tree.map(np.copy, artifact.state)
+        change(state)
+        broken = Artifact(artifact.model, artifact.architecture, artifact.params, state, artifact.tables)
+        with pytest.raises(ModelError):
+            codec.compress(broken, picture(16, 16), None)
+
+
+@names
+def test_nothing_is_compiled_for_a_size(name):
+    codec, artifact = small.imported(name)
+    # Both lengths of windows along both axes.
+    for size in ((512, 768), (90, 300), (300, 90), (50, 50)):
+        codec.decompress(artifact, codec.compress(artifact, picture(*size), None), size)
+    with toys.CompileCount() as count:
+        for size in ((1, 1), (77, 320), (240, 50), (333, 444)):
+            codec.decompress(artifact, codec.compress(artifact, picture(*size), None), size)
+    assert count.names == []
