@@ -47,14 +47,15 @@ def encode(plane: np.ndarray) -> bytes:
 
 
 def decode(content: bytes, height: int, width: int, depth: int) -> np.ndarray:
-    """The plane [H, W] that `encode` was given, of depth 8 (uint8) or 16 (uint16) bits.
+    """The plane [H, W] that `encode` was given, of depth 8 (uint8) or 16 (uint16) bits; it may be read-only.
 
     Raises CorruptStreamError or LimitError where the content is damaged or of another size; nothing larger than the
     plane is made.
     """
     if len(content) == 1 + depth // 8 and content[0] == _CONSTANT:
         value = int.from_bytes(content[1:], "big")
-        return np.full((height, width), value, np.uint8 if depth == 8 else np.uint16)
+        # A view: what follows may refuse the file, and until then a few bytes should not make megabytes.
+        return np.broadcast_to(np.array(value, np.uint8 if depth == 8 else np.uint16), (height, width))
     size = height * width * (depth // 8)
     predictor = content[0] if content else len(_AXES)
     if predictor >= len(_AXES) or len(content) * _MOST_EXPANSION < size:
