@@ -73,6 +73,8 @@ class ExactStack(Stack):
     quantisation-aware training; `integers` is what coders use, from an artifact's state.
     """
 
+    cores: tuple[int, int] = windows.HYPER_CORES
+
     def parts(self) -> list[tuple[Any, float | None]]:
         """[(convolution, slope of the LeakyReLU behind it or None)]."""
         found = []

@@ -32,10 +32,12 @@ class Stack(nn.Module):
 
     Attributes:
       layers: in order.
+      cores: the two sides of windows.
       pixels: NumPy output is uint8 where JAX output is float in [0, 1]. (NumPy input of uint8 is always scaled.)
     """
 
     layers: tuple[Callable, ...]
+    cores: tuple[int, int] = windows.CORES
     pixels: bool = False
 
     def __call__(self, x):

@@ -20,8 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# Sides of a window, in cells, without the margins. A picture's length is covered by as little as these two can.
+# Sides of windows, in cells, without the margins. A picture's length is covered by as little as these two can.
 CORES = (14, 30)
+# For networks behind a picture's transform, whose cells are 64 pixels.
+HYPER_CORES = (4, 14)
 
 
 def to_float(image):
@@ -93,14 +95,14 @@ class Span(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def spans(length: int, margin: int) -> tuple[Span, ...]:
-    """Windows that cover `length` cells at the least total length, the longer ones first."""
-    short, long = (core + 2 * margin for core in CORES)
+def spans(length: int, margin: int, cores: tuple[int, int] = CORES) -> tuple[Span, ...]:
+    """Windows of two lengths that cover `length` cells at the least total length, the longer ones first."""
+    short, long = (core + 2 * margin for core in cores)
     # The first and the last window need no margin at the picture's edge.
     need = length - 2 * margin
     best = None
-    for longs in range(max(0, -(-need // CORES[1])) + 1):
-        shorts = max(0, -(-(need - longs * CORES[1]) // CORES[0])) if longs else max(1, -(-need // CORES[0]))
+    for longs in range(max(0, -(-need // cores[1])) + 1):
+        shorts = max(0, -(-(need - longs * cores[1]) // cores[0])) if longs else max(1, -(-need // cores[0]))
         cost = longs * long + shorts * short
         if best is None or cost < best[0]:
             best = (cost, [long] * longs + [short] * shorts)
@@ -138,8 +140,8 @@ def evaluate(stack, variables, x: np.ndarray, compute=_window) -> np.ndarray:
     if height % cell_in or width % cell_in:
         raise ValueError(f"{height}x{width} samples: multiples of {cell_in} are needed")
     result = None
-    for row in spans(height // cell_in, margin):
-        for column in spans(width // cell_in, margin):
+    for row in spans(height // cell_in, margin, stack.cores):
+        for column in spans(width // cell_in, margin, stack.cores):
             window = np.zeros((batch, row.length * cell_in, column.length * cell_in, channels), x.dtype)
             top, left = row.origin * cell_in, column.origin * cell_in
             inside = Inside(

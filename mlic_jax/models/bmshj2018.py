@@ -31,6 +31,7 @@ from mlic_jax.latent import LatentModel, latent_codec
 from mlic_jax.layers.conv import Conv, ConvTranspose
 from mlic_jax.layers.gdn import GDN
 from mlic_jax.layers.stack import Stack, relu
+from mlic_jax.layers.windows import HYPER_CORES
 
 # quality -> (N, M): CompressAI's zoo. The paper: 128, 192 at the lower rates and 192, 320 at the higher ones.
 WIDTHS = {quality: (128, 192) if quality <= 5 else (192, 320) for quality in range(1, 9)}
@@ -66,7 +67,8 @@ def hyper_analysis(N: int, activation, dtype=None) -> Stack:
             Conv(N, kernel=5, stride=2, dtype=dtype),
             activation,
             Conv(N, kernel=5, stride=2, dtype=dtype),
-        )
+        ),
+        cores=HYPER_CORES,
     )
 
 
