@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import plain
 import pytest
+from inputs import HUGE, forge, zeros
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
-from test_container import HUGE, forge, zeros
 from test_metadata import exif, tags_of
 from test_picture import sample, stated
 

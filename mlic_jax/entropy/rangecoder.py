@@ -193,14 +193,15 @@ class Decoder:
           ModelError: the table has no such row.
         """
         most = LARGEST_SYMBOL if limit is None else min(limit, LARGEST_SYMBOL)
-        symbols = np.empty(np.shape(indexes), np.int32)
-        blocks, indexes = _latent(symbols), _latent(indexes)
+        shape, indexes, blocks = np.shape(indexes), _latent(indexes), None
         for block in _blocks(indexes.shape):
             part = self._read_block(indexes[block], models)
             if _largest(part) > most:
                 raise CorruptStreamError(f"{_DAMAGED}: a symbol is beyond {most}")
+            if blocks is None:  # only now: a forged size is mostly found out within the first block
+                blocks = np.empty(indexes.shape, np.int32)
             blocks[block] = part.reshape(indexes[block].shape)
-        return symbols
+        return np.empty(shape, np.int32) if blocks is None else blocks.reshape(shape)
 
     def _read_block(self, indexes, models):
         """int32 [n], in raster order."""
