@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import json
 import os
 import pathlib
@@ -168,9 +169,19 @@ def run(
     refused = [attempt(check, *pair) for pair in pairs]
     started = start() if None in refused else None
     pool = concurrent.futures.ThreadPoolExecutor(jobs or os.cpu_count())
+
+    def work_and_tidy(*words):
+        result = attempt(work, *words)
+        gc.collect()
+        return result
+
+    # A picture's arrays hang in cycles of Flax's, and the collector comes too rarely for things so large. It looks at
+    # what a picture left only, not at the libraries: milliseconds.
+    gc.collect()
+    gc.freeze()
     try:
         results = [
-            pool.submit(attempt, work, *pair, started) if reason is None else reason
+            pool.submit(work_and_tidy, *pair, started) if reason is None else reason
             for pair, reason in zip(pairs, refused, strict=True)
         ]
         with Bar("files", len(pairs), quiet or as_json or len(pairs) == 1) as bar:
@@ -179,6 +190,7 @@ def run(
                 bar.done(name)
     finally:
         pool.shutdown(cancel_futures=True)
+        gc.unfreeze()
     if failed:
         print(f"mlic: {len(failed)} of {len(pairs)} files failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
