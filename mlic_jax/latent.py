@@ -161,15 +161,15 @@ def _without_integers(state):
 
 
 def _calibration(images):
-    """The pictures given, or the middles of the bundled photos that models are trained on: uint8 [256, 256, 3]."""
-    if images is not None:
-        return images
-    from mlic_jax import data
+    """The middles, uint8 [256, 256, 3] or less, of the pictures given, or of the bundled photos for training."""
+    if images is None:
+        from mlic_jax import data
 
-    photos = [data.read_image(path) for path in data.bundled("train")]
-    side = CALIBRATION_SIDE
-    corners = [((photo.shape[0] - side) // 2, (photo.shape[1] - side) // 2) for photo in photos]
-    return [photo[y : y + side, x : x + side] for photo, (y, x) in zip(photos, corners, strict=True)]
+        images = [data.read_image(path) for path in data.bundled("train")]
+    corners = [[max(0, side - CALIBRATION_SIDE) // 2 for side in image.shape[:2]] for image in images]
+    return [
+        image[y : y + CALIBRATION_SIDE, x : x + CALIBRATION_SIDE] for image, (y, x) in zip(images, corners, strict=True)
+    ]
 
 
 def check_params(module: LatentModel, params: Mapping[str, Any], name: str) -> None:

@@ -209,7 +209,7 @@ def _center(prior):
 
 
 def _exact(network, latent, prior):
-    # Of two floats that differ by an integer; the sum was rounded, so this is as well.
+    # The latent is symbol + median in float32: their difference is the symbol but for rounding.
     return network.integers(np.rint(latent - _center(prior)))
 
 
