@@ -296,27 +296,16 @@ def _dot(x, weights):
     )
 
 
-def _shifted(x, down, right, height, width):
-    """The window [down, down + height) x [right, right + width) of x [B, h, w, C], zero outside of it."""
-    low = [max(0, -down), max(0, -right)]
-    high = [max(0, down + height - x.shape[1]), max(0, right + width - x.shape[2])]
-    x = jnp.pad(x, ((0, 0), (low[0], high[0]), (low[1], high[1]), (0, 0)))
-    return x[:, down + low[0] : down + low[0] + height, right + low[1] : right + low[1] + width]
-
-
 def _sums(x, kernel, stride, transposed):
     """A convolution as a sum of matrix products, one per tap: no algorithm that a library might choose gets between."""
     size = kernel.shape[0]
     pad = size // 2
     batch, height, width, _ = x.shape
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     if not transposed:
-        out = [-(-height // stride), -(-width // stride)]
-        total = 0.0
-        for a in range(size):
-            for b in range(size):
-                tap = _shifted(x, a - pad, b - pad, (out[0] - 1) * stride + 1, (out[1] - 1) * stride + 1)
-                total += _dot(tap[:, ::stride, ::stride], kernel[a, b])
-        return total
+        taps = [(a, b) for a in range(size) for b in range(size)]
+        rows, columns = height - (height - 1) % stride, width - (width - 1) % stride
+        return sum(_dot(x[:, a : a + rows : stride, b : b + columns : stride], kernel[a, b]) for a, b in taps)
     phases = []
     for row in range(stride):
         for column in range(stride):
@@ -324,8 +313,8 @@ def _sums(x, kernel, stride, transposed):
             # Output row y = stride i + row reads input row (y - pad + a) / stride, where that is whole.
             for a in range((pad - row) % stride, size, stride):
                 for b in range((pad - column) % stride, size, stride):
-                    tap = _shifted(x, (row - pad + a) // stride, (column - pad + b) // stride, height, width)
-                    total += _dot(tap, kernel[a, b])
+                    top, left = (row - pad + a) // stride + pad, (column - pad + b) // stride + pad
+                    total += _dot(x[:, top : top + height, left : left + width], kernel[a, b])
             phases.append(total)
     y = jnp.stack(phases).reshape(stride, stride, batch, height, width, -1)
     return y.transpose(2, 3, 0, 4, 1, 5).reshape(batch, height * stride, width * stride, -1)
