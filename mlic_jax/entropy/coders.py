@@ -108,8 +108,7 @@ class Training(_Summing):
                 name: jnp.where(before[name] > 0, _MEMORY * before[name] + (1 - _MEMORY) * value, value)
                 for name, value in now.items()
             }
-            quantised, _ = network.quantised(latent, ranges)
-            plain = jnp.where(self.quantised, quantised, plain)
+            plain = jnp.where(self.quantised, network.quantised(latent, ranges), plain)
         network.put_variable("state", "largest", now)
         network.put_variable("state", "quantised", jnp.asarray(self.quantised))
         return plain
@@ -133,9 +132,7 @@ class Estimating(_Summing):
         ranges = _ranges_of(network)
         if ranges is None:
             return network(latent)
-        return jnp.where(
-            network.get_variable("state", "quantised"), network.quantised(latent, ranges)[0], network(latent)
-        )
+        return jnp.where(network.get_variable("state", "quantised"), network.quantised(latent, ranges), network(latent))
 
 
 class Calibrating(Estimating):
@@ -227,7 +224,8 @@ class Encoding:
         self.latents, self.models, self._encoder = latents, models, rangecoder.Encoder()
 
     def __call__(self, name, prior):
-        symbols = np.asarray(self.latents[name], np.float32) - _center(prior)
+        center = _center(prior)
+        symbols = np.asarray(self.latents[name], np.float32) - center
         np.rint(symbols, out=symbols)
         if not (np.abs(symbols) <= rangecoder.LARGEST_SYMBOL).all():
             raise ModelError(
@@ -237,7 +235,7 @@ class Encoding:
             np.clip(symbols, -prior.limit, prior.limit, out=symbols)
         models = _models_of(prior, self.models)
         self._encoder.write(symbols.astype(np.int32), prior.indexes(symbols.shape, models.table), models, prior.limit)
-        return symbols + _center(prior)
+        return symbols + center
 
     exact = staticmethod(_exact)
 

@@ -96,14 +96,14 @@ class ExactStack(Stack):
                 largest[f"layer_{i}"] = _largest_activation(x)
         return x, largest
 
-    def quantised(self, x: jax.Array, ranges: Mapping[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """As `measure`, with the rounding of weights, activations and output; gradients are those without rounding.
+    def quantised(self, x: jax.Array, ranges: Mapping[str, jax.Array]) -> jax.Array:
+        """The output, with the rounding of weights, activations and output; gradients are those without rounding.
 
         Args:
           x: [B, h, w, C], the latent.
           ranges: "layer_i" -> [C], the largest value that a hidden channel can hold.
         """
-        largest, unit = {}, jnp.ones(x.shape[-1])
+        unit = jnp.ones(x.shape[-1])
         parts = self.parts()
         for i, (layer, slope) in enumerate(parts):
             params = layer.variables["params"]
@@ -115,8 +115,7 @@ class ExactStack(Stack):
             if slope is not None:
                 x = LeakyReLU(_slope(slope) / SLOPE_ONE)(x)
             if last:
-                return _rounded(x * ONE) / ONE, largest
-            largest[f"layer_{i}"] = _largest_activation(x)
+                return _rounded(x * ONE) / ONE
             shift = lax.stop_gradient(_shift(ranges[f"layer_{i}"], step, jnp))
             unit = step * 2.0**shift
             x = jnp.clip(_rounded(x / unit), _least(slope), LARGEST_ACTIVATION) * unit
