@@ -107,6 +107,7 @@ def compress(
     model: str | os.PathLike | Artifact | None = None,
     quality: float | None = None,
     *,
+    effort: int = 0,
     metadata: str = "all",
 ) -> bytes:
     """A picture as the content of a `.mlic` file.
@@ -117,6 +118,7 @@ def compress(
       model: path of a `.mlicm` file, or what `load_model` returned; None for the one in MLIC_MODEL.
       quality: 0..100 for models of several rates, rounded to half steps; None for their default, and for models of
         one rate.
+      effort: 0..9, what is spent on a smaller file of the same quality; decompressing takes the same time.
       metadata: what is kept of a PIL image's: "all", "none", or some of "icc,exif,xmp". An EXIF orientation is applied
         in any case.
 
@@ -136,6 +138,8 @@ def compress(
         if not isinstance(quality, numbers.Real) or not 0 <= quality <= 100:
             raise UsageError(f"quality {quality} is out of range: a number from 0 to 100 is possible")
         quality = round(2 * float(quality)) / 2
+    if effort not in range(10):
+        raise UsageError(f"effort {effort} is out of range: a whole number from 0 to 9 is possible")
     if isinstance(image, Image.Image):
         seen = picture.from_pillow(image, chosen)
     elif hasattr(image, "__array__"):
@@ -143,9 +147,12 @@ def compress(
     else:
         raise InputError(f"cannot compress a {type(image).__name__}: give an array or a PIL image")
     artifact = load_model(model)
+    codec = zoo.codec_of(artifact)
+    if quality is None:
+        quality = codec.default_quality
     chunks = [
         container.Chunk(container.DATA, bytes(data))
-        for data in zoo.codec_of(artifact).compress(artifact, seen.rgb, quality)
+        for data in codec.compress(artifact, seen.rgb, quality, effort=effort)
     ]
     if seen.alpha is not None:
         chunks.append(container.Chunk(container.ALPHA, plane.encode(seen.alpha)))
@@ -176,7 +183,9 @@ def _decode(data, model, chosen):
     size = (header.height, header.width)
     contents = {type: [chunk.content for chunk in chunks if chunk.type == type] for type in container.NAMES}
     alpha = [plane.decode(content, *size, container.bit_depth(header.mode)) for content in contents[container.ALPHA]]
-    rgb = zoo.codec_of(artifact).decompress(artifact, tuple(contents[container.DATA]), size)
+    rgb = zoo.codec_of(artifact).decompress(
+        artifact, tuple(contents[container.DATA]), size, quality=header.quality
+    )
     return header.mode, picture.to_array(header.mode, rgb, *alpha), found
 
 

@@ -51,9 +51,14 @@ class Codec(NamedTuple):
       export: (params, state, images=None) -> Artifact: NumPy weights and integer tables, all that compress and
         decompress need. images: pictures uint8 [H, W, 3] by which integer ranges are chosen, where a codec has such
         (default: some of the bundled photos).
-      compress: (artifact, image uint8 [H, W, 3], quality) -> Chunks. quality is None or a float in 0..100.
-        Raises UsageError where the codec has one rate only and a quality is asked for.
-      decompress: (artifact, chunks, (H, W)) -> uint8 [H, W, 3]. Raises CorruptStreamError.
+      compress: (artifact, image uint8 [H, W, 3], quality, effort=0) -> Chunks. quality: a number in 0..100 in half
+        steps, the higher the better, or None where the codec has one rate only. effort: 0..9, what the encoder may
+        spend on a smaller file; the decoder does not know of it. Raises UsageError for a quality that the codec does
+        not have, or has to have.
+      decompress: (artifact, chunks, (H, W), quality) -> uint8 [H, W, 3]; quality as it was given to compress. Raises
+        CorruptStreamError.
+      ladder: the qualities at which a curve of this codec is measured; empty where it has one rate only.
+      default_quality: what is taken where a user names none.
     """
 
     init: Callable
@@ -62,3 +67,5 @@ class Codec(NamedTuple):
     export: Callable
     compress: Callable
     decompress: Callable
+    ladder: tuple[float, ...] = ()
+    default_quality: float | None = None

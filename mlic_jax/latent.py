@@ -299,13 +299,16 @@ def latent_codec(
             exact.apply(variables, coders.Checking(shapes, artifact.models), method="transmit")
             checked.add(artifact)
 
-    def compress(artifact, image, quality=None) -> Chunks:
+    def compress(artifact, image, quality=None, effort=0) -> Chunks:
         if quality is not None:
             raise UsageError(f"{artifact.model} has one rate, fixed in training: leave the quality out")
+        if effort:
+            raise UsageError(f"{artifact.model} has no effort but 0")
         check(artifact)
         return (encode(exact, artifact, np.asarray(image))[0],)
 
-    def decompress(artifact, chunks, size):
+    def decompress(artifact, chunks, size, quality=None):
+        del quality
         if len(chunks) != 1:
             raise CorruptStreamError(f"{artifact.model} writes one chunk, the file has {len(chunks)}")
         check(artifact)

@@ -24,12 +24,12 @@ def artifact(rates=1, name=0):
 def codec(*, rates=1):
     """Two chunks: all rows but the first, and the first."""
 
-    def compress(artifact, image, quality):
+    def compress(artifact, image, quality, effort=0):
         if quality is not None and rates == 1:
             raise UsageError("this is a model of one rate: it takes no quality")
         return zlib.compress(image[1:].tobytes()), zlib.compress(image[:1].tobytes())
 
-    def decompress(artifact, chunks, size):
+    def decompress(artifact, chunks, size, quality=None):
         if len(chunks) != 2:
             raise CorruptStreamError(f"{len(chunks)} chunks of data: 2 are needed")
         rest, first = (inflate(chunk, 3 * size[0] * size[1], "data chunk") for chunk in chunks)
