@@ -45,9 +45,10 @@ class Codec(NamedTuple):
       init: (key, image_shape) -> (params, state). image_shape is (H, W, 3) of training crops; shapes come from tracing,
         values from the key by NumPy, so they are the same on every backend.
       objectives: name -> Objective; a config's `schedule` says which run in a step, and in what order.
-      estimate: (params, state, image uint8 [B, H, W, 3]) -> {"loss" [B], "bits" [B], "mse255" [B],
+      estimate: (params, state, image uint8 [B, H, W, 3], quality=None) -> {"loss" [B], "bits" [B], "mse255" [B],
         "reconstruction" uint8 [B, H, W, 3]}: rounded latents and -log2 P, no noise. Jit-able, any H and W. What it
-        reports is an estimate; figures about a codec come from `compress` and `decompress`.
+        reports is an estimate; figures about a codec come from `compress` and `decompress`. Without a quality, a codec
+        of every rate gives a mean loss over several, and the rest at its default.
       export: (params, state, images=None) -> Artifact: NumPy weights and integer tables, all that compress and
         decompress need. images: pictures uint8 [H, W, 3] by which integer ranges are chosen, where a codec has such
         (default: some of the bundled photos).

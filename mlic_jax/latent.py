@@ -7,7 +7,8 @@ A latent model is a Flax module with three methods and one number,
     synthesize(received) -> image float [B, H, W, 3]
     stride: int                                                                sides of images must be multiples
 
-and `latent_codec` makes of it everything that `mlic_jax.codec.Codec` asks for.
+and `latent_codec` makes of it everything that `mlic_jax.codec.Codec` asks for. A model of every rate has `has_quality`;
+its `analyze` and `synthesize` take the quality, float [B] in 0..100, as a second argument.
 """
 
 from __future__ import annotations
@@ -32,16 +33,38 @@ from mlic_jax.layers.windows import to_float, to_uint8
 
 DISTORTIONS = ("mse", "ms-ssim")
 CALIBRATION_SIDE = 256  # pixels
+_QUALITY = 1 << 20  # folded into an example's key where its quality is drawn; latents count from 0
 LARGEST_WIDTH = 4096  # of any layer; a damaged model file should not ask for more memory than there is
+
+
+# A model of every rate: how its loss at one quality weighs against that at another. Losses grow about as the square root
+# of the weight of their distortion; divided by it, no quality's gradients drown the others'.
+WEIGHT_EXPONENT = 0.5
+# Qualities at which a model of every rate is validated and its curve is drawn, and the one that is taken unasked.
+VALIDATED = (10.0, 50.0, 90.0)
+LADDER = tuple(float(quality) for quality in np.linspace(0, 100, 9))
+DEFAULT_QUALITY = 50.0
 
 
 class LatentModel(nn.Module):
     """Base of latent models: the way through all three methods."""
 
-    def __call__(self, image, make_coder):
-        """image float [B, H, W, 3], make_coder(latents) -> coder. Returns (reconstruction, coder)."""
-        coder = make_coder(self.analyze(image))
-        return self.synthesize(self.transmit(coder)), coder
+    has_quality = False
+
+    def __call__(self, image, make_coder, quality=None):
+        """image float [B, H, W, 3], make_coder(latents, quality=) -> coder. Returns (reconstruction, coder)."""
+        more = (quality,) if self.has_quality else ()
+        coder = make_coder(self.analyze(image, *more), quality=quality)
+        return self.synthesize(self.transmit(coder), *more), coder
+
+
+def _one(module, quality):
+    """The quality of one picture as [1] NumPy, or None."""
+    return np.array([quality], np.float32) if module.has_quality else None
+
+
+def _and(quality):
+    return () if quality is None else (quality,)
 
 
 def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
@@ -57,23 +80,26 @@ def pad(image, stride):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _largest(module, variables, image):
-    return module.apply(variables, pad(to_float(image), module.stride), coders.Calibrating)[1].largest
+def _largest(module, variables, image, quality):
+    return module.apply(variables, pad(to_float(image), module.stride), coders.Calibrating, quality)[1].largest
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _estimate(module, variables, image):
+def _estimate(module, variables, image, quality):
     size = image.shape[1:3]
-    reconstruction, coder = module.apply(variables, pad(to_float(image), module.stride), coders.Estimating)
+    reconstruction, coder = module.apply(variables, pad(to_float(image), module.stride), coders.Estimating, quality)
     reconstruction = to_uint8(reconstruction)[:, : size[0], : size[1]]
     return reconstruction, sum(coder.bits.values())
 
 
-def encode(module: LatentModel, artifact: Artifact, image: np.ndarray) -> tuple[bytes, Any]:
+def encode(
+    module: LatentModel, artifact: Artifact, image: np.ndarray, quality: float | None = None
+) -> tuple[bytes, Any]:
     """Codes one picture.
 
     Args:
       image: uint8 [H, W, 3].
+      quality: 0..100 in half steps for a model of every rate, None for others.
 
     Returns:
       The stream, and what its decoder will receive: `reconstruct` makes of it the decoder's picture.
@@ -85,31 +111,39 @@ def encode(module: LatentModel, artifact: Artifact, image: np.ndarray) -> tuple[
     h, w = padded_size(height, width, module.stride)
     if (h, w) != (height, width):
         image = np.pad(image, ((0, h - height), (0, w - width), (0, 0)), mode="edge")
-    latents = module.apply(artifact.variables, image[None], method="analyze")
-    coder = coders.Encoding(latents, artifact.models)
+    chosen = _one(module, quality)
+    latents = module.apply(artifact.variables, image[None], *_and(chosen), method="analyze")
+    coder = coders.Encoding(latents, artifact.models, chosen)
     received = module.apply(artifact.variables, coder, method="transmit")
     return coder.finish(), received
 
 
-def decode(module: LatentModel, artifact: Artifact, stream: bytes, size: tuple[int, int]) -> np.ndarray:
+def decode(
+    module: LatentModel, artifact: Artifact, stream: bytes, size: tuple[int, int], quality: float | None = None
+) -> np.ndarray:
     """The picture uint8 [H, W, 3] of a stream that `encode` wrote; size is (H, W).
 
     Raises CorruptStreamError, or ModelError where the model is damaged.
     """
-    return reconstruct(module, artifact, receive(module, artifact, stream, size), size)
+    return reconstruct(module, artifact, receive(module, artifact, stream, size, quality), size, quality)
 
 
-def receive(module: LatentModel, artifact: Artifact, stream: bytes, size: tuple[int, int]) -> Any:
+def receive(
+    module: LatentModel, artifact: Artifact, stream: bytes, size: tuple[int, int], quality: float | None = None
+) -> Any:
     """The first half of `decode`, which is the same on every machine: what the encoder's `transmit` returned."""
-    coder = coders.Decoding(stream, _latent_shapes(module, size), artifact.models)
+    coder = coders.Decoding(stream, _latent_shapes(module, size), artifact.models, _one(module, quality))
     received = module.apply(artifact.variables, coder, method="transmit")
     coder.finish()
     return received
 
 
-def reconstruct(module: LatentModel, artifact: Artifact, received: Any, size: tuple[int, int]) -> np.ndarray:
+def reconstruct(
+    module: LatentModel, artifact: Artifact, received: Any, size: tuple[int, int], quality: float | None = None
+) -> np.ndarray:
     """What `transmit` returned -> uint8 [H, W, 3]; size is (H, W)."""
-    return module.apply(artifact.variables, received, method="synthesize")[0, : size[0], : size[1]]
+    chosen = _and(_one(module, quality))
+    return module.apply(artifact.variables, received, *chosen, method="synthesize")[0, : size[0], : size[1]]
 
 
 def _latent_shapes(module, size):
@@ -123,7 +157,8 @@ def _smallest_latents(module):
     """name -> shape of the latents of a picture as large as the stride, by tracing."""
     image = jax.ShapeDtypeStruct((1, module.stride, module.stride, 3), jnp.float32)
     variables = nn.meta.unbox(_shapes(module))
-    latents = jax.eval_shape(lambda v, x: module.apply(v, x, method="analyze"), variables, image)
+    quality = _and(_some_quality(module))
+    latents = jax.eval_shape(lambda v, x, *q: module.apply(v, x, *q, method="analyze"), variables, image, *quality)
     return {name: latent.shape for name, latent in latents.items()}
 
 
@@ -132,23 +167,27 @@ def _shapes(module):
     """The boxed variables of a module (layers.init.Fill), by tracing; they do not depend on the size of images."""
     image = jax.ShapeDtypeStruct((1, module.stride, module.stride, 3), jnp.float32)
 
-    def initialise(key, image):
-        return module.init(key, image, coders.Estimating)
+    def initialise(key, image, quality):
+        return module.init(key, image, coders.Estimating, quality)
 
-    return jax.eval_shape(initialise, jax.random.key(0), image)
+    return jax.eval_shape(initialise, jax.random.key(0), image, _some_quality(module))
+
+
+def _some_quality(module):
+    return jax.ShapeDtypeStruct((1,), jnp.float32) if module.has_quality else None
 
 
 def _activation_shapes(module, params):
     """The collection "state" of quantisation-aware training, by tracing."""
     image = jax.ShapeDtypeStruct((1, module.stride, module.stride, 3), jnp.float32)
 
-    def train(params, image):
+    def train(params, image, quality):
         make_coder = functools.partial(
             coders.Training, keys=jax.random.split(jax.random.key(0), 1), proxy="ste", quantised=False
         )
-        return module.apply({"params": params}, image, make_coder, mutable=["state"])[1].get("state", {})
+        return module.apply({"params": params}, image, make_coder, quality, mutable=["state"])[1].get("state", {})
 
-    return jax.eval_shape(train, params, image)
+    return jax.eval_shape(train, params, image, _some_quality(module))
 
 
 def _without_integers(state):
@@ -192,7 +231,7 @@ def latent_codec(
     *,
     model: str,
     architecture: Mapping[str, Any],
-    lmbda: float,
+    lmbda: float | tuple[float, float],
     distortion: str = "mse",
     proxy: str = "noise",
     quantise_from: int = -1,
@@ -200,13 +239,15 @@ def latent_codec(
     """A trainable codec.
 
     Loss (all papers of this family): lmbda * distortion + bpp, where distortion is the mean squared error in units of
-    8-bit steps (255^2 MSE of images in [0, 1]) or 1 - MS-SSIM, and bpp is -log2 P of all latents over H * W.
+    8-bit steps (255^2 MSE of images in [0, 1]) or 1 - MS-SSIM, and bpp is -log2 P of all latents over H * W. A model of
+    every rate draws a quality for each example, uniformly; the loss at weight l is divided by (l / l_middle)^(1/2).
 
     Args:
       module: the model, with its compute dtype.
       model: its name in the zoo.
       architecture: the widths that rebuild it, keyword arguments of its factory; an artifact stores them.
-      lmbda: the weight of the distortion.
+      lmbda: the weight of the distortion; for a model of every rate those of quality 0 and 100, between which the
+        logarithm is linear.
       distortion: one of DISTORTIONS.
       proxy: one of entropy.coders.PROXIES, the stand-in for rounding in training.
       quantise_from: the step from which networks on the parse path compute with the rounding that they will have in
@@ -233,6 +274,13 @@ def latent_codec(
         )
         return initialisers.materialise(boxed, key), state
 
+    def weight(quality):  # [B] -> the weight of the distortion, and of the whole loss
+        if quality is None:
+            return lmbda, 1.0
+        low, high = np.log(lmbda)
+        log = low + (high - low) / 100 * quality
+        return jnp.exp(log), jnp.exp(((low + high) / 2 - log) * WEIGHT_EXPONENT)
+
     def distort(image, reconstruction):  # float [B, H, W, 3] both -> ([B], [B])
         mse255 = coders.per_example_sum((image - reconstruction) ** 2) * (255.0**2 / image[0].size)
         if distortion == "mse":
@@ -245,17 +293,22 @@ def latent_codec(
         image = to_float(batch["image"])
         pixels = image.shape[1] * image.shape[2]
         quantised = None if quantise_from < 0 else step >= quantise_from
+        quality = None
+        if module.has_quality:
+            quality = 100 * jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, _QUALITY)))(keys)
         (reconstruction, coder), changed = module.apply(
             {"params": params, "state": state},
             pad(image, module.stride),
             functools.partial(coders.Training, keys=keys, proxy=proxy, quantised=quantised),
+            quality,
             mutable=["state"],
         )
         state = {**state, **changed.get("state", {})}
         reconstruction = reconstruction.astype(jnp.float32)[:, : image.shape[1], : image.shape[2]]
         mse255, cost = distort(image, reconstruction)
         bpp = {name: jnp.mean(bits) / pixels for name, bits in coder.bits.items()}
-        total = lmbda * jnp.mean(cost) + sum(bpp.values())
+        of_distortion, of_loss = weight(quality)
+        total = jnp.mean(of_loss * (of_distortion * cost + sum(coder.bits.values()) / pixels))
         metrics = {
             "loss": total,
             "bpp": sum(bpp.values()),
@@ -266,26 +319,36 @@ def latent_codec(
         }
         return total, (metrics, state)
 
-    def estimate(params, state, image):
-        reconstruction, bits = _estimate(exact, {"params": params, "state": state}, image)
+    def estimate_at(params, state, image, quality):
+        if quality is not None:
+            quality = jnp.full(len(image), quality, jnp.float32)
+        reconstruction, bits = _estimate(exact, {"params": params, "state": state}, image, quality)
         mse255, cost = distort(to_float(image), to_float(reconstruction))
-        pixels = image.shape[1] * image.shape[2]
-        return {
-            "loss": lmbda * cost + bits / pixels,
-            "bits": bits,
-            "mse255": mse255,
-            "reconstruction": reconstruction,
-        }
+        of_distortion, of_loss = weight(quality)
+        loss = of_loss * (of_distortion * cost + bits / (image.shape[1] * image.shape[2]))
+        return {"loss": loss, "bits": bits, "mse255": mse255, "reconstruction": reconstruction}
+
+    def estimate(params, state, image, quality=None):
+        if quality is not None or not module.has_quality:
+            return estimate_at(params, state, image, quality)
+        found = [estimate_at(params, state, image, quality) for quality in VALIDATED]
+        return {**found[len(found) // 2], "loss": sum(one["loss"] for one in found) / len(found)}
 
     def export(params, state, images=None):
         variables = jax.device_get({"params": params, "state": state})
         check_params(exact, variables["params"], model)
         # Integers are made anew: those of an artifact that is exported again are of no use for it.
         variables["state"] = _without_integers(variables["state"])
-        largest = [jax.device_get(_largest(exact, variables, image[None])) for image in _calibration(images)]
+        qualities = [np.array([q], np.float32) for q in (0, *VALIDATED, 100)] if module.has_quality else [None]
+        largest = [
+            jax.device_get(_largest(exact, variables, image[None], quality))
+            for image in _calibration(images)
+            for quality in qualities
+        ]
         largest = jax.tree.map(lambda *values: np.max(values, axis=0), *largest)
         # The coding order visits every prior, and each gives its table and what is fixed by it.
-        coder = coders.Tabulating(_latent_shapes(exact, (module.stride, module.stride)), largest)
+        shapes = _latent_shapes(exact, (module.stride, module.stride))
+        coder = coders.Tabulating(shapes, largest, _one(exact, DEFAULT_QUALITY))
         exact.apply(variables, coder, method="transmit")
         return Artifact(model, architecture, variables["params"], {**variables["state"], **coder.state}, coder.tables)
 
@@ -296,23 +359,28 @@ def latent_codec(
             check_params(exact, artifact.params, artifact.model)
             shapes = _latent_shapes(exact, (module.stride, module.stride))
             variables = {"params": artifact.params, "state": artifact.state}
-            exact.apply(variables, coders.Checking(shapes, artifact.models), method="transmit")
+            coder = coders.Checking(shapes, artifact.models, _one(exact, DEFAULT_QUALITY))
+            exact.apply(variables, coder, method="transmit")
             checked.add(artifact)
 
     def compress(artifact, image, quality=None, effort=0) -> Chunks:
-        if quality is not None:
+        if quality is not None and not module.has_quality:
             raise UsageError(f"{artifact.model} has one rate, fixed in training: leave the quality out")
+        if quality is None and module.has_quality:
+            raise UsageError(f"{artifact.model} needs a quality, 0 to 100")
         if effort:
             raise UsageError(f"{artifact.model} has no effort but 0")
         check(artifact)
-        return (encode(exact, artifact, np.asarray(image))[0],)
+        return (encode(exact, artifact, np.asarray(image), quality)[0],)
 
     def decompress(artifact, chunks, size, quality=None):
-        del quality
+        if (quality is None) == module.has_quality:
+            raise CorruptStreamError(f"a file of {artifact.model} {'lacks its' if module.has_quality else 'has no'} quality")
         if len(chunks) != 1:
             raise CorruptStreamError(f"{artifact.model} writes one chunk, the file has {len(chunks)}")
         check(artifact)
-        return decode(exact, artifact, chunks[0], tuple(size))
+        return decode(exact, artifact, chunks[0], tuple(size), quality)
 
     owns = tuple(_shapes(module)["params"])
-    return Codec(init, {"rd": Objective(owns, loss)}, estimate, export, compress, decompress)
+    ladder, default = (LADDER, DEFAULT_QUALITY) if module.has_quality else ((), None)
+    return Codec(init, {"rd": Objective(owns, loss)}, estimate, export, compress, decompress, ladder, default)

@@ -30,6 +30,7 @@ MODELS = {
     "bmshj2018-factorized": Entry(1, "mlic_jax.models.bmshj2018:factorized"),
     "bmshj2018-hyperprior": Entry(2, "mlic_jax.models.bmshj2018:hyperprior"),
     "mbt2018-mean": Entry(3, "mlic_jax.models.mbt2018:mean_scale"),
+    "kltnet": Entry(4, "mlic_jax.models.kltnet:kltnet"),
 }
 
 

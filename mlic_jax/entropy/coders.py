@@ -10,7 +10,9 @@ and `code` decides what happens: `Training` adds noise or rounds straight-throug
 and sums bits, `Encoding` writes symbols, `Decoding` reads them; `Calibrating`, `Tabulating` and `Checking` are for what
 an artifact needs. `code(name, prior)` returns what a decoder would know of that latent.
 `code.exact(network, latent, prior)` applies an `ExactStack`, on whose outcome the next latent's probabilities depend,
-to a latent and the prior it came by: in floating point in training, in integers when files are written and read.
+to a latent and the prior it came by, or, without a prior, to values made of what is known by then: in floating point in
+training, in integers when files are written and read. `code.quality` is the quality that the picture is coded with,
+float [B] in 0..100 (JAX or NumPy as the latents are), or None for models of one rate.
 
 A prior has `bits(x)`, `center` (latents are rounded to integer distances from it), `limit` (of those distances, or
 None), `indexes(shape, table)` (rows of its table), `tabulate()`, `family` (its table's name) and `settled()` (what of
@@ -55,7 +57,8 @@ def _ranges_of(network):
 class _Summing:
     """A coder that sums the code length. `bits`: name -> float32 [B]."""
 
-    def __init__(self, latents: Mapping[str, jax.Array]):
+    def __init__(self, latents: Mapping[str, jax.Array], quality=None):
+        self.quality = quality
         self.latents = {name: latent.astype(jnp.float32) for name, latent in latents.items()}
         self.bits: dict[str, jax.Array] = {}
 
@@ -76,8 +79,8 @@ class Training(_Summing):
         Otherwise the collection "state" must be mutable: it keeps the largest activations.
     """
 
-    def __init__(self, latents, keys, proxy, quantised=None):
-        super().__init__(latents)
+    def __init__(self, latents, keys, proxy, quantised=None, quality=None):
+        super().__init__(latents, quality)
         self.keys, self.proxy, self.quantised, self.calls = keys, proxy, quantised, 0
 
     def __call__(self, name, prior):
@@ -94,7 +97,7 @@ class Training(_Summing):
         self._count(name, prior, rounded if self.proxy == "ste" else noisy)
         return noisy if self.proxy == "noise" else rounded
 
-    def exact(self, network, latent, prior):
+    def exact(self, network, latent, prior=None):
         del prior
         if self.quantised is None:
             return network(latent)
@@ -125,10 +128,10 @@ class Estimating(_Summing):
         self._count(name, prior, symbols + center)
         return symbols + center
 
-    def exact(self, network, latent, prior):
+    def exact(self, network, latent, prior=None):
         """In integers where the state is an artifact's, as trained where it is a run's."""
         if network.has_variable("state", "layer_0"):
-            return network.integers_whole(jnp.round(latent - prior.center))
+            return network.integers_whole(latent if prior is None else jnp.round(latent - prior.center))
         ranges = _ranges_of(network)
         if ranges is None:
             return network(latent)
@@ -138,11 +141,11 @@ class Estimating(_Summing):
 class Calibrating(Estimating):
     """Finds how large activations become. `largest`: network -> {"layer_i": [C]}, over all latents given."""
 
-    def __init__(self, latents):
-        super().__init__(latents)
+    def __init__(self, latents, quality=None):
+        super().__init__(latents, quality)
         self.largest: dict[str, dict[str, jax.Array]] = {}
 
-    def exact(self, network, latent, prior):
+    def exact(self, network, latent, prior=None):
         del prior
         output, largest = network.measure(latent)
         self.largest[network.name] = {name: value.max(0) for name, value in largest.items()}
@@ -159,8 +162,8 @@ class Tabulating:
       largest: network -> {"layer_i": [C]}, from `Calibrating`, for networks that were not trained with rounding.
     """
 
-    def __init__(self, shapes, largest):
-        self.shapes, self.largest, self.tables, self.state = shapes, largest, {}, {}
+    def __init__(self, shapes, largest, quality=None):
+        self.shapes, self.largest, self.tables, self.state, self.quality = shapes, largest, {}, {}, quality
 
     def __call__(self, name, prior):
         if prior.family not in self.tables:
@@ -168,9 +171,9 @@ class Tabulating:
         self.state.update(prior.settled())
         return np.zeros(self.shapes[name], np.float32)
 
-    def exact(self, network, latent, prior):
+    def exact(self, network, latent, prior=None):
         ranges = _ranges_of(network) or self.largest[network.name]
-        self.state[network.name] = network.quantise(prior.medians(), ranges)
+        self.state[network.name] = network.quantise(None if prior is None else prior.medians(), ranges)
         return np.zeros(network.output_shape(latent.shape), np.float32)
 
 
@@ -182,14 +185,14 @@ class Checking:
       models: family -> rangecoder.Models.
     """
 
-    def __init__(self, shapes, models):
-        self.shapes, self.models = shapes, models
+    def __init__(self, shapes, models, quality=None):
+        self.shapes, self.models, self.quality = shapes, models, quality
 
     def __call__(self, name, prior):
         prior.indexes(self.shapes[name], _models_of(prior, self.models).table)
         return np.zeros(self.shapes[name], np.float32) + _center(prior)
 
-    def exact(self, network, latent, prior):
+    def exact(self, network, latent, prior=None):
         del prior
         network.check(latent.shape[-1])
         return np.zeros(network.output_shape(latent.shape), np.float32)
@@ -205,7 +208,9 @@ def _center(prior):
     return np.asarray(prior.center, np.float32)
 
 
-def _exact(network, latent, prior):
+def _exact(network, latent, prior=None):
+    if prior is None:
+        return network.integers(latent)
     # The latent is symbol + median in float32: their difference is the symbol but for rounding.
     return network.integers(np.rint(latent - _center(prior)))
 
@@ -220,8 +225,8 @@ class Encoding:
     Raises ModelError for latents that no sane model makes.
     """
 
-    def __init__(self, latents, models):
-        self.latents, self.models, self._encoder = latents, models, rangecoder.Encoder()
+    def __init__(self, latents, models, quality=None):
+        self.latents, self.models, self.quality, self._encoder = latents, models, quality, rangecoder.Encoder()
 
     def __call__(self, name, prior):
         center = _center(prior)
@@ -252,8 +257,8 @@ class Decoding:
       models: family -> rangecoder.Models.
     """
 
-    def __init__(self, data, shapes, models):
-        self.shapes, self.models, self._decoder = shapes, models, rangecoder.Decoder(data)
+    def __init__(self, data, shapes, models, quality=None):
+        self.shapes, self.models, self.quality, self._decoder = shapes, models, quality, rangecoder.Decoder(data)
 
     def __call__(self, name, prior):
         models = _models_of(prior, self.models)

@@ -47,6 +47,8 @@ LEAST_BEFORE_SLOPE = -(1 << 15)
 # Values of the two constant channels behind a latent's own, which carry its medians.
 CONSTANTS = (1, 128)
 _SHIFTS = (-16, 40)
+# Base-2 logarithms of the steps to which values are rounded.
+_INPUT_STEPS = (-16, 16)
 _DTYPES = ("int8", "int32", "int8", "int32")
 
 
@@ -71,9 +73,15 @@ class ExactStack(Stack):
 
     Called as any Stack it computes in floating point, for training. `measure` and `quantised` are for calibration and
     quantisation-aware training; `integers` is what coders use, from an artifact's state.
+
+    Attributes:
+      of_values: what the network reads. False: a latent, of whose values (symbol + median) it is given the symbols.
+        True: anything else that a decoder knows exactly, as means, or latents rounded around means: multiples of a
+        power of two. They are rounded to 8 bits, channel by channel with a power of two of its own as step.
     """
 
     cores: tuple[int, int] = windows.HYPER_CORES
+    of_values: bool = False
 
     def parts(self) -> list[tuple[Any, float | None]]:
         """[(convolution, slope of the LeakyReLU behind it or None)]."""
@@ -86,8 +94,11 @@ class ExactStack(Stack):
         return found
 
     def measure(self, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The output, and {"layer_0": [B, C], ...}: how large a value hidden channels of each example must hold."""
-        largest = {}
+        """The output, and {"layer_0": [B, C], ...}: how large a value hidden channels of each example must hold.
+
+        Where it reads values, those of its input stand under "input".
+        """
+        largest = {"input": jnp.abs(x).max((1, 2))} if self.of_values else {}
         for i, (layer, slope) in enumerate(self.parts()):
             x = layer(x)
             if slope is not None:
@@ -101,9 +112,12 @@ class ExactStack(Stack):
 
         Args:
           x: [B, h, w, C], the latent.
-          ranges: "layer_i" -> [C], the largest value that a hidden channel can hold.
+          ranges: "layer_i" -> [C], the largest value that a hidden channel can hold; "input" likewise.
         """
         unit = jnp.ones(x.shape[-1])
+        if self.of_values:
+            unit = lax.stop_gradient(2.0 ** _input_step(ranges["input"], jnp))
+            x = jnp.clip(_rounded(x / unit), -LARGEST_INPUT, LARGEST_INPUT) * unit
         parts = self.parts()
         for i, (layer, slope) in enumerate(parts):
             params = layer.variables["params"]
@@ -125,17 +139,25 @@ class ExactStack(Stack):
         """The exact network of an artifact.
 
         Args:
-          symbols: [B, h, w, C] integers of at most LARGEST_INPUT, any dtype.
+          symbols: [B, h, w, C] integers of at most LARGEST_INPUT, any dtype; or the values that the network reads.
 
         Returns:
           float32 [B, h', w', C'], multiples of 1/256.
         """
         alone, variables = self.unbind()
-        return windows.evaluate(alone, {"state": variables["state"]}, np.asarray(symbols, np.float32), _exact_window)
+        state = dict(variables["state"])
+        symbols = np.asarray(symbols, np.float32)
+        if self.of_values:
+            symbols = _to_input(symbols, np.asarray(state.pop("input")["step"]), np)
+        return windows.evaluate(alone, {"state": state}, symbols, _exact_window)
 
     def integers_whole(self, symbols: jax.Array) -> jax.Array:
         """As `integers`, of a JAX array and without windows."""
-        return _exact(self.variables["state"], self.plans(), symbols.astype(jnp.float32), None)
+        state = dict(self.variables["state"])
+        symbols = symbols.astype(jnp.float32)
+        if self.of_values:
+            symbols = _to_input(symbols, state.pop("input")["step"], jnp)
+        return _exact(state, self.plans(), symbols, None, not self.of_values)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Of an input [B, h, w, C], h and w multiples of a cell."""
@@ -151,24 +173,34 @@ class ExactStack(Stack):
             found.append([layer.stride, int(isinstance(layer, ConvTranspose)), _slope(slope), low, high])
         return found
 
-    def quantise(self, medians: np.ndarray, ranges: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    def quantise(
+        self, medians: np.ndarray | None, ranges: Mapping[str, np.ndarray]
+    ) -> dict[str, dict[str, np.ndarray]]:
         """Integers for the parameters.
 
         Args:
-          medians: float [C], of the latent that the network reads: it sees symbols, and value = symbol + median.
-          ranges: "layer_i" -> float [C], the largest value that a hidden channel has to hold.
+          medians: float [C], of the latent that the network reads: it sees symbols, and value = symbol + median. None
+            for a network that reads values.
+          ranges: "layer_i" -> float [C], the largest value that a hidden channel has to hold; "input" likewise.
 
         Returns:
-          {"layer_0": {"kernel", "bias", "shift", "plan"}, ...}, see Layer.
+          {"layer_0": {"kernel", "bias", "shift", "plan"}, ...}, see Layer; and {"input": {"step": int8 [C]}}, base-2
+          logarithms, for a network that reads values.
 
         Raises ModelError where a channel cannot be held in LARGEST_SUM.
         """
-        found, unit, bounds = {}, np.ones(len(medians)), (-LARGEST_INPUT, LARGEST_INPUT)
+        found, bounds = {}, (-LARGEST_INPUT, LARGEST_INPUT)
+        if self.of_values:
+            step = _input_step(np.asarray(ranges["input"], np.float64), np)
+            found["input"] = {"step": step.astype(np.int8)}
+            unit = 2.0**step
+        else:
+            unit = np.ones(len(medians))
         for i, ((layer, _), plan) in enumerate(zip(self.parts(), self.plans(), strict=True)):
             params = jax.device_get(layer.variables["params"])
             kernel = np.asarray(params["kernel"], np.float64) * unit[:, None]
             bias = np.asarray(params["bias"], np.float64)
-            medial = np.einsum("xyio,i->xyo", kernel, medians) if i == 0 else None
+            medial = np.einsum("xyio,i->xyo", kernel, medians) if i == 0 and not self.of_values else None
             last = i + 1 == len(self.parts())
             step = _weight_step(kernel, last, np)
             for _ in range(24):
@@ -198,9 +230,14 @@ class ExactStack(Stack):
         """Raises ModelError unless the integers in the state fit the network, its input of `channels`, and bounds."""
         layers = jax.device_get(self.variables.get("state", {}))
         plans = self.plans()
-        if set(layers) != {f"layer_{i}" for i in range(len(plans))}:
+        needed = {f"layer_{i}" for i in range(len(plans))} | ({"input"} if self.of_values else set())
+        if set(layers) != needed:
             raise ModelError(f"network {self.name!r} needs integers of {len(plans)} layers: export the model again")
-        bounds, channels = (-LARGEST_INPUT, LARGEST_INPUT), channels + len(CONSTANTS)
+        bounds = (-LARGEST_INPUT, LARGEST_INPUT)
+        if self.of_values:
+            self._check_input(layers["input"], channels)
+        else:
+            channels += len(CONSTANTS)
         for i, ((part, _), plan) in enumerate(zip(self.parts(), plans, strict=True)):
             try:
                 layer = Layer(**layers[f"layer_{i}"])
@@ -213,11 +250,19 @@ class ExactStack(Stack):
                     raise ModelError(
                         f"network {self.name!r}, layer {i}: {name} is {array.dtype} {array.shape}, {wanted}"
                     )
-            sums = _largest_sum(layer.kernel.astype(float), layer.bias.astype(float), bounds, i == 0, plan[:2])
+            constants = i == 0 and not self.of_values
+            sums = _largest_sum(layer.kernel.astype(float), layer.bias.astype(float), bounds, constants, plan[:2])
             shifts = _SHIFTS[0] <= layer.shift.min() and layer.shift.max() <= _SHIFTS[1]
             if layer.plan.tolist() != plan or sums.max() >= LARGEST_SUM or not shifts:
                 raise ModelError(f"network {self.name!r}, layer {i} can leave the range in which its sums are exact")
             channels, bounds = part.features, plan[3:]
+
+    def _check_input(self, found, channels):
+        step = found.get("step") if isinstance(found, Mapping) and len(found) == 1 else None
+        if step is None or step.shape != (channels,) or step.dtype != np.int8:
+            raise ModelError(f"network {self.name!r}: the steps of its input are not int8 ({channels},)")
+        if step.min() < _INPUT_STEPS[0] or step.max() > _INPUT_STEPS[1]:
+            raise ModelError(f"network {self.name!r}: a step of its input is not within 2^{_INPUT_STEPS}")
 
 
 # ---------------------------------------------------------------------- choosing integers
@@ -226,6 +271,18 @@ class ExactStack(Stack):
 def _slope(slope):
     """The slope below zero in units of 1/512."""
     return SLOPE_ONE if slope is None else round(slope * SLOPE_ONE)
+
+
+def _input_step(largest, xp):
+    """[C] -> [C] base-2 logarithms of steps, so that `largest` is at most LARGEST_INPUT steps."""
+    return xp.clip(xp.ceil(xp.log2(xp.maximum(largest, 2.0**-20) / LARGEST_INPUT)), *_INPUT_STEPS)
+
+
+def _to_input(x, step, xp):
+    """Values float32 [B, h, w, C] -> integers of at most LARGEST_INPUT: floor(x 2^-step + 1/2), clipped."""
+    # Clipped first: of what is left, adding 1/2 is exact unless x has bits below 2^-16 of a step, far from a half.
+    x = xp.clip(x * xp.exp2(-step.astype(xp.float32)), -LARGEST_INPUT - 1, LARGEST_INPUT + 1)
+    return xp.clip(xp.floor(x + 0.5), -LARGEST_INPUT, LARGEST_INPUT)
 
 
 def _least(slope):
@@ -326,13 +383,17 @@ def _power_of_two(exponent):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _exact_window(stack, variables, x, inside):
-    return _exact(variables["state"], stack.plans(), x, inside)
+    return _exact(variables["state"], stack.plans(), x, inside, not stack.of_values)
 
 
-def _exact(state, plans, x, inside):
-    """Integer layers on integers x [B, h, w, C], float32; the output is in units of 1, the last layer's of 1/256."""
-    ones = jnp.ones((*x.shape[:3], 1), jnp.float32)
-    x = jnp.concatenate([x, *(value * ones for value in CONSTANTS)], axis=-1)
+def _exact(state, plans, x, inside, constants):
+    """Integer layers on integers x [B, h, w, C], float32; the output is in units of 1, the last layer's of 1/256.
+
+    constants: whether the channels of the medians stand behind a latent's own.
+    """
+    if constants:
+        ones = jnp.ones((*x.shape[:3], 1), jnp.float32)
+        x = jnp.concatenate([x, *(value * ones for value in CONSTANTS)], axis=-1)
     for i, (stride, transposed, slope, low, high) in enumerate(plans):
         layer = Layer(**state[f"layer_{i}"])
         if inside is not None:

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import special
 
 from mlic_jax.entropy import tables
-from mlic_jax.layers.bounds import lower_bound
+from mlic_jax.layers.bounds import lower_bound, upper_bound
 
 SCALE_MIN, SCALE_MAX, SCALES = 0.11, 256.0, 64
 LIKELIHOOD_FLOOR = 1e-9
@@ -105,3 +105,54 @@ def scale_tables() -> tables.Table:
         distance = np.abs(np.arange(-w, w + 1))
         rows.append(special.ndtr(-(distance - 0.5) / scale) - special.ndtr(-(distance + 0.5) / scale))
     return tables.build(rows, -width, _THRESHOLDS)
+
+
+# ---------------------------------------------------------------------- the same, from logarithms of scales
+
+LOG_MIN, LOG_MAX = float(np.log(SCALE_MIN)), float(np.log(SCALE_MAX))
+_LOG_THRESHOLDS = np.ceil(ONE * np.log(np.sqrt(SCALE_TABLE[1:].astype(np.float64) * SCALE_TABLE[:-1]))).astype(np.int32)
+
+
+class LogGaussian(NamedTuple):
+    """`Gaussian`, for networks that emit the logarithm of the scale: a picture of other contrast is a shift to them.
+
+    Attributes:
+      log_scale: [B, h, w, C] natural logarithms, unbounded; they count as clipped to the table's range.
+      mean: same shape, or 0.
+      kept: what `settled` returns.
+    """
+
+    log_scale: jax.Array
+    mean: jax.Array | float = 0.0
+    kept: dict = {}  # noqa: RUF012, it is never changed
+
+    family = "log_gaussian"
+    limit = None
+
+    def bits(self, x: jax.Array) -> jax.Array:
+        """-log2 of the likelihood of x, same shape."""
+        log_scale = upper_bound(lower_bound(self.log_scale, LOG_MIN), LOG_MAX)
+        return -jnp.log2(likelihood(x, jnp.exp(log_scale), self.mean))
+
+    @property
+    def center(self):
+        """Latents are rounded to integer distances from the mean."""
+        return self.mean
+
+    def indexes(self, shape: tuple[int, ...], table: tables.Table) -> np.ndarray:
+        """Row of the table for every entry, uint8: how many thresholds 256 log_scale has reached."""
+        log_scale = np.asarray(self.log_scale, np.float32)
+        fixed = np.rint(np.clip(log_scale, 2 * LOG_MIN, 2 * LOG_MAX) * np.float32(ONE)).astype(np.int32)
+        lowest = table.thresholds[0] - 1
+        # Looked up rather than searched for: there are few different values, and many entries.
+        rows = np.searchsorted(table.thresholds, np.arange(lowest, table.thresholds[-1] + 1), side="right")
+        found = rows.astype(np.uint8)[np.clip(fixed, lowest, table.thresholds[-1]) - lowest]
+        return np.broadcast_to(found, shape)
+
+    def settled(self) -> dict:
+        """What of it an artifact stores as state."""
+        return self.kept
+
+    def tabulate(self) -> tables.Table:
+        """The 64 integer tables, the same for every model."""
+        return scale_tables()._replace(thresholds=_LOG_THRESHOLDS)

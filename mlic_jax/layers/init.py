@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax
 import jax
@@ -21,6 +21,8 @@ from flax.core import meta
 
 # (rng, shape) -> float array of that shape.
 Recipe = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+# A Flax initialiser: (key, shape, dtype) -> Fill.
+Initialiser = Callable
 
 
 @flax.struct.dataclass
@@ -61,6 +63,16 @@ def constant(value) -> Callable:
 def uniform(bound: float) -> Callable:
     """Uniform in [-bound, bound]."""
     return by(lambda rng, shape: rng.uniform(-bound, bound, shape))
+
+
+class Normal(NamedTuple):
+    """Normal with standard deviation gain / sqrt(fan in), of kernels [..., Cin, Cout]. Equal ones compare equal."""
+
+    gain: float
+
+    def __call__(self, key, shape, dtype=jnp.float32):
+        scale = self.gain / np.sqrt(np.prod(shape[:-1]))
+        return by(lambda rng, shape: rng.normal(0.0, scale, shape))(key, shape, dtype)
 
 
 def materialise(boxed: Any, key: jax.Array) -> Any:

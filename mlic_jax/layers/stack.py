@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -40,26 +41,65 @@ class Stack(nn.Module):
     cores: tuple[int, int] = windows.CORES
     pixels: bool = False
 
-    def __call__(self, x):
-        """[B, h, w, C] -> [B, h', w', C']."""
+    def __call__(self, x, quality=None):
+        """[B, h, w, C] -> [B, h', w', C']. quality: float [B], for layers that are `conditional`."""
         if isinstance(x, np.ndarray):
             # A copy without scope does not depend on where it stands in which model: it is the key of compiled windows.
             alone, variables = self.unbind()
-            return windows.evaluate(alone, variables, x)
-        return self.within(x, None)
+            return windows.evaluate(alone, variables, x, quality=quality)
+        return self.within(x, None, quality)
 
-    def within(self, x: jax.Array, inside: windows.Inside | None) -> jax.Array:
+    @property
+    def scale(self) -> Fraction:
+        """Output samples per input sample along an axis."""
+        scale = Fraction(1)
+        for layer in self.layers:
+            scale *= getattr(layer, "scale", 1)
+        return scale
+
+    def inputs_of(self, first: int, last: int) -> tuple[int, int]:
+        """The first and last input sample along an axis on which the output samples first..last depend."""
+        for layer in reversed(self.layers):
+            if hasattr(layer, "inputs_of"):
+                first, last = layer.inputs_of(first, last)
+        return first, last
+
+    def within(self, x: jax.Array, inside: windows.Inside | None, quality: jax.Array | None = None) -> jax.Array:
         """As `__call__`, of a window that may hang over the picture's edge.
 
         Args:
           x: [B, h, w, C].
           inside: what of x is picture; every layer with a kernel sees zeros elsewhere, as it does around a whole
             picture. None: all of it.
+          quality: float [B] or None.
         """
         for layer in self.layers:
-            if inside is not None and hasattr(layer, "inputs_of"):
-                x = layer(windows.mask(x, inside))
-                inside = inside.scaled(layer.scale)
+            if hasattr(layer, "within"):  # layers within layers
+                x = layer.within(x, inside, quality)
             else:
-                x = layer(x)
+                if inside is not None and hasattr(layer, "inputs_of"):
+                    x = windows.mask(x, inside)
+                x = layer(x, quality) if getattr(layer, "conditional", False) else layer(x)
+            if inside is not None:
+                inside = inside.scaled(getattr(layer, "scale", Fraction(1)))
         return x
+
+
+class Sum(nn.Module):
+    """The sum of what several stacks make of one input; their scales are equal."""
+
+    branches: tuple[Stack, ...]
+
+    @property
+    def scale(self) -> Fraction:
+        """Output samples per input sample along an axis."""
+        return self.branches[0].scale
+
+    def inputs_of(self, first: int, last: int) -> tuple[int, int]:
+        """The first and last input sample along an axis on which the output samples first..last depend."""
+        ends = [branch.inputs_of(first, last) for branch in self.branches]
+        return min(end[0] for end in ends), max(end[1] for end in ends)
+
+    def within(self, x: jax.Array, inside: windows.Inside | None, quality: jax.Array | None = None) -> jax.Array:
+        """See Stack.within."""
+        return sum(branch.within(x, inside, quality) for branch in self.branches)

@@ -116,21 +116,22 @@ def spans(length: int, margin: int, cores: tuple[int, int] = CORES) -> tuple[Spa
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _window(stack, variables, x, inside):
+def _window(stack, variables, x, inside, quality=None):
     if x.dtype == jnp.uint8:
         x = to_float(x)
-    y = stack.apply(variables, x, inside, method="within")
+    y = stack.apply(variables, x, inside, quality, method="within")
     return to_uint8(y) if stack.pixels else y
 
 
-def evaluate(stack, variables, x: np.ndarray, compute=_window) -> np.ndarray:
+def evaluate(stack, variables, x: np.ndarray, compute=_window, quality=None) -> np.ndarray:
     """A network on a picture or latent, window by window.
 
     Args:
       stack: an unbound Stack (hashable: programs are compiled per stack and window shape).
       variables: its variables.
       x: [B, h, w, C], h and w multiples of a cell; uint8 is scaled to [0, 1].
-      compute: (stack, variables, window, inside) -> output window.
+      compute: (stack, variables, window, inside) -> output window; with a quality as fifth argument where one is given.
+      quality: float [B], for layers that depend on it; or None.
 
     Returns:
       [B, h', w', C'].
@@ -139,6 +140,7 @@ def evaluate(stack, variables, x: np.ndarray, compute=_window) -> np.ndarray:
     batch, height, width, channels = x.shape
     if height % cell_in or width % cell_in:
         raise ValueError(f"{height}x{width} samples: multiples of {cell_in} are needed")
+    further = () if quality is None else (np.asarray(quality, np.float32),)
     result = None
     for row in spans(height // cell_in, margin, stack.cores):
         for column in spans(width // cell_in, margin, stack.cores):
@@ -151,7 +153,7 @@ def evaluate(stack, variables, x: np.ndarray, compute=_window) -> np.ndarray:
             window[:, inside.top : inside.bottom, inside.left : inside.right] = x[
                 :, top + inside.top : top + inside.bottom, left + inside.left : left + inside.right
             ]
-            y = np.asarray(compute(stack, variables, window, Inside(*map(np.int32, inside))))
+            y = np.asarray(compute(stack, variables, window, Inside(*map(np.int32, inside)), *further))
             if result is None:
                 shape = (batch, height // cell_in * cell_out, width // cell_in * cell_out, y.shape[-1])
                 result = np.empty(shape, y.dtype)

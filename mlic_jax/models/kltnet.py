@@ -1,0 +1,349 @@
+"""KltNet, our own model: one set of weights for every rate, small enough for two CPU cores.
+
+    image -> analysis -> y -> rounded in steps, each around a mean that the ones before predict -> synthesis -> picture
+                         |                    ^
+                         v                    | mean and scale of each entry: exact networks
+                         z -> round ----------+
+
+Nothing is computed at full resolution: samples move into channels, networks run at 1/8 and 1/16 of the picture's side
+(after DCVC-RT, Jia et al., CVPR 2025, and its intra codec). What is ours:
+
+- The transforms begin as a block transform, the cosine transform of 16x16 blocks, a stand-in for the Karhunen-Loeve
+  transform, and gains that are the optimal steps of a linear codec (reverse water-filling): before the first step of
+  training the model is a working codec. Networks beside it, whose last layers begin at zero, learn what is left
+  (the shortcut is Li et al.'s, "On disentangled training for nonlinear transform in learned image compression", 2025).
+- Quality 0..100 selects, continuously, gains of channels and the distribution of z, and enters the parse path as
+  piecewise linear constants. Training draws a quality for each example.
+- y is transmitted in `steps` of 2 or 4: groups of channels in turn at each place, so that every step sees half, or a
+  quarter and more, of the neighbourhood and of the other channels (checkerboard, He et al., CVPR 2021; four groups as in
+  DCVC-DC, Li et al., CVPR 2023). All that decides probabilities is exact (entropy/exact.py).
+
+    net       resolution   layers
+    shortcut  1/16         16x16 blocks of RGB -> M, a matrix product
+    analysis  1/8          8x8 blocks -> conv 3x3 C -> blocks -> gain(quality) -> 2x2 blocks
+              1/16         -> D -> blocks -> M; the sum with the shortcut times gain(quality) is y
+    h_a       1/16..1/64   conv 3x3, conv 5x5 stride 2, conv 5x5 stride 2 -> Z
+    h_s       1/64..1/16   transposed 5x5 stride 2 twice, matrix product -> F, mean and log-scale of y
+    context   1/16         of F and what is known of y: conv 3x3, two matrix products -> changes of mean and log-scale
+    synthesis              mirrors analysis
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlic_jax.codec import Codec
+from mlic_jax.entropy.exact import ONE, ExactStack
+from mlic_jax.entropy.gaussian import LogGaussian
+from mlic_jax.errors import UsageError
+from mlic_jax.latent import LatentModel, latent_codec
+from mlic_jax.layers import init
+from mlic_jax.layers.blocks import (
+    Conv3,
+    ConvBlock,
+    Dense,
+    DepthToSpace,
+    Gain,
+    ShiftBlock,
+    SpaceToDepth,
+    block_transform,
+    interpolation,
+)
+from mlic_jax.layers.conv import Conv, ConvTranspose
+from mlic_jax.layers.stack import LeakyReLU, Stack, Sum, relu
+
+BLOCK = 16
+# Nodes over quality 0..100 between which gains are interpolated.
+LEVELS = 8
+# Weights of the squared error (in 8-bit steps) at quality 0 and 100; between them the logarithm is linear.
+LAMBDAS = (0.001, 0.08)
+# Powers of two, so that products are exact: what networks on the parse path read and emit is of order 1, latents are not.
+LATENT_UNIT = 2.0**-2
+MEAN_UNIT = 2.0**2
+# The quality's constants on the parse path are multiples of this.
+QUALITY_UNIT = 2.0**-6
+TINY = {"C": 16, "D": 16, "M": 24, "Z": 8, "F": 16, "blocks_8": 1, "blocks_16": 1, "steps": 2}
+
+leaky_relu = LeakyReLU(0.01)
+
+
+def water_filling(lmbda: np.ndarray) -> np.ndarray:
+    """The quantisation step of a linear codec in [0, 1] pixels that minimises lmbda 255^2 MSE + bits per pixel.
+
+    At high rate a coefficient quantised with step s has the squared error s^2 / 12 and costs -log2 s bits; there are three
+    coefficients per pixel.
+    """
+    return np.sqrt(12 * 3 / (2 * np.log(2) * lmbda * 255.0**2))
+
+
+class _Blocks(NamedTuple):
+    """The kernel of the shortcut: block_transform's columns, or for the way back its rows. Equal ones compare equal."""
+
+    features: int
+    inverse: bool
+
+    def __call__(self, key, shape, dtype=jnp.float32):
+        basis, _ = block_transform(BLOCK, self.features)
+        return init.constant(basis.T if self.inverse else basis)(key, shape, dtype)
+
+
+class _Steps(NamedTuple):
+    """Logarithms of the gains in front of quantisation: one over the step of `water_filling`; or behind it."""
+
+    inverse: bool
+
+    def __call__(self, key, shape, dtype=jnp.float32):
+        logs = np.log(water_filling(np.geomspace(*LAMBDAS, LEVELS)))[:, None]
+        return init.constant(logs if self.inverse else -logs)(key, shape, dtype)
+
+
+def centre(x):
+    """Pixels in [0, 1] around zero."""
+    return x - 0.5
+
+
+def uncentre(x):
+    """The reverse of `centre`."""
+    return x + 0.5
+
+
+def mosaic(height: int, width: int, step: int, steps: int) -> np.ndarray:
+    """Which group of channels is transmitted in a step, int [height, width], 0..steps - 1.
+
+    Over the steps every place transmits every group once. With 2 steps, neighbours transmit different groups; with 4,
+    the four places of any 2x2 square do.
+    """
+    rows, columns = np.arange(height)[:, None], np.arange(width)
+    place = (rows + columns) % 2 if steps == 2 else (rows % 2) * 2 + columns % 2
+    # Of four: which place follows diagonally, then the two that are left.
+    return place ^ (step if steps == 2 else (0, 3, 2, 1)[step])
+
+
+def _module_of(x):
+    return np if isinstance(x, np.ndarray) else jnp
+
+
+def gather(x, step: int, steps: int):
+    """[B, h, w, M] -> [B, h, w, M / steps], at each place the channels that are transmitted in this step."""
+    xp, groups = _module_of(x), _module_of(x).split(x, steps, axis=-1)
+    chosen = mosaic(*x.shape[1:3], step, steps)[..., None]
+    part = groups[0]
+    for group in range(1, steps):
+        part = xp.where(chosen == group, groups[group], part)
+    return part
+
+
+def scatter(part, step: int, steps: int):
+    """The reverse of `gather`, zeros elsewhere: [B, h, w, M / steps] -> [B, h, w, M]."""
+    xp, chosen = _module_of(part), mosaic(*part.shape[1:3], step, steps)[..., None]
+    return xp.concatenate([xp.where(chosen == group, part, xp.float32(0)) for group in range(steps)], axis=-1)
+
+
+class QualityPrior(nn.Module):
+    """The prior of z: zero-mean Gaussians, a scale for each channel and level, interpolated.
+
+    Coders take them from the artifact's state, in steps of 1/256.
+    """
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, quality) -> LogGaussian:
+        """quality float [B] -> the prior of [B, h, w, channels]."""
+        logs = self.param("log_scale", init.constant(1.0), (LEVELS, self.channels))
+        if not isinstance(quality, np.ndarray):
+            return LogGaussian((interpolation(quality, LEVELS) @ logs)[:, None, None])
+        if self.has_variable("state", "log_scale"):
+            fixed = np.asarray(self.get_variable("state", "log_scale"), np.int64)
+        else:
+            fixed = np.rint(np.clip(np.asarray(logs, np.float64), -8, 8) * ONE).astype(np.int64)
+        # Quality in half steps, and nodes 200 / (LEVELS - 1) of them apart: whole numbers.
+        place, spacing = round(2 * float(quality[0])) * (LEVELS - 1), 200
+        node = min(place // spacing, LEVELS - 2)
+        beyond = place - node * spacing
+        mixed = (fixed[node] * (spacing - beyond) + fixed[node + 1] * beyond + spacing // 2) // spacing
+        kept = {self.name: {"log_scale": fixed.astype(np.int32)}}
+        return LogGaussian((mixed / ONE).astype(np.float32)[None, None, None], kept=kept)
+
+
+def _constants(like, quality):
+    """The quality as channels, [B, h, w, LEVELS] for `like` [B, h, w, C]: interpolation weights."""
+    if isinstance(like, np.ndarray):
+        place = np.abs(round(2 * float(quality[0])) * (LEVELS - 1) - 200 * np.arange(LEVELS))
+        units = np.maximum(0, 200 - place) * round(1 / QUALITY_UNIT) // 200
+        weights = (units * QUALITY_UNIT).astype(np.float32)
+        return np.broadcast_to(weights, (*like.shape[:3], LEVELS))
+    return jnp.broadcast_to(interpolation(quality, LEVELS)[:, None, None], (*like.shape[:3], LEVELS))
+
+
+class KltNet(LatentModel):
+    """See the top of this file. C, D: widths at 1/8 and 1/16; M, Z: channels of y and z; F: features of h_s."""
+
+    C: int
+    D: int
+    M: int
+    Z: int
+    F: int
+    blocks_8: int
+    blocks_16: int
+    steps: int
+    dtype: Any = None
+    stride = 64
+    has_quality = True
+
+    def setup(self):
+        zeros = init.Normal(0.0)
+        self.analysis = Stack(
+            (
+                centre,
+                Sum(
+                    (
+                        Stack((SpaceToDepth(BLOCK), Dense(self.M, _Blocks(self.M, False), False))),
+                        Stack(
+                            (
+                                SpaceToDepth(BLOCK // 2),
+                                Conv3(self.C, dtype=self.dtype),
+                                *self._at_8(),
+                                Gain(LEVELS),
+                                SpaceToDepth(2),
+                                Dense(self.D, dtype=self.dtype),
+                                *self._at_16(),
+                                Dense(self.M, zeros),
+                            )
+                        ),
+                    )
+                ),
+                Gain(LEVELS, _Steps(False)),
+            ),
+            cores=CORES,
+        )
+        self.synthesis = Stack(
+            (
+                Gain(LEVELS, _Steps(True)),
+                Sum(
+                    (
+                        Stack((Dense(3 * BLOCK**2, _Blocks(self.M, True), False), DepthToSpace(BLOCK))),
+                        Stack(
+                            (
+                                Dense(self.D, dtype=self.dtype),
+                                *self._at_16(),
+                                Dense(4 * self.C, dtype=self.dtype),
+                                DepthToSpace(2),
+                                Gain(LEVELS),
+                                *self._at_8(),
+                                Conv3(3 * (BLOCK // 2) ** 2, zeros),
+                                DepthToSpace(BLOCK // 2),
+                            )
+                        ),
+                    )
+                ),
+                uncentre,
+            ),
+            cores=CORES,
+            pixels=True,
+        )
+        wide = max(self.Z, self.F)
+        self.h_a = Stack(
+            (
+                Conv(wide, kernel=3),
+                leaky_relu,
+                Conv(wide, kernel=5, stride=2),
+                leaky_relu,
+                Conv(self.Z, kernel=5, stride=2),
+            )
+        )
+        self.h_s = ExactStack(
+            (
+                ConvTranspose(wide, kernel=5, stride=2),
+                relu,
+                ConvTranspose(wide, kernel=5, stride=2),
+                relu,
+                Conv(self.F + 2 * self.M, kernel=1),
+            ),
+            of_values=True,
+        )
+        self.context = [
+            ExactStack(
+                (
+                    Conv(self.D, kernel=3),
+                    relu,
+                    Conv(self.D, kernel=1),
+                    relu,
+                    Conv(2 * self.M, kernel=1),
+                ),
+                cores=CORES,
+                of_values=True,
+            )
+            for _ in range(1, self.steps)
+        ]
+        self.prior_z = QualityPrior(self.Z)
+
+    def _at_8(self):
+        return [ShiftBlock(dtype=self.dtype) for _ in range(self.blocks_8)]
+
+    def _at_16(self):
+        return [block(dtype=self.dtype) for _ in range(self.blocks_16) for block in (ConvBlock, ShiftBlock)]
+
+    def analyze(self, image, quality):
+        y = self.analysis(image, quality)
+        parts = {f"y_{step}": gather(y, step, self.steps) for step in range(self.steps)}
+        return {"z": self.h_a(y * np.float32(LATENT_UNIT)), **parts}
+
+    def transmit(self, code):
+        z = code("z", self.prior_z(code.quality))
+        xp, M = _module_of(z), self.M
+        found = code.exact(self.h_s, xp.concatenate([z * LATENT_UNIT, _constants(z, code.quality)], axis=-1))
+        features = xp.maximum(found[..., 2 * M :], 0)
+        mean, log_scale = found[..., :M] * MEAN_UNIT, found[..., M : 2 * M]
+        y = None
+        for step in range(self.steps):
+            if step:
+                seen = xp.concatenate([features, y * LATENT_UNIT], axis=-1)
+                change = code.exact(self.context[step - 1], seen)
+                mean, log_scale = mean + change[..., :M] * MEAN_UNIT, log_scale + change[..., M:]
+            prior = LogGaussian(gather(log_scale, step, self.steps), gather(mean, step, self.steps))
+            part = scatter(code(f"y_{step}", prior), step, self.steps)
+            y = part if y is None else y + part
+        return y
+
+    def synthesize(self, received, quality):
+        return self.synthesis(received, quality)
+
+
+# Sides of windows in cells of 16 pixels. A picture of 768x512 is one window.
+CORES = (20, 36)
+
+
+def kltnet(
+    *,
+    C: int = 128,
+    D: int = 192,
+    M: int = 256,
+    Z: int = 64,
+    F: int = 128,
+    blocks_8: int = 3,
+    blocks_16: int = 2,
+    steps: int = 2,
+    dtype=None,
+    **training,
+) -> Codec:
+    """KltNet.
+
+    Args:
+      C, D: widths at 1/8 and 1/16 of the resolution.
+      M, Z: channels of y (a multiple of `steps`) and z.
+      F: features that h_s hands to the context networks.
+      blocks_8, blocks_16: blocks at 1/8, and pairs of blocks at 1/16, of each transform.
+      steps: in which y is transmitted, 2 or 4.
+      dtype, training: see latent_codec.
+    """
+    if steps not in (2, 4) or M % steps:
+        raise UsageError(f"kltnet: steps={steps}, M={M}: steps are 2 or 4, M is a multiple of them")
+    widths = {"C": C, "D": D, "M": M, "Z": Z, "F": F, "blocks_8": blocks_8, "blocks_16": blocks_16, "steps": steps}
+    module = KltNet(**widths, dtype=dtype)
+    return latent_codec(module, model="kltnet", architecture=widths, lmbda=LAMBDAS, **training)
