@@ -319,6 +319,9 @@ def _read_distances(coder, count: int) -> list[int]:
 # ------------------------------------------------------------------------------------------------- the exact networks
 
 
+VALUE_BITS = 10  # the values that a network reads, where it reads no symbols, are multiples of 2^-10
+
+
 def convolve(x: np.ndarray, kernel: np.ndarray, stride: int, transposed: bool) -> np.ndarray:
     """int64 [h, w, Cin], [k, k, Cin, Cout] -> int64 [H, W, Cout]; zeros outside, k // 2 on both sides.
 
@@ -357,15 +360,18 @@ def evaluate(layers: Mapping[str, Mapping[str, np.ndarray]], x: np.ndarray) -> n
     """An exact network.
 
     Args:
-      layers: "layer_0", "layer_1", ... -> kernel, bias, shift, plan.
-      x: int64 [h, w, C], the symbols of a latent.
+      layers: "layer_0", "layer_1", ... -> kernel, bias, shift, plan; and "input" -> step, for networks of values.
+      x: int64 [h, w, C], the symbols of a latent, or values in steps of 2^-10.
 
     Returns:
       int64 [H, W, C'].
     """
-    constants = np.broadcast_to(np.array([1, 128]), (*x.shape[:2], 2))
-    x = np.concatenate([x, constants], axis=2)
-    for i in range(len(layers)):
+    if "input" in layers:
+        x = requantise(x, layers["input"]["step"].astype(np.int64) + VALUE_BITS, 512, -127, 127)
+    else:
+        constants = np.broadcast_to(np.array([1, 128]), (*x.shape[:2], 2))
+        x = np.concatenate([x, constants], axis=2)
+    for i in range(len(layers) - ("input" in layers)):
         layer = {name: array.astype(np.int64) for name, array in layers[f"layer_{i}"].items()}
         stride, transposed, slope, low, high = layer["plan"].tolist()
         v = convolve(x, layer["kernel"], stride, bool(transposed)) + layer["bias"]
@@ -386,12 +392,14 @@ def _by_channel(coder, name, table, height, width, limit):
     return {name: _read_latent(coder, rows, table, limit), f"{name}_rows": rows.astype(np.int32)}
 
 
-def _factorized(coder, model, height, width):
+def _factorized(coder, model, height, width, quality):
+    del quality
     h, w = -(-height // 16), -(-width // 16)
     return _by_channel(coder, "y", model.tables["factorized_y"], h, w, LARGEST_SYMBOL)
 
 
-def _hyperprior(coder, model, height, width, has_means):
+def _hyperprior(coder, model, height, width, quality, has_means):
+    del quality
     h, w = -(-height // 64), -(-width // 64)
     found = _by_channel(coder, "z", model.tables["factorized_z"], h, w, LARGEST_HYPER_SYMBOL)
     scales = evaluate(model.state["h_s"], found["z"].astype(np.int64))
@@ -403,20 +411,71 @@ def _hyperprior(coder, model, height, width, has_means):
     return {**found, "y": _read_latent(coder, rows, table, LARGEST_SYMBOL), "y_rows": rows.astype(np.int32)}
 
 
+def _mosaic(height, width, step, steps):
+    """Which group of channels is transmitted in a step at each place."""
+    rows, columns = np.arange(height)[:, None], np.arange(width)
+    if steps == 2:
+        return (rows + columns) % 2 ^ step
+    return 2 * (rows % 2) + columns % 2 ^ (0, 3, 2, 1)[step]
+
+
+def _kltnet(coder, model, height, width, quality):
+    levels, steps, M = 8, model.architecture["steps"], model.architecture["M"]
+    if quality is None:
+        raise CorruptStreamError("the file has no quality")
+    table = model.tables["log_gaussian"]
+
+    def read(name, scales):
+        rows = np.searchsorted(table.thresholds, scales, side="right")  # how many of them are <= the scale
+        found[f"{name}_rows"] = rows.astype(np.int32)
+        found[name] = _read_latent(coder, rows, table, LARGEST_SYMBOL)
+        return found[name].astype(np.int64)
+
+    found: dict[str, np.ndarray] = {}
+    h, w = -(-height // 64), -(-width // 64)
+    # Levels stand 200 / 7 half steps of quality apart; place and spacing are 7 times that.
+    place, spacing = quality * (levels - 1), 200
+    level = min(place // spacing, levels - 2)
+    beyond = place - level * spacing
+    below, above = model.state["prior_z"]["log_scale"].astype(np.int64)[level : level + 2]
+    scales = (below * (spacing - beyond) + above * beyond + spacing // 2) // spacing
+    z = read("z", np.broadcast_to(scales, (h, w, len(scales))))
+    weights = np.maximum(0, spacing - abs(place - spacing * np.arange(levels))) * 64 // spacing
+    # Values in steps of 2^-10: a quarter of z, and the weights, which are multiples of 2^-6.
+    values = np.concatenate([z << 8, np.broadcast_to(weights << 4, (h, w, levels))], axis=2)
+    out = evaluate(model.state["h_s"], values)
+    means, scales, features = out[..., :M], out[..., M : 2 * M], np.maximum(out[..., 2 * M :], 0)  # means: in 1/64
+    y = np.zeros_like(means)  # in 1/64
+    for step in range(steps):
+        if step:
+            out = evaluate(model.state[f"context_{step - 1}"], np.concatenate([features << 2, y << 2], axis=2))
+            means, scales = means + out[..., :M], scales + out[..., M:]
+        group = _mosaic(*y.shape[:2], step, steps)[..., None]
+        chosen = group * (M // steps) + np.arange(M // steps)
+        mean = np.take_along_axis(means, chosen, axis=2)
+        symbols = read(f"y_{step}", np.take_along_axis(scales, chosen, axis=2))
+        found[f"y_{step}_means"] = (4 * mean).astype(np.int32)
+        np.put_along_axis(y, chosen, 64 * symbols + mean, axis=2)
+    return found
+
+
 # model id -> name, and what reads its latents
 MODELS = {
     1: ("bmshj2018-factorized", _factorized),
     2: ("bmshj2018-hyperprior", functools.partial(_hyperprior, has_means=False)),
     3: ("mbt2018-mean", functools.partial(_hyperprior, has_means=True)),
+    4: ("kltnet", _kltnet),
 }
 
 
-def decode_stream(stream: bytes, model: Artifact, height: int, width: int) -> dict[str, np.ndarray]:
-    """The symbols of a data chunk; see `decode_symbols`."""
+def decode_stream(
+    stream: bytes, model: Artifact, height: int, width: int, quality: int | None = None
+) -> dict[str, np.ndarray]:
+    """The symbols of a data chunk; see `decode_symbols`. quality: in half steps, as the header has it."""
     for name, read in MODELS.values():
         if name == model.model:
             coder = _Mirrored(stream)
-            found = read(coder, model, height, width)
+            found = read(coder, model, height, width, quality)
             coder.finish()
             return found
     raise ModelError(f"{model.model} is no model of this decoder: it has {', '.join(n for n, _ in MODELS.values())}")
@@ -448,7 +507,7 @@ def decode_symbols(data: bytes, model: Artifact) -> dict[str, np.ndarray]:
     streams = [content for kind, content in file.chunks if kind == DATA]
     if len(streams) != 1:
         raise CorruptStreamError(f"{name} writes one data chunk, the file has {len(streams)}")
-    return decode_stream(streams[0], model, file.height, file.width)
+    return decode_stream(streams[0], model, file.height, file.width, file.quality)
 
 
 def main(arguments: list[str]) -> int:

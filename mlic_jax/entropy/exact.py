@@ -48,7 +48,7 @@ LEAST_BEFORE_SLOPE = -(1 << 15)
 CONSTANTS = (1, 128)
 _SHIFTS = (-16, 40)
 # Base-2 logarithms of the steps to which values are rounded.
-_INPUT_STEPS = (-16, 16)
+_INPUT_STEPS = (-10, 8)
 _DTYPES = ("int8", "int32", "int8", "int32")
 
 
@@ -280,7 +280,7 @@ def _input_step(largest, xp):
 
 def _to_input(x, step, xp):
     """Values float32 [B, h, w, C] -> integers of at most LARGEST_INPUT: floor(x 2^-step + 1/2), clipped."""
-    # Clipped first: of what is left, adding 1/2 is exact unless x has bits below 2^-16 of a step, far from a half.
+    # Clipped first: x is a multiple of 2^-18 then (values are multiples of 2^-10), so that adding 1/2 is exact.
     x = xp.clip(x * xp.exp2(-step.astype(xp.float32)), -LARGEST_INPUT - 1, LARGEST_INPUT + 1)
     return xp.clip(xp.floor(x + 0.5), -LARGEST_INPUT, LARGEST_INPUT)
 

@@ -156,9 +156,7 @@ class ShiftBlock(_SameSize, nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels, dtype = x.shape[-1], self.dtype or x.dtype
-        wide, wide_bias = _parameters(
-            self, "wide", init.Normal(2**0.5), 1, channels, self.expansion * channels, dtype
-        )
+        wide, wide_bias = _parameters(self, "wide", init.Normal(2**0.5), 1, channels, self.expansion * channels, dtype)
         # Small, so that a deep stack of blocks begins near the identity.
         narrow, narrow_bias = _parameters(
             self, "narrow", init.Normal(0.3), 1, self.expansion * channels, channels, dtype

@@ -171,6 +171,11 @@ def _check_odd(size):
         raise ValueError(f"kernel={size}: expected an odd size (with an even one, padding k // 2 is not centred)")
 
 
+def _initialisers(bound, gain):
+    """Of kernel and bias: uniform within the bound, or by a gain."""
+    return (init.uniform(bound), init.uniform(bound)) if gain is None else (init.Normal(gain), init.constant(0.0))
+
+
 class Conv(_Strided, nn.Module):
     """Convolution, padding k // 2: [B, H, W, Cin] -> [B, ceil(H / stride), ceil(W / stride), features].
 
@@ -180,6 +185,7 @@ class Conv(_Strided, nn.Module):
       stride: of the output grid.
       use_bias: add a vector [features].
       dtype: to compute and return in; parameters stay float32.
+      gain: None begins with torch's defaults; a number with init.Normal(gain), and a bias of zero.
     """
 
     features: int
@@ -187,16 +193,17 @@ class Conv(_Strided, nn.Module):
     stride: int = 1
     use_bias: bool = True
     dtype: jnp.dtype | None = None
+    gain: float | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         _check_odd(self.kernel)
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         # torch's default: uniform within 1 / sqrt(fan in).
-        bound = 1 / np.sqrt(self.kernel * self.kernel * x.shape[-1])
-        kernel = self.param("kernel", init.uniform(bound), shape)
+        weights, biases = _initialisers(1 / np.sqrt(self.kernel * self.kernel * x.shape[-1]), self.gain)
+        kernel = self.param("kernel", weights, shape)
         dtype = self.dtype or jnp.result_type(x, kernel)
-        bias = self.param("bias", init.uniform(bound), (self.features,)).astype(dtype) if self.use_bias else None
+        bias = self.param("bias", biases, (self.features,)).astype(dtype) if self.use_bias else None
         x, kernel = x.astype(dtype), kernel.astype(dtype)
         if self.kernel == 1:
             return forms.add_bias(pointwise(x[:, :: self.stride, :: self.stride], kernel), bias)
@@ -212,6 +219,8 @@ class ConvTranspose(nn.Module):
       stride: upsampling factor.
       use_bias: add a vector [features].
       dtype: to compute and return in; parameters stay float32.
+      gain: None begins with torch's defaults; a number with the gain that Conv has, over the taps that meet in an
+        output sample.
     """
 
     features: int
@@ -219,6 +228,7 @@ class ConvTranspose(nn.Module):
     stride: int = 2
     use_bias: bool = True
     dtype: jnp.dtype | None = None
+    gain: float | None = None
 
     @property
     def scale(self) -> Fraction:
@@ -235,9 +245,10 @@ class ConvTranspose(nn.Module):
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         # torch takes "fan in" from axis 1 of its [Cin, Cout, k, k] weight: the output channels.
         bound = 1 / np.sqrt(self.kernel * self.kernel * self.features)
-        kernel = self.param("kernel", init.uniform(bound), shape)
+        weights, biases = _initialisers(bound, None if self.gain is None else self.gain * self.stride)
+        kernel = self.param("kernel", weights, shape)
         dtype = self.dtype or jnp.result_type(x, kernel)
-        bias = self.param("bias", init.uniform(bound), (self.features,)).astype(dtype) if self.use_bias else None
+        bias = self.param("bias", biases, (self.features,)).astype(dtype) if self.use_bias else None
         return conv_transpose(x.astype(dtype), kernel.astype(dtype), bias, self.stride)
 
 

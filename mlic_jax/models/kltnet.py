@@ -67,8 +67,9 @@ LATENT_UNIT = 2.0**-2
 MEAN_UNIT = 2.0**2
 # The quality's constants on the parse path are multiples of this.
 QUALITY_UNIT = 2.0**-6
-TINY = {"C": 16, "D": 16, "M": 24, "Z": 8, "F": 16, "blocks_8": 1, "blocks_16": 1, "steps": 2}
+TOY = {"C": 16, "D": 16, "M": 24, "Z": 8, "F": 16, "blocks_8": 1, "blocks_16": 1, "steps": 2}
 
+HE, SMALL = 2**0.5, 0.3
 leaky_relu = LeakyReLU(0.01)
 
 
@@ -250,31 +251,31 @@ class KltNet(LatentModel):
         wide = max(self.Z, self.F)
         self.h_a = Stack(
             (
-                Conv(wide, kernel=3),
+                Conv(wide, kernel=3, gain=HE),
                 leaky_relu,
-                Conv(wide, kernel=5, stride=2),
+                Conv(wide, kernel=5, stride=2, gain=HE),
                 leaky_relu,
-                Conv(self.Z, kernel=5, stride=2),
+                Conv(self.Z, kernel=5, stride=2, gain=1.0),
             )
         )
         self.h_s = ExactStack(
             (
-                ConvTranspose(wide, kernel=5, stride=2),
+                ConvTranspose(wide, kernel=5, stride=2, gain=HE),
                 relu,
-                ConvTranspose(wide, kernel=5, stride=2),
+                ConvTranspose(wide, kernel=5, stride=2, gain=HE),
                 relu,
-                Conv(self.F + 2 * self.M, kernel=1),
+                Conv(2 * self.M + self.F, kernel=1, gain=SMALL),
             ),
             of_values=True,
         )
         self.context = [
             ExactStack(
                 (
-                    Conv(self.D, kernel=3),
+                    Conv(self.D, kernel=3, gain=HE),
                     relu,
-                    Conv(self.D, kernel=1),
+                    Conv(self.D, kernel=1, gain=HE),
                     relu,
-                    Conv(2 * self.M, kernel=1),
+                    Conv(2 * self.M, kernel=1, gain=SMALL),
                 ),
                 cores=CORES,
                 of_values=True,

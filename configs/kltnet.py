@@ -1,0 +1,34 @@
+"""KltNet, one model for every rate: what `mlic compress` uses.
+
+    mlic train --config configs/kltnet.py:tiny --workdir runs/klt-tiny --config.data.source=/data/photos
+
+Variants: `tiny`, whose weights are in the package, trains on two CPU cores; `base` is for a GPU; `toy` is for tests.
+What was tried before this recipe was chosen, and what it reached, stands in docs/training.md.
+"""
+
+from mlic_jax import config as base
+from mlic_jax.errors import UsageError
+from mlic_jax.models import kltnet
+
+SMALLEST = "toy"
+WIDTHS = {
+    "toy": kltnet.TOY,
+    "tiny": {"C": 128, "D": 192, "M": 256, "Z": 64, "F": 64, "blocks_8": 3, "blocks_16": 2, "steps": 2},
+    "base": {"C": 256, "D": 384, "M": 256, "Z": 96, "F": 192, "blocks_8": 6, "blocks_16": 3, "steps": 4},
+}
+
+
+def get_config(variant: str = "tiny"):
+    if variant not in WIDTHS:
+        raise UsageError(f"variant {variant!r} is not known: use one of {', '.join(WIDTHS)}")
+    config = base.defaults()
+    config.model.name = "kltnet"
+    config.model.arguments = {**WIDTHS[variant], "distortion": "mse", "proxy": "mixed", "quantise_from": -1}
+    base.make_tiny(config)
+    config.data.detail_weight = 1.0
+    config.data.cache_mib = 2048
+    config.optimizer.warmup_steps = 100
+    config.train.ema = 0.998
+    config.train.log_every = 100
+    config.train.evaluate_every = config.train.checkpoint_every = 1000
+    return config
