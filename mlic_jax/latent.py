@@ -50,6 +50,8 @@ class LatentModel(nn.Module):
     """Base of latent models: the way through all three methods."""
 
     has_quality = False
+    # Name of a latent -> see coders.Encoding: how rounding weighs bits against errors, where it is not to nearest.
+    bits_per_square = {}
 
     def __call__(self, image, make_coder, quality=None):
         """image float [B, H, W, 3], make_coder(latents, quality=) -> coder. Returns (reconstruction, coder)."""
@@ -93,13 +95,20 @@ def _estimate(module, variables, image, quality):
 
 
 def encode(
-    module: LatentModel, artifact: Artifact, image: np.ndarray, quality: float | None = None
+    module: LatentModel,
+    artifact: Artifact,
+    image: np.ndarray,
+    quality: float | None = None,
+    effort: int = 0,
+    weight: float | None = None,
 ) -> tuple[bytes, Any]:
     """Codes one picture.
 
     Args:
       image: uint8 [H, W, 3].
       quality: 0..100 in half steps for a model of every rate, None for others.
+      effort: 0..9, see mlic_jax.refine; beyond 1, the latents are refined by descent.
+      weight: of the squared error in the loss, for refinement.
 
     Returns:
       The stream, and what its decoder will receive: `reconstruct` makes of it the decoder's picture.
@@ -113,7 +122,12 @@ def encode(
         image = np.pad(image, ((0, h - height), (0, w - width), (0, 0)), mode="edge")
     chosen = _one(module, quality)
     latents = module.apply(artifact.variables, image[None], *_and(chosen), method="analyze")
-    coder = coders.Encoding(latents, artifact.models, chosen)
+    if effort > 1:
+        from mlic_jax import refine
+
+        steps = refine.STEPS[effort - 2]
+        latents = refine.refine(module, artifact.variables, image[None], latents, chosen, weight, steps)
+    coder = coders.Encoding(latents, artifact.models, chosen, module.bits_per_square)
     received = module.apply(artifact.variables, coder, method="transmit")
     return coder.finish(), received
 
@@ -368,14 +382,18 @@ def latent_codec(
             raise UsageError(f"{artifact.model} has one rate, fixed in training: leave the quality out")
         if quality is None and module.has_quality:
             raise UsageError(f"{artifact.model} needs a quality, 0 to 100")
-        if effort:
-            raise UsageError(f"{artifact.model} has no effort but 0")
+        if effort and not module.has_quality:
+            # An artifact does not tell how bits and errors were weighed in its training.
+            raise UsageError(f"{artifact.model} has no effort but 0: only models of every rate know what to optimise")
         check(artifact)
-        return (encode(exact, artifact, np.asarray(image), quality)[0],)
+        of_distortion = float(weight(np.float32(quality))[0]) if module.has_quality else None
+        return (encode(exact, artifact, np.asarray(image), quality, effort, of_distortion)[0],)
 
     def decompress(artifact, chunks, size, quality=None):
         if (quality is None) == module.has_quality:
-            raise CorruptStreamError(f"a file of {artifact.model} {'lacks its' if module.has_quality else 'has no'} quality")
+            raise CorruptStreamError(
+                f"a file of {artifact.model} {'lacks its' if module.has_quality else 'has no'} quality"
+            )
         if len(chunks) != 1:
             raise CorruptStreamError(f"{artifact.model} writes one chunk, the file has {len(chunks)}")
         check(artifact)

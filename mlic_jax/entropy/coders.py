@@ -221,17 +221,21 @@ class Encoding:
     Args:
       latents: name -> NumPy [1, h, w, C].
       models: family -> rangecoder.Models.
+      quality: float [1], or None for models of one rate.
+      bits_per_square: name -> how many bits it may save to enlarge a squared rounding error by one. Latents that are not
+        named are rounded to nearest.
 
     Raises ModelError for latents that no sane model makes.
     """
 
-    def __init__(self, latents, models, quality=None):
+    def __init__(self, latents, models, quality=None, bits_per_square=None):
         self.latents, self.models, self.quality, self._encoder = latents, models, quality, rangecoder.Encoder()
+        self._bits_per_square = bits_per_square or {}
 
     def __call__(self, name, prior):
         center = _center(prior)
-        symbols = np.asarray(self.latents[name], np.float32) - center
-        np.rint(symbols, out=symbols)
+        exact = np.asarray(self.latents[name], np.float32) - center
+        symbols = np.rint(exact)
         if not (np.abs(symbols) <= rangecoder.LARGEST_SYMBOL).all():
             raise ModelError(
                 f"latent {name!r} is not finite or beyond {rangecoder.LARGEST_SYMBOL}: the model is broken"
@@ -239,13 +243,26 @@ class Encoding:
         if prior.limit is not None:
             np.clip(symbols, -prior.limit, prior.limit, out=symbols)
         models = _models_of(prior, self.models)
-        self._encoder.write(symbols.astype(np.int32), prior.indexes(symbols.shape, models.table), models, prior.limit)
+        rows = prior.indexes(symbols.shape, models.table)
+        if name in self._bits_per_square:
+            _round_for_rate(exact, symbols, rows, models, self._bits_per_square[name])
+        self._encoder.write(symbols.astype(np.int32), rows, models, prior.limit)
         return symbols + center
 
     exact = staticmethod(_exact)
 
     def finish(self) -> bytes:
         return self._encoder.finish()
+
+
+def _round_for_rate(exact, symbols, rows, models, bits_per_square):
+    """Moves symbols by one towards zero, in place, where that saves more bits than the larger error is worth."""
+    places = np.flatnonzero(symbols)
+    exact, kept, rows = exact.ravel()[places], symbols.ravel()[places], rows.ravel()[places]
+    smaller = kept - np.sign(kept)
+    saved = models.bits(kept, rows) - models.bits(smaller, rows)
+    better = saved > bits_per_square * ((exact - smaller) ** 2 - (exact - kept) ** 2)
+    symbols.reshape(-1)[places[better]] = smaller[better]
 
 
 class Decoding:
