@@ -13,7 +13,7 @@ from mlic_jax.models import kltnet
 SMALLEST = "toy"
 WIDTHS = {
     "toy": kltnet.TOY,
-    "tiny": {"C": 128, "D": 192, "M": 256, "Z": 64, "F": 64, "blocks_8": 3, "blocks_16": 2, "steps": 2},
+    "tiny": {"C": 128, "D": 192, "M": 256, "Z": 64, "F": 64, "blocks_8": 3, "blocks_16": 2, "steps": 4},
     "base": {"C": 256, "D": 384, "M": 256, "Z": 96, "F": 192, "blocks_8": 6, "blocks_16": 3, "steps": 4},
 }
 
@@ -27,6 +27,7 @@ def get_config(variant: str = "tiny"):
     base.make_tiny(config)
     config.data.detail_weight = 1.0
     config.data.cache_mib = 2048
+    config.optimizer.arguments.b2 = 0.99
     config.optimizer.warmup_steps = 100
     config.train.ema = 0.998
     config.train.log_every = 100

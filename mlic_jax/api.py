@@ -127,6 +127,28 @@ def compress(
       ModelError: no such model.
       UsageError: a quality out of range, or for a model of one rate; no model; unknown metadata.
     """
+    quality = _checked_quality(quality)
+    _check_effort(effort)
+    seen, chunks = _seen(image, metadata)
+    artifact = load_model(model)
+    return _file(artifact, seen, chunks, quality, effort)[0]
+
+
+def _checked_quality(quality):
+    if quality is None:
+        return None
+    if not isinstance(quality, numbers.Real) or not 0 <= quality <= 100:
+        raise UsageError(f"quality {quality} is out of range: a number from 0 to 100 is possible")
+    return round(2 * float(quality)) / 2
+
+
+def _check_effort(effort):
+    if effort not in range(10):
+        raise UsageError(f"effort {effort} is out of range: a whole number from 0 to 9 is possible")
+
+
+def _seen(image, metadata):
+    """(what is coded of an image, the chunks of its alpha and metadata)."""
     import numpy as np
     from PIL import Image
 
@@ -134,32 +156,95 @@ def compress(
     from mlic_jax import picture, plane
 
     chosen = kept.choose(metadata)
-    if quality is not None:
-        if not isinstance(quality, numbers.Real) or not 0 <= quality <= 100:
-            raise UsageError(f"quality {quality} is out of range: a number from 0 to 100 is possible")
-        quality = round(2 * float(quality)) / 2
-    if effort not in range(10):
-        raise UsageError(f"effort {effort} is out of range: a whole number from 0 to 9 is possible")
     if isinstance(image, Image.Image):
         seen = picture.from_pillow(image, chosen)
     elif hasattr(image, "__array__"):
         seen = picture.from_array(np.asarray(image))
     else:
         raise InputError(f"cannot compress a {type(image).__name__}: give an array or a PIL image")
-    artifact = load_model(model)
+    alpha = [] if seen.alpha is None else [container.Chunk(container.ALPHA, plane.encode(seen.alpha))]
+    return seen, alpha + kept.to_chunks(seen.metadata)
+
+
+def _file(artifact, seen, further, quality, effort):
+    """(the content of a file, the chunks of its picture, the quality)."""
     codec = zoo.codec_of(artifact)
     if quality is None:
         quality = codec.default_quality
-    chunks = [
-        container.Chunk(container.DATA, bytes(data))
-        for data in codec.compress(artifact, seen.rgb, quality, effort=effort)
-    ]
-    if seen.alpha is not None:
-        chunks.append(container.Chunk(container.ALPHA, plane.encode(seen.alpha)))
-    chunks += kept.to_chunks(seen.metadata)
+    parts = codec.compress(artifact, seen.rgb, quality, effort=effort)
+    chunks = [container.Chunk(container.DATA, bytes(data)) for data in parts] + further
     height, width, _ = seen.rgb.shape
     header = container.Header(zoo.stream_id(artifact.model), artifact.fingerprint, width, height, seen.mode, quality)
-    return container.pack(header, chunks)
+    return container.pack(header, chunks), parts, quality
+
+
+def compress_to(
+    image: np.ndarray | Image.Image,
+    model: str | os.PathLike | Artifact | None = None,
+    *,
+    size: int | None = None,
+    bpp: float | None = None,
+    psnr_db: float | None = None,
+    effort: int = 0,
+    metadata: str = "all",
+) -> bytes:
+    """As `compress`, at the quality that a size or a PSNR asks for, found by bisection over half steps.
+
+    Args:
+      size: bytes that the file may have, all of it; it will have the highest quality that fits.
+      bpp: the same in bits per pixel.
+      psnr_db: that the decoded picture (its RGB of 8 bits) has at least, in the smallest file that does.
+      image, model, effort, metadata: see `compress`. The bisection runs at the lowest effort.
+
+    Raises:
+      UsageError: none or several targets, a model of one rate, or a target that no quality meets; and as `compress`.
+      InputError, LimitError, ModelError: as `compress`.
+    """
+    named = {"size": size, "bpp": bpp, "psnr_db": psnr_db}
+    given = {name: value for name, value in named.items() if value is not None}
+    if len(given) != 1 or not all(isinstance(v, numbers.Real) and 0 < v < 1e12 for v in given.values()):
+        raise UsageError(f"one target is needed, a positive size, bpp or psnr_db: got {given or 'none'}")
+    _check_effort(effort)
+    seen, further = _seen(image, metadata)
+    artifact = load_model(model)
+    codec = zoo.codec_of(artifact)
+    if codec.default_quality is None:
+        raise UsageError(f"{artifact.model} has one rate, fixed in training: it cannot meet a target")
+    height, width, _ = seen.rgb.shape
+    if bpp is not None:
+        size = bpp * height * width / 8
+
+    def attempt(half_steps, effort):
+        data, parts, quality = _file(artifact, seen, further, half_steps / 2, effort)
+        if size is not None:
+            return data, len(data) <= size, f"{len(data)} bytes ({8 * len(data) / (height * width):.4f} bpp)"
+        from mlic_jax.metrics import psnr
+
+        reached = psnr.psnr_db(seen.rgb, codec.decompress(artifact, parts, (height, width), quality))
+        return data, reached >= psnr_db, f"{reached:.2f} dB"
+
+    # `easy` meets the target more easily than `hard`; from one to the other there is one change, as good as always.
+    easy, hard = (0, 200) if size is not None else (200, 0)
+    data, met, reached = attempt(easy, 0)
+    if not met:
+        raise UsageError(f"no quality meets {_words(given)}: quality {easy / 2:g} gives {reached}")
+    best = easy
+    if attempt(hard, 0)[1]:
+        best = hard
+    else:
+        while abs(hard - best) > 1:
+            middle = (best + hard) // 2
+            best, hard = (middle, hard) if attempt(middle, 0)[1] else (best, middle)
+    while True:
+        data, met, _ = attempt(best, effort)
+        if met or best == easy:
+            return data if met else attempt(easy, 0)[0]
+        best += 1 if easy > best else -1  # the search was at another effort
+
+
+def _words(given):
+    ((name, value),) = given.items()
+    return {"size": f"{value:g} bytes", "bpp": f"{value:g} bits per pixel", "psnr_db": f"{value:g} dB"}[name]
 
 
 def _decode(data, model, chosen):
@@ -183,9 +268,7 @@ def _decode(data, model, chosen):
     size = (header.height, header.width)
     contents = {type: [chunk.content for chunk in chunks if chunk.type == type] for type in container.NAMES}
     alpha = [plane.decode(content, *size, container.bit_depth(header.mode)) for content in contents[container.ALPHA]]
-    rgb = zoo.codec_of(artifact).decompress(
-        artifact, tuple(contents[container.DATA]), size, quality=header.quality
-    )
+    rgb = zoo.codec_of(artifact).decompress(artifact, tuple(contents[container.DATA]), size, quality=header.quality)
     return header.mode, picture.to_array(header.mode, rgb, *alpha), found
 
 

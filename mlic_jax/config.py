@@ -16,6 +16,8 @@ FREE_TO_CHANGE = (
     "train.keep",
     "train.samples",
     "train.max_bad_steps",
+    # A stable phase may be made longer, or ended, as long as the checkpoint is from before its end.
+    "optimizer.decay_from",
     "data.threads",
     "data.workers",
     "data.cache_mib",
@@ -31,13 +33,14 @@ FREE_TO_CHANGE = (
 def optimizer() -> ConfigDict:
     """Adam as nearly all papers of the field use it."""
     c = ConfigDict()
-    c.name = "adam"  # adam, adamw, sgd, or any optimiser of optax that takes a learning rate
+    c.name = "adam"  # adam, adamw, sgd, any optimiser of optax that takes a learning rate; or ours: soap, muon
     c.learning_rate = 1e-4
     c.arguments = ConfigDict()  # further keyword arguments of the optimiser, as b1 or weight_decay
-    c.schedule = "constant"  # constant, cosine, or steps (see boundaries)
+    c.schedule = "constant"  # constant, cosine, steps (see boundaries), or wsd: constant, then a linear decay
     c.warmup_steps = 0  # linear, from 0
-    c.decay_steps = 0  # length of the cosine, warm-up included
-    c.final_fraction = 0.0  # of the learning rate, where the cosine ends
+    c.decay_steps = 0  # length of the cosine, warm-up included; or of wsd's decay
+    c.decay_from = 0  # the step at which wsd's decay begins
+    c.final_fraction = 0.0  # of the learning rate, where the cosine or the decay ends
     c.boundaries = ()  # for "steps": where the learning rate is multiplied ...
     c.factor = 0.1  # ... by this
     c.clip_norm = 1.0  # global norm of the gradients; 0: no clipping

@@ -8,8 +8,12 @@ import optax
 from ml_collections import ConfigDict
 
 from mlic_jax.errors import UsageError
+from mlic_jax.matrix_optimizers import muon, soap
 
-SCHEDULES = ("constant", "cosine", "steps")
+SCHEDULES = ("constant", "cosine", "steps", "wsd")
+
+# Ours, which come before those of optax.
+OWN = {"soap": soap, "muon": muon}
 
 
 def learning_rate(config: ConfigDict) -> optax.Schedule:
@@ -26,6 +30,15 @@ def learning_rate(config: ConfigDict) -> optax.Schedule:
             raise UsageError(f"optimizer.boundaries {tuple(config.boundaries)} begin within the warm-up of {warmup}")
         boundaries = {int(b) - warmup: config.factor for b in config.boundaries}
         after = optax.piecewise_constant_schedule(peak, boundaries)
+    elif config.schedule == "wsd":
+        # Warm-up, stable, decay. Steps before the decay do not depend on when it begins, so that a run can be continued
+        # for longer than was planned.
+        if config.decay_from < warmup:
+            raise UsageError(f"optimizer.decay_from is {config.decay_from}: wsd decays after the warm-up of {warmup}")
+        if config.decay_steps < 1:
+            raise UsageError(f"optimizer.decay_steps is {config.decay_steps}: wsd needs 1 or more")
+        final = peak * config.final_fraction
+        after = optax.linear_schedule(peak, final, config.decay_steps, config.decay_from - warmup)
     else:
         raise UsageError(f"optimizer.schedule {config.schedule!r} is not known: use one of {', '.join(SCHEDULES)}")
     if not warmup:
@@ -35,12 +48,16 @@ def learning_rate(config: ConfigDict) -> optax.Schedule:
 
 def make(config: ConfigDict) -> optax.GradientTransformation:
     """The optimiser that a config's `optimizer` describes. Raises UsageError naming what is wrong with it."""
-    factory = getattr(optax, config.name, None)
+    factory = OWN.get(config.name) or getattr(optax, config.name, None)
     if not inspect.isfunction(factory) or "learning_rate" not in inspect.signature(factory).parameters:
-        raise UsageError(f"optimizer.name {config.name!r} is not an optimiser of optax: try adam, adamw or sgd")
+        raise UsageError(
+            f"optimizer.name {config.name!r} is neither {' nor '.join(OWN)} nor an optimiser of optax: "
+            "try adam, adamw or sgd"
+        )
+    rate = learning_rate(config)
     try:
-        optimizer = factory(learning_rate=learning_rate(config), **config.arguments.to_dict())
-    except TypeError as reason:
+        optimizer = factory(learning_rate=rate, **config.arguments.to_dict())
+    except (TypeError, UsageError) as reason:
         raise UsageError(f"optimizer.arguments do not fit {config.name!r}: {reason}") from reason
     if config.clip_norm:
         return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)

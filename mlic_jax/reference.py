@@ -448,7 +448,9 @@ def _kltnet(coder, model, height, width, quality):
     y = np.zeros_like(means)  # in 1/64
     for step in range(steps):
         if step:
-            out = evaluate(model.state[f"context_{step - 1}"], np.concatenate([features << 2, y << 2], axis=2))
+            which = np.broadcast_to(np.arange(1, steps) == step, (*y.shape[:2], steps - 1)).astype(np.int64)
+            values = np.concatenate([features << 2, y << 2, which << VALUE_BITS], axis=2)
+            out = evaluate(model.state["context"], values)
             means, scales = means + out[..., :M], scales + out[..., M:]
         group = _mosaic(*y.shape[:2], step, steps)[..., None]
         chosen = group * (M // steps) + np.arange(M // steps)

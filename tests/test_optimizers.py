@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from mlic_jax import optimizers
+from mlic_jax.checkpoint import differences
 from mlic_jax.config import defaults, optimizer
 from mlic_jax.errors import UsageError
 
@@ -80,16 +81,50 @@ def test_cosine_ends_at_the_final_fraction_after_decay_steps():
     np.testing.assert_allclose(found[:4], [0.0, 0.5, 1.0, 1.5], rtol=1e-6)
 
 
+def test_wsd_is_constant_between_warmup_and_decay():
+    for warmup in (0, 4):
+        config = described(learning_rate=2.0, schedule="wsd", decay_from=10, decay_steps=5, final_fraction=0.1)
+        config.warmup_steps = warmup
+        found = rates(config, 20)
+        np.testing.assert_allclose(found[:warmup], 2.0 * np.arange(warmup) / max(warmup, 1), rtol=1e-6)
+        np.testing.assert_allclose(found[warmup:11], 2.0, rtol=1e-6)
+        np.testing.assert_allclose(found[10:16], 2.0 * (1 - 0.9 * np.arange(6) / 5), rtol=1e-5)
+        np.testing.assert_allclose(found[15:], 0.2, rtol=1e-5)
+
+
+def test_a_stable_phase_can_be_made_longer():
+    short = described(schedule="wsd", warmup_steps=2, decay_from=6, decay_steps=3)
+    saved = {"optimizer": short.to_dict(), "train": {"steps": 9}}
+    longer = {"optimizer": {**short.to_dict(), "decay_from": 11}, "train": {"steps": 14}}
+    assert not differences(saved, longer)
+    np.testing.assert_array_equal(rates(short, 7), rates(described(**longer["optimizer"]), 7))
+    # A config from before there was this key belongs to the same run as one of today.
+    del saved["optimizer"]["decay_from"]
+    assert not differences(saved, {"optimizer": short.to_dict(), "train": {"steps": 9}})
+    assert differences(saved, {"optimizer": {**short.to_dict(), "decay_steps": 4}, "train": {"steps": 9}})
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"name": "adm"}, ["optimizer.name 'adm'", "adam"]),
+        ({"name": "adm"}, ["soap", "muon"]),
         ({"name": "contrib"}, ["optimizer.name 'contrib'"]),  # a module of optax
         ({"name": "global_norm"}, ["optimizer.name 'global_norm'"]),  # a function, but no optimiser
-        ({"schedule": "linear"}, ["optimizer.schedule 'linear'", "constant, cosine, steps"]),
+        ({"schedule": "linear"}, ["optimizer.schedule 'linear'", "constant, cosine, steps, wsd"]),
         ({"schedule": "cosine", "decay_steps": 5, "warmup_steps": 5}, ["optimizer.decay_steps is 5"]),
         ({"schedule": "steps", "boundaries": (3, 9), "warmup_steps": 5}, ["optimizer.boundaries (3, 9)", "5"]),
+        ({"schedule": "wsd", "decay_from": 4, "decay_steps": 9, "warmup_steps": 5}, ["optimizer.decay_from is 4", "5"]),
+        ({"schedule": "wsd", "decay_from": 4}, ["optimizer.decay_steps is 0"]),
         ({"arguments": ConfigDict({"beta": 1})}, ["optimizer.arguments", "beta"]),
+        ({"name": "soap", "arguments": ConfigDict({"beta": 1})}, ["optimizer.arguments", "'soap'", "beta"]),
+        ({"name": "soap", "arguments": ConfigDict({"sides": "all"})}, ["'soap'", "sides is 'all'", "'one' or 'both'"]),
+        ({"name": "soap", "arguments": ConfigDict({"precondition_every": 0})}, ["precondition_every is 0"]),
+        ({"name": "soap", "arguments": ConfigDict({"largest": 16})}, ["smallest is 32 and largest 16"]),
+        ({"name": "soap", "arguments": ConfigDict({"shampoo_beta": 1.0})}, ["shampoo_beta is 1.0"]),
+        ({"name": "muon", "arguments": ConfigDict({"sides": "one"})}, ["optimizer.arguments", "'muon'", "sides"]),
+        ({"name": "muon", "arguments": ConfigDict({"ns_steps": 0})}, ["ns_steps is 0"]),
+        ({"name": "muon", "arguments": ConfigDict({"beta": -0.1})}, ["beta is -0.1"]),
     ],
 )
 def test_errors_name_the_key(changes, words):

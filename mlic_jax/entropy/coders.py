@@ -148,7 +148,10 @@ class Calibrating(Estimating):
     def exact(self, network, latent, prior=None):
         del prior
         output, largest = network.measure(latent)
-        self.largest[network.name] = {name: value.max(0) for name, value in largest.items()}
+        before = self.largest.get(network.name, {})  # a network can be used more than once
+        self.largest[network.name] = {
+            name: jnp.maximum(value.max(0), before.get(name, 0)) for name, value in largest.items()
+        }
         return output
 
 

@@ -24,7 +24,8 @@ Nothing is computed at full resolution: samples move into channels, networks run
               1/16         -> D -> blocks -> M; the sum with the shortcut times gain(quality) is y
     h_a       1/16..1/64   conv 3x3, conv 5x5 stride 2, conv 5x5 stride 2 -> Z
     h_s       1/64..1/16   transposed 5x5 stride 2 twice, matrix product -> F, mean and log-scale of y
-    context   1/16         of F and what is known of y: conv 3x3, two matrix products -> changes of mean and log-scale
+    context   1/16         of F, what is known of y, and the step: conv 3x3, two matrix products -> changes of mean and
+                           log-scale of all that is still to come
     synthesis              mirrors analysis
 """
 
@@ -270,20 +271,17 @@ class KltNet(LatentModel):
             ),
             of_values=True,
         )
-        self.context = [
-            ExactStack(
-                (
-                    Conv(self.D, kernel=3, gain=HE),
-                    relu,
-                    Conv(self.D, kernel=1, gain=HE),
-                    relu,
-                    Conv(2 * self.M, kernel=1, gain=SMALL),
-                ),
-                cores=CORES,
-                of_values=True,
-            )
-            for _ in range(1, self.steps)
-        ]
+        self.context = ExactStack(
+            (
+                Conv(self.D, kernel=3, gain=HE),
+                relu,
+                Conv(self.D, kernel=1, gain=HE),
+                relu,
+                Conv(2 * self.M, kernel=1, gain=SMALL),
+            ),
+            cores=CORES,
+            of_values=True,
+        )
         self.prior_z = QualityPrior(self.Z)
 
     def _at_8(self):
@@ -306,13 +304,19 @@ class KltNet(LatentModel):
         y = None
         for step in range(self.steps):
             if step:
-                seen = xp.concatenate([features, y * LATENT_UNIT], axis=-1)
-                change = code.exact(self.context[step - 1], seen)
+                seen = xp.concatenate([features, y * LATENT_UNIT, self._which(y, step)], axis=-1)
+                change = code.exact(self.context, seen)
                 mean, log_scale = mean + change[..., :M] * MEAN_UNIT, log_scale + change[..., M:]
             prior = LogGaussian(gather(log_scale, step, self.steps), gather(mean, step, self.steps))
             part = scatter(code(f"y_{step}", prior), step, self.steps)
             y = part if y is None else y + part
         return y
+
+    def _which(self, like, step):
+        """The number of the step as channels, one that is 1 and zeros: one network serves all steps."""
+        channels = np.zeros(self.steps - 1, np.float32)
+        channels[step - 1] = 1
+        return _module_of(like).broadcast_to(channels, (*like.shape[:3], self.steps - 1))
 
     def synthesize(self, received, quality):
         return self.synthesis(received, quality)
