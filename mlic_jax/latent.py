@@ -313,7 +313,13 @@ def latent_codec(
         (reconstruction, coder), changed = module.apply(
             {"params": params, "state": state},
             pad(image, module.stride),
-            functools.partial(coders.Training, keys=keys, proxy=proxy, quantised=quantised),
+            functools.partial(
+                coders.Training,
+                keys=keys,
+                proxy=proxy,
+                quantised=quantised,
+                bits_per_square=module.bits_per_square,
+            ),
             quality,
             mutable=["state"],
         )

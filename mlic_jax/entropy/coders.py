@@ -30,7 +30,7 @@ import numpy as np
 from mlic_jax.entropy import rangecoder
 from mlic_jax.errors import ModelError
 
-PROXIES = ("noise", "ste", "mixed")
+PROXIES = ("noise", "ste", "mixed", "rate")
 # Quantisation-aware training holds the largest activation of every channel as an average over examples ...
 _MEMORY = 0.99
 # ... and makes room for more than the average example's.
@@ -74,14 +74,19 @@ class Training(_Summing):
       keys: [B] PRNG keys, one per example.
       proxy: "noise": uniform noise in [-1/2, 1/2] for rate and synthesis (Ballé 2017). "ste": rounding with the
         gradient of the identity for both (Theis 2017). "mixed": noise for the rate, straight-through rounding for
-        everything downstream (Minnen and Singh 2020).
+        everything downstream (Minnen and Singh 2020). "rate": downstream sees what `Encoding` makes of the latents named
+        in bits_per_square, straight through, and so do the priors in learning their probabilities; the latents
+        themselves learn about the rate from noise, as before.
       quantised: bool scalar, whether exact networks compute with their rounding by now; None: not in this training.
         Otherwise the collection "state" must be mutable: it keeps the largest activations.
+      quality: float [B] or None.
+      bits_per_square: see Encoding; for the proxy "rate".
     """
 
-    def __init__(self, latents, keys, proxy, quantised=None, quality=None):
+    def __init__(self, latents, keys, proxy, quantised=None, quality=None, bits_per_square=None):
         super().__init__(latents, quality)
         self.keys, self.proxy, self.quantised, self.calls = keys, proxy, quantised, 0
+        self._bits_per_square = bits_per_square or {}
 
     def __call__(self, name, prior):
         latent = self.latents[name]
@@ -94,8 +99,25 @@ class Training(_Summing):
         if self.proxy != "noise":
             center = prior.center
             rounded = straight_through_round(latent - center) + center
+        if self.proxy == "rate" and name in self._bits_per_square:
+            rounded = latent + jax.lax.stop_gradient(self._rounded_for_rate(name, prior) - latent)
+            fixed = jax.tree.map(jax.lax.stop_gradient, prior)
+            # The value is the rate of what is coded. The latents' gradient is that of the rate with noise.
+            of_latents = fixed.bits(noisy)
+            bits = prior.bits(jax.lax.stop_gradient(rounded)) + of_latents - jax.lax.stop_gradient(of_latents)
+            self.bits[name] = per_example_sum(bits)
+            return rounded
         self._count(name, prior, rounded if self.proxy == "ste" else noisy)
         return noisy if self.proxy == "noise" else rounded
+
+    def _rounded_for_rate(self, name, prior):
+        """As `_round_for_rate`, by likelihoods in place of tables."""
+        exact = self.latents[name] - prior.center
+        nearest = jnp.round(exact)
+        smaller = nearest - jnp.sign(nearest)
+        saved = prior.bits(nearest + prior.center) - prior.bits(smaller + prior.center)
+        worse = (exact - smaller) ** 2 - (exact - nearest) ** 2
+        return jnp.where(saved > self._bits_per_square[name] * worse, smaller, nearest) + prior.center
 
     def exact(self, network, latent, prior=None):
         del prior
