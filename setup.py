@@ -28,7 +28,9 @@ TRAIN = [
     "clu>=0.0.12",
     "tensorboard>=2.19",
 ]
-BENCH = ["matplotlib>=3.9", "imagecodecs>=2025.3"]
+BENCH = ["matplotlib>=3.9", "imagecodecs>=2025.3", "pillow-heif>=1.0"]
+# mozjpeg, and VVC (an ffmpeg of 170 MB).
+BENCH_MORE = ["pyvips[binary]>=3.0", "imageio-ffmpeg>=0.6"]
 # TensorFlow (1.3 GB) is never imported by the package: it is here for people whose TFDS builders need it to prepare.
 TF = ["tensorflow-cpu>=2.19"]
 LPIPS = []
@@ -45,16 +47,20 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["mlic_jax", "mlic_jax.*"]),
-    package_data={"mlic_jax.data": ["photos/*.png", "photos/LICENSES.tsv"]},
+    package_data={
+        "mlic_jax": ["weights/*.mlicm", "weights/*.md"],
+        "mlic_jax.data": ["photos/*.png", "photos/LICENSES.tsv", "package_photos.tsv"],
+    },
     install_requires=BASE,
     extras_require={
         "train": TRAIN,
         "bench": BENCH,
+        "bench-more": BENCH_MORE,
         "tf": TF,
         "lpips": LPIPS,
         "fuzz": FUZZ,
         "test": TRAIN + BENCH + TEST,
-        "all": TRAIN + BENCH + TF + LPIPS + TEST,
+        "all": TRAIN + BENCH + BENCH_MORE + TF + LPIPS + TEST,
     },
     entry_points={"console_scripts": ["mlic = mlic_jax.cli:main"]},
 )

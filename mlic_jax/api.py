@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
     from mlic_jax.artifact import Artifact
 
-# The model file that is used where none is named.
+# The model file that is used where none is named; without it, it is the package's own.
 MODEL = "MLIC_MODEL"
+BUNDLED = pathlib.Path(__file__).parent / "weights"
+OWN_MODEL = BUNDLED / "kltnet-tiny.mlicm"
 # Folders in which models are looked for by the fingerprint a file names, separated as in PATH.
 MODEL_PATH = "MLIC_MODELS"
 
@@ -32,17 +34,15 @@ _by_fingerprint: dict[bytes, Artifact] = {}
 
 
 def load_model(model: str | os.PathLike | Artifact | None = None) -> Artifact:
-    """A model from its `.mlicm` file (kept for the next call), or the one given; None means the file in MLIC_MODEL.
+    """A model from its `.mlicm` file (kept for the next call), or the one given.
 
-    Raises:
-      ModelError: the file is missing, damaged, or of a model this version does not know.
-      UsageError: no model was named.
+    None means the file that MLIC_MODEL names, or else the one in the package.
+
+    Raises ModelError where the file is missing, damaged, or of a model this version does not know.
     """
     from mlic_jax.artifact import Artifact
 
-    model = model or os.environ.get(MODEL)
-    if not model:
-        raise UsageError(f"no model was named: give a .mlicm file, or name one in {MODEL}")
+    model = model or os.environ.get(MODEL) or OWN_MODEL
     with _lock:
         if not isinstance(model, Artifact):
             model = _load(pathlib.Path(model))
@@ -66,7 +66,7 @@ def _load(path: pathlib.Path) -> Artifact:
 
 
 def _find_model(header: container.Header) -> Artifact:
-    """The model a file was written with: one already loaded, that of MLIC_MODEL, or one in MLIC_MODELS' folders."""
+    """The model a file was written with: one already loaded, the package's, or one by MLIC_MODEL or MLIC_MODELS."""
     from mlic_jax.artifact import SUFFIX
 
     with _lock:
@@ -76,7 +76,7 @@ def _find_model(header: container.Header) -> Artifact:
         folders = [folder for folder in os.environ.get(MODEL_PATH, "").split(os.pathsep) if folder]
         paths = [path for folder in folders for path in sorted(pathlib.Path(folder).glob(f"*{SUFFIX}"))]
         unreadable = []
-        for path in ([named] if named else []) + paths:
+        for path in ([named] if named else []) + sorted(BUNDLED.glob(f"*{SUFFIX}")) + paths:
             try:
                 if load_model(path).fingerprint == header.fingerprint:
                     return _by_fingerprint[header.fingerprint]
@@ -115,7 +115,7 @@ def compress(
     Args:
       image: a PIL image, or an array: uint8 or uint16 [H, W] or [H, W, 1 to 4] (grey, grey and alpha, RGB, RGBA), or
         bool [H, W]. `mlic_jax.picture` says how each is coded.
-      model: path of a `.mlicm` file, or what `load_model` returned; None for the one in MLIC_MODEL.
+      model: path of a `.mlicm` file, or what `load_model` returned; None for the one in MLIC_MODEL, or the package's.
       quality: 0..100 for models of several rates, rounded to half steps; None for their default, and for models of
         one rate.
       effort: 0..9, what is spent on a smaller file of the same quality; decompressing takes the same time.
@@ -125,7 +125,7 @@ def compress(
     Raises:
       InputError, LimitError: a picture of another kind, or too large.
       ModelError: no such model.
-      UsageError: a quality out of range, or for a model of one rate; no model; unknown metadata.
+      UsageError: a quality or effort out of range, or for a model of one rate; unknown metadata.
     """
     quality = _checked_quality(quality)
     _check_effort(effort)

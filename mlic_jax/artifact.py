@@ -1,6 +1,7 @@
 """What a trained model is outside of training: weights, integer tables, and a card. NumPy alone.
 
-On disk an artifact is one uncompressed `.npz` file (suffix `.mlicm`): arrays by name, and one JSON document.
+On disk an artifact is one uncompressed `.npz` file (suffix `.mlicm`): arrays by name, and one JSON document. Parameters
+of a packed one stand there in fewer bits, under "packed" in place of "params".
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from mlic_jax.errors import ModelError
 
 SUFFIX = ".mlicm"
 _FORMAT = 1
-_DTYPES = ("<f4", "<f8", "<i4", "<i8", "|i1", "|u1")
+_DTYPES = ("<f2", "<f4", "<f8", "<i4", "<i8", "|i1", "|u1")
+# Parameters with fewer entries are not worth packing.
+_LEAST_PACKED = 4096
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
@@ -68,6 +71,18 @@ def _read_array(content: bytes) -> np.ndarray:
     return np.frombuffer(data, dtype).reshape(shape).copy()
 
 
+def _unpacked(packed: Mapping[str, np.ndarray]) -> np.ndarray:
+    """float32 of one packed parameter: {"half"} or {"bytes", "scale"}. The same numbers on every machine."""
+    if packed.keys() == {"half"} and packed["half"].dtype == np.float16:
+        return packed["half"].astype(np.float32)
+    integers, scale = packed["bytes"], packed["scale"]
+    if packed.keys() != {"bytes", "scale"} or integers.dtype != np.int8 or scale.dtype != np.float32:
+        raise ValueError(f"a packed parameter has {', '.join(packed)} of other types than it should")
+    if scale.shape != integers.shape[-1:]:
+        raise ValueError(f"a packed parameter of {integers.shape} has scales of {scale.shape}")
+    return integers.astype(np.float32) * scale
+
+
 class Artifact:
     """A model ready for use.
 
@@ -77,15 +92,36 @@ class Artifact:
       params, state: nested dicts of NumPy arrays.
       tables: family -> Table of integer frequencies.
       card: anything worth knowing about the weights (training data, steps, date); not part of the fingerprint.
+      packed: params' names -> what is stored of them, see `pack`.
     """
 
-    def __init__(self, model, architecture, params, state, tables, card=None):
+    def __init__(self, model, architecture, params, state, tables, card=None, packed=None):
         self.model: str = model
         self.architecture: dict[str, Any] = dict(architecture)
         self.params = unflatten(flatten(params))
         self.state = unflatten(flatten(state))
         self.tables: dict[str, Table] = {family: Table(*map(np.asarray, table)) for family, table in tables.items()}
         self.card: dict[str, Any] = dict(card or {})
+        self.packed: dict[str, dict[str, np.ndarray]] = dict(packed or {})
+
+    def pack(self, half: tuple[str, ...] = ()) -> Artifact:
+        """The same model with rounded parameters, in a quarter of the space: another model, with its own fingerprint.
+
+        Kernels [..., Cout] of 4096 entries or more become integers of 8 bits with a scale for each output channel; those
+        whose name contains one of `half` become numbers of 16 bits.
+        """
+        params, packed = flatten(self.params), {}
+        for name, array in params.items():
+            if any(part in name for part in half):
+                packed[name] = {"half": array.astype(np.float16)}
+            elif array.size >= _LEAST_PACKED and array.ndim > 1:
+                largest = np.abs(array).max(axis=tuple(range(array.ndim - 1)))
+                scale = np.maximum(largest / 127, np.float32(1e-12)).astype(np.float32)
+                packed[name] = {"bytes": np.rint(array / scale).astype(np.int8), "scale": scale}
+            else:
+                continue
+            params[name] = _unpacked(packed[name])
+        return Artifact(self.model, self.architecture, unflatten(params), self.state, self.tables, self.card, packed)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays by name, in the order of the fingerprint."""
@@ -128,7 +164,10 @@ class Artifact:
         out = io.BytesIO()
         with zipfile.ZipFile(out, "w") as archive:
             entries = {"about.json": json.dumps(about, indent=1, sort_keys=True).encode()}
-            for name, array in self.arrays().items():
+            stored = {
+                name: array for name, array in self.arrays().items() if name.removeprefix("params/") not in self.packed
+            }
+            for name, array in {**stored, **flatten({"packed": self.packed})}.items():
                 buffer = io.BytesIO()
                 np.lib.format.write_array(buffer, _portable(array), (1, 0), allow_pickle=False)
                 entries[f"{name}.npy"] = buffer.getvalue()
@@ -164,13 +203,21 @@ class Artifact:
         if not (isinstance(about["model"], str) and isinstance(about["architecture"], dict)):
             raise TypeError("it names no model")
         tree = unflatten({entry.removesuffix(".npy"): _read_array(content) for entry, content in contents.items()})
-        if not tree.keys() <= {"params", "state", "tables"}:
+        if not tree.keys() <= {"params", "packed", "state", "tables"}:
             raise ValueError(f"it has unknown parts: {', '.join(tree)}")
+        packed: dict[str, dict[str, np.ndarray]] = {}
+        for path, array in flatten(tree.get("packed", {})).items():
+            name, _, kind = path.rpartition("/")
+            packed.setdefault(name, {})[kind] = array
         tables = {family: Table(**arrays) for family, arrays in tree.get("tables", {}).items()}
         for table in tables.values():
             check(table)
-        params, state = tree.get("params", {}), tree.get("state", {})
-        artifact = cls(about["model"], about["architecture"], params, state, tables, about["card"])
+        whole = flatten(tree.get("params", {}))
+        if whole.keys() & packed.keys():
+            raise ValueError("a parameter is there twice")
+        params = unflatten({**whole, **{name: _unpacked(parts) for name, parts in packed.items()}})
+        state = tree.get("state", {})
+        artifact = cls(about["model"], about["architecture"], params, state, tables, about["card"], packed)
         if artifact.fingerprint.hex() != about["fingerprint"]:
             raise ValueError("its fingerprint does not fit its content")
         return artifact

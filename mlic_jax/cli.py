@@ -105,6 +105,8 @@ def _export(arguments):
     batch.refuse_overwriting(arguments.output, arguments.force)
     _prepare_jax()
     artifact = _artifact_of_run(arguments.run, arguments.which, arguments.calibrate)
+    if arguments.pack:
+        artifact = artifact.pack(tuple(arguments.half))
     artifact.save(arguments.output)
     size = pathlib.Path(arguments.output).stat().st_size
     print(f"{arguments.output}: {artifact.model}, {size / 1e6:.2f} MB, fingerprint {artifact.fingerprint.hex()}")
@@ -170,6 +172,46 @@ def _about(models) -> str:
     return words + ". All rates are of whole files, all distortions of decoded 8-bit pictures."
 
 
+# ---------------------------------------------------------------------- benchmark
+
+
+def _benchmark(arguments):
+    from mlic_jax import api, classical
+    from mlic_jax.benchmark import entrants, main, results
+    from mlic_jax.report.tables import markdown_table
+
+    codecs = [name for name in arguments.codecs.split(",") if name]
+    specs = [entrants.parse(word) for word in arguments.models]
+    if specs:
+        _prepare_jax()
+
+    def load(path):
+        return _artifact_of_run(path, arguments.which) if os.path.isdir(path) else api.load_model(path)
+
+    outcome = main.benchmark(
+        list(classical.available()) if codecs == ["all"] else codecs,
+        specs,
+        load,
+        arguments.curves,
+        [name for name in arguments.anchors.split(",") if name],
+        lambda: _pictures(arguments.images, arguments.limit),
+        arguments.out,
+        main.Options(
+            cache=arguments.cache or os.path.join(arguments.out, "cache"),
+            fresh=arguments.fresh,
+            jobs=arguments.jobs,
+            bpp=arguments.at,
+            shown=arguments.show,
+            timed=arguments.timing,
+            quiet=arguments.quiet,
+        ),
+    )
+    curves = outcome.found.curves()
+    print(f"{outcome.measured} results measured, {outcome.reused} found in the cache", file=sys.stderr)
+    print(markdown_table(results.summary(outcome.found, curves, results.bd_rates(curves, outcome.found.anchors))))
+    print("\n".join(f"wrote {path}" for path in outcome.written.values()))
+
+
 # ---------------------------------------------------------------------- compress, decompress, info
 
 
@@ -196,6 +238,10 @@ def _compress(arguments):
     from mlic_jax.data import images
 
     metadata.choose(arguments.metadata)
+    targets = {"size": arguments.target_size, "bpp": arguments.target_bpp, "psnr_db": arguments.target_psnr}
+    target = {name: value for name, value in targets.items() if value is not None}
+    if len(target) + (arguments.quality is not None) > 1:
+        raise UsageError("give one of --quality, --target-size, --target-bpp and --target-psnr")
 
     def check(name, path):
         batch.can_be_read_twice(name)
@@ -207,7 +253,11 @@ def _compress(arguments):
     def work(name, path, model):
         original = batch.read(name)
         image = images.open_image(io.BytesIO(original), name, container.LARGEST_PICTURE)
-        data = api.compress(image, model, arguments.quality, metadata=arguments.metadata)
+        common = {"effort": arguments.effort, "metadata": arguments.metadata}
+        if target:
+            data = api.compress_to(image, model, **target, **common)
+        else:
+            data = api.compress(image, model, arguments.quality, **common)
         batch.write(path, data)
         record = {"input": name, "output": path, "input_bytes": len(original), **api.info(data)}
         return record, (
@@ -287,6 +337,22 @@ def _count(word: str) -> int:
     return int(word)
 
 
+def _number(word: str) -> int:
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number of pictures")
+    return int(word)
+
+
+def _rate(word: str) -> float:
+    try:
+        rate = float(word)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate <= 24:
+        raise argparse.ArgumentTypeError(f"{word!r} is no rate: bits per pixel above 0, and at most 24")
+    return rate
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="mlic", description="Learned image compression in JAX.")
     parser.add_argument("-V", "--version", action="version", version=f"mlic_jax {mlic_jax.__version__}")
@@ -312,6 +378,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="pictures (the first 32) by which integer ranges of the parse path are chosen (default: bundled photos)",
     )
+    export.add_argument("--pack", action="store_true", help="round the weights to 8 bits: a quarter of the size")
+    export.add_argument(
+        "--half",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="with --pack: 16 bits where a weight's name has this",
+    )
     export.add_argument("-f", "--force", action="store_true", help="overwrite")
 
     evaluate = command("evaluate", _evaluate, "Measure models on real files, beside standard codecs.")
@@ -327,6 +401,48 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--per-image", action="store_true", help="print a line per picture")
     evaluate.add_argument("--json", action="store_true", help="print JSON that CompressAI's plot tool reads")
     evaluate.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    benchmark = command("benchmark", _benchmark, "Measure codecs and models on pictures, against each other.")
+    benchmark.add_argument("--images", help="folder of pictures (default: the bundled ones held out from training)")
+    benchmark.add_argument("--limit", type=_number, default=0, help="the first so many pictures only")
+    benchmark.add_argument(
+        "--codecs", default=COMPARED, help=f"standard codecs, with commas between (default {COMPARED}); all; or ''"
+    )
+    benchmark.add_argument(
+        "--models",
+        nargs="+",
+        default=[],
+        metavar="SPEC",
+        help="[label=]path[@effort]: a model file or the workdir of a run, its name, and the encoder's effort, 0 to 9; "
+        "models of one rate that have the same label form one curve",
+    )
+    benchmark.add_argument("--which", default="best", help="checkpoint of workdirs: best, latest or a step")
+    benchmark.add_argument(
+        "--curves",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="[label=]file[:key=value,...]: published curves, as CompressAI's JSON or a list of records",
+    )
+    benchmark.add_argument(
+        "--anchors", default="", help="curves against which BD-rates are taken (default: all but our models)"
+    )
+    benchmark.add_argument("--out", required=True, help="folder for tables, plots, JSON and the HTML report")
+    benchmark.add_argument("--cache", help="folder of results that need not be measured again (default: OUT/cache)")
+    benchmark.add_argument("--fresh", action="store_true", help="measure again what the cache has")
+    benchmark.add_argument(
+        "-j", "--jobs", type=_count, default=1, help="files at a time (default 1; 0: one per core); never when timing"
+    )
+    benchmark.add_argument(
+        "--at", type=_rate, default=0.3, metavar="BPP", help="where pictures and times are compared (default 0.3)"
+    )
+    benchmark.add_argument("--show", type=_number, default=4, help="pictures in the report (default 4)")
+    benchmark.add_argument(
+        "--timing", type=_number, nargs="?", const=2, default=0, metavar="N",
+        help="measure time and memory, one codec after the other, on N pictures (default 2)",
+    )  # fmt: skip
+    benchmark.add_argument("--quiet", action="store_true", help="no progress bar")
+    benchmark.epilog = EXIT_CODES
 
     def command_on_files(name, function, summary, what, model, force):
         added = command(name, function, summary)
@@ -348,17 +464,27 @@ def _parser() -> argparse.ArgumentParser:
         _compress,
         "Compress pictures: grey, RGB or palette, with or without alpha. Colours of 16 bits are read with 8.",
         "PICTURE",
-        "model file (.mlicm; default: the one in MLIC_MODEL)",
+        "model file (.mlicm; default: the one in MLIC_MODEL, or the package's own)",
         "(default: beside the input, .mlic)",
     )
-    compress.add_argument("-q", "--quality", type=float, help="0 to 100, for models of several rates")
+    compress.add_argument("-q", "--quality", type=float, help="0 to 100, for models of several rates (default 50)")
+    compress.add_argument("--target-size", type=float, metavar="BYTES", help="the best quality that fits")
+    compress.add_argument("--target-bpp", type=float, metavar="BPP", help="the same in bits per pixel")
+    compress.add_argument("--target-psnr", type=float, metavar="DB", help="the smallest file that reaches it")
+    compress.add_argument(
+        "-e",
+        "--effort",
+        type=int,
+        default=0,
+        help="0 to 9: time spent on a smaller file of the same quality (default 0: none; each step doubles it)",
+    )
 
     command_on_files(
         "decompress",
         _decompress,
         "Decompress .mlic files. The suffix of the output names its format.",
         "FILE",
-        "model file (default: MLIC_MODEL, and what is in the folders of MLIC_MODELS)",
+        "model file (default: the package's, MLIC_MODEL, and what is in the folders of MLIC_MODELS)",
         "(default: beside the input, .png; PNG goes to standard output)",
     )
 

@@ -37,8 +37,8 @@ _QUALITY = 1 << 20  # folded into an example's key where its quality is drawn; l
 LARGEST_WIDTH = 4096  # of any layer; a damaged model file should not ask for more memory than there is
 
 
-# A model of every rate: how its loss at one quality weighs against that at another. Losses grow about as the square root
-# of the weight of their distortion; divided by it, no quality's gradients drown the others'.
+# A model of every rate: how its loss at one quality weighs against that at another. Losses grow about as the square
+# root of the weight of their distortion; divided by it, no quality's gradients drown the others'.
 WEIGHT_EXPONENT = 0.5
 # Qualities at which a model of every rate is validated and its curve is drawn, and the one that is taken unasked.
 VALIDATED = (10.0, 50.0, 90.0)

@@ -3,7 +3,8 @@
 Analysis gives latents that are good on average. Any others that the decoder reads are allowed, so the encoder may look
 for better ones: descent on the loss of training with the picture's own latents as unknowns. Rounding is made gradual by
 stochastic Gumbel annealing: Yang, Bamler, Mandt, "Improving inference for neural image compression", NeurIPS 2020,
-section 3.2; learning rate and temperatures were chosen anew, for few steps (docs/training.md). The decoder stays as it is.
+section 3.2; learning rate and temperatures were chosen anew, for few steps (docs/training.md). The decoder stays as it
+is.
 
 Large pictures are refined in overlapping tiles of one size.
 """

@@ -74,9 +74,9 @@ class Training(_Summing):
       keys: [B] PRNG keys, one per example.
       proxy: "noise": uniform noise in [-1/2, 1/2] for rate and synthesis (Ballé 2017). "ste": rounding with the
         gradient of the identity for both (Theis 2017). "mixed": noise for the rate, straight-through rounding for
-        everything downstream (Minnen and Singh 2020). "rate": downstream sees what `Encoding` makes of the latents named
-        in bits_per_square, straight through, and so do the priors in learning their probabilities; the latents
-        themselves learn about the rate from noise, as before.
+        everything downstream (Minnen and Singh 2020). "rate": downstream sees what `Encoding` makes of the latents
+        that bits_per_square names, straight through, and so do the priors in learning their probabilities; the
+        latents themselves learn about the rate from noise, as before.
       quantised: bool scalar, whether exact networks compute with their rounding by now; None: not in this training.
         Otherwise the collection "state" must be mutable: it keeps the largest activations.
       quality: float [B] or None.
@@ -247,8 +247,8 @@ class Encoding:
       latents: name -> NumPy [1, h, w, C].
       models: family -> rangecoder.Models.
       quality: float [1], or None for models of one rate.
-      bits_per_square: name -> how many bits it may save to enlarge a squared rounding error by one. Latents that are not
-        named are rounded to nearest.
+      bits_per_square: name -> how many bits it must save to enlarge a squared rounding error by one. Latents that are
+        not named are rounded to nearest.
 
     Raises ModelError for latents that no sane model makes.
     """

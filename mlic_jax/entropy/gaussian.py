@@ -124,7 +124,7 @@ class LogGaussian(NamedTuple):
 
     log_scale: jax.Array
     mean: jax.Array | float = 0.0
-    kept: dict = {}  # noqa: RUF012, it is never changed
+    kept: dict = {}  # never changed
 
     family = "log_gaussian"
     limit = None

@@ -222,11 +222,11 @@ VARIANCES = ((1.44, 4.37), (1.67, 0.96), (1.47, 0.147))
 def block_transform(side: int, features: int) -> tuple[np.ndarray, np.ndarray]:
     """The cosine transform of side x side blocks in an orthonormal colour space, its strongest coefficients.
 
-    Almost the Karhunen-Loeve transform of photographs (its rate at equal distortion is 0.3 to 2 % higher), and the same
-    for everybody.
+    Almost the Karhunen-Loeve transform of photographs (its rate at equal distortion is 0.3 to 2 % higher), and the
+    same for everybody.
 
     Returns:
-      (float64 [side^2 * 3, features], orthonormal columns in order of expected variance, rows as SpaceToDepth has them;
+      (float64 [side^2 * 3, features], orthonormal columns in order of variance, rows as SpaceToDepth has them;
        float64 [features], the variances).
     """
     frequency, place = np.arange(side)[:, None], np.arange(side)

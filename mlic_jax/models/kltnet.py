@@ -15,8 +15,8 @@ Nothing is computed at full resolution: samples move into channels, networks run
 - Quality 0..100 selects, continuously, gains of channels and the distribution of z, and enters the parse path as
   piecewise linear constants. Training draws a quality for each example.
 - y is transmitted in `steps` of 2 or 4: groups of channels in turn at each place, so that every step sees half, or a
-  quarter and more, of the neighbourhood and of the other channels (checkerboard, He et al., CVPR 2021; four groups as in
-  DCVC-DC, Li et al., CVPR 2023). All that decides probabilities is exact (entropy/exact.py).
+  quarter and more, of the neighbourhood and of the other channels (checkerboard, He et al., CVPR 2021; four groups as
+  in DCVC-DC, Li et al., CVPR 2023). All that decides probabilities is exact (entropy/exact.py).
 
     net       resolution   layers
     shortcut  1/16         16x16 blocks of RGB -> M, a matrix product
@@ -34,7 +34,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -63,7 +62,8 @@ BLOCK = 16
 LEVELS = 8
 # Weights of the squared error (in 8-bit steps) at quality 0 and 100; between them the logarithm is linear.
 LAMBDAS = (0.001, 0.08)
-# Powers of two, so that products are exact: what networks on the parse path read and emit is of order 1, latents are not.
+# Powers of two, so that products are exact: what networks on the parse path read and emit is of order 1, latents are
+# not.
 LATENT_UNIT = 2.0**-2
 MEAN_UNIT = 2.0**2
 # The quality's constants on the parse path are multiples of this.
@@ -77,8 +77,8 @@ leaky_relu = LeakyReLU(0.01)
 def water_filling(lmbda: np.ndarray) -> np.ndarray:
     """The quantisation step of a linear codec in [0, 1] pixels that minimises lmbda 255^2 MSE + bits per pixel.
 
-    At high rate a coefficient quantised with step s has the squared error s^2 / 12 and costs -log2 s bits; there are three
-    coefficients per pixel.
+    At high rate a coefficient quantised with step s has the squared error s^2 / 12 and costs -log2 s bits; there are
+    three coefficients per pixel.
     """
     return np.sqrt(12 * 3 / (2 * np.log(2) * lmbda * 255.0**2))
 
