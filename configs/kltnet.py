@@ -11,11 +11,7 @@ from mlic_jax.errors import UsageError
 from mlic_jax.models import kltnet
 
 SMALLEST = "toy"
-WIDTHS = {
-    "toy": kltnet.TOY,
-    "tiny": {"C": 128, "D": 192, "M": 256, "Z": 64, "F": 64, "blocks_8": 3, "blocks_16": 2, "steps": 4},
-    "base": {"C": 256, "D": 384, "M": 256, "Z": 96, "F": 192, "blocks_8": 6, "blocks_16": 3, "steps": 4},
-}
+WIDTHS = {"toy": kltnet.TOY, "tiny": kltnet.TINY, "base": kltnet.BASE}
 
 
 def get_config(variant: str = "tiny"):

@@ -107,8 +107,8 @@ class Artifact:
     def pack(self, half: tuple[str, ...] = ()) -> Artifact:
         """The same model with rounded parameters, in a quarter of the space: another model, with its own fingerprint.
 
-        Kernels [..., Cout] of 4096 entries or more become integers of 8 bits with a scale for each output channel; those
-        whose name contains one of `half` become numbers of 16 bits.
+        Kernels [..., Cout] of 4096 entries or more become integers of 8 bits with a scale for each output channel;
+        parameters whose name contains one of `half` become numbers of 16 bits.
         """
         params, packed = flatten(self.params), {}
         for name, array in params.items():

@@ -25,6 +25,12 @@ def _imagecodecs():
     return imagecodecs
 
 
+def library() -> str:
+    """The versions that decide the files."""
+    codecs = _imagecodecs()
+    return f"imagecodecs {codecs.__version__}, {codecs.jpegxl_version()}"
+
+
 def distance_of(quality: float) -> float:
     """libjxl's own map (`JxlEncoderDistanceFromQuality`) from a JPEG-like quality to its Butteraugli distance.
 

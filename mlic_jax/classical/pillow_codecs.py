@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 
 import numpy as np
+import PIL
 from PIL import Image, features
 
 from mlic_jax import errors
@@ -31,6 +32,11 @@ def missing(feature: str, format_name: str) -> Callable[[], str | None]:
         return f"this Pillow was built without {format_name}: pip install 'pillow>=11.3' (its wheels contain it)"
 
     return check
+
+
+def library(feature: str, name: str) -> Callable[[], str]:
+    """What names, for the registry, the versions that decide the files: of Pillow and of the library behind it."""
+    return lambda: f"Pillow {PIL.__version__}, {name} {features.version(feature)}"
 
 
 def _encode(image: np.ndarray, fmt: str, **options) -> bytes:
@@ -103,9 +109,9 @@ def decode_jpeg2000(data: bytes) -> np.ndarray:
     return _decode(data, "JPEG2000")
 
 
-def encode_webp(image: np.ndarray, quality: float) -> bytes:
-    """Lossy WebP, method 4: `quality` is libwebp's, fractions included. Always 4:2:0, as the format is."""
-    return _encode(image, "WEBP", quality=checks.quality(quality, "WEBP"), method=4)
+def encode_webp(image: np.ndarray, quality: float, method: int = 4) -> bytes:
+    """Lossy WebP: `quality` is libwebp's, fractions included. Always 4:2:0, as the format is."""
+    return _encode(image, "WEBP", quality=checks.quality(quality, "WEBP"), method=method)
 
 
 def decode_webp(data: bytes) -> np.ndarray:
@@ -119,11 +125,11 @@ def encode_avif(image: np.ndarray, quality: float) -> bytes:
     return _encode(image, "AVIF", quality=quality, speed=6, subsampling="4:2:0", max_threads=1)
 
 
-def encode_avif444(image: np.ndarray, quality: float) -> bytes:
+def encode_avif444(image: np.ndarray, quality: float, speed: int = 6) -> bytes:
     """AVIF with colour at full resolution, tuned for PSNR: `quality` is libavif's, rounded."""
     quality = round(checks.quality(quality, "AVIF"))
     options = {"subsampling": "4:4:4", "advanced": {"tune": "psnr"}}
-    return _encode(image, "AVIF", quality=quality, speed=6, max_threads=1, **options)
+    return _encode(image, "AVIF", quality=quality, speed=speed, max_threads=1, **options)
 
 
 def decode_avif(data: bytes) -> np.ndarray:

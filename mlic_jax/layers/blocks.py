@@ -194,8 +194,8 @@ def interpolation(quality, levels: int) -> jax.Array:
 class Gain(nn.Module):
     """A factor for each channel that depends on the quality: what makes one model serve every rate.
 
-    After Cui et al., "Asymmetric gained deep image compression with continuous rate adaptation", CVPR 2021: logarithms of
-    gains at some levels, interpolated between them.
+    After Cui et al., "Asymmetric gained deep image compression with continuous rate adaptation", CVPR 2021: logarithms
+    of gains at some levels, interpolated between them.
 
     Attributes:
       levels: nodes at equal distances in quality 0..100.

@@ -68,6 +68,8 @@ LATENT_UNIT = 2.0**-2
 MEAN_UNIT = 2.0**2
 # The quality's constants on the parse path are multiples of this.
 QUALITY_UNIT = 2.0**-6
+TINY = {"C": 128, "D": 192, "M": 256, "Z": 64, "F": 64, "blocks_8": 3, "blocks_16": 2, "steps": 4}
+BASE = {"C": 256, "D": 384, "M": 256, "Z": 96, "F": 192, "blocks_8": 6, "blocks_16": 3, "steps": 4}
 TOY = {"C": 16, "D": 16, "M": 24, "Z": 8, "F": 16, "blocks_8": 1, "blocks_16": 1, "steps": 2}
 
 HE, SMALL = 2**0.5, 0.3
@@ -329,18 +331,18 @@ CORES = (20, 36)
 
 def kltnet(
     *,
-    C: int = 128,
-    D: int = 192,
-    M: int = 256,
-    Z: int = 64,
-    F: int = 128,
-    blocks_8: int = 3,
-    blocks_16: int = 2,
-    steps: int = 2,
+    C: int = TINY["C"],
+    D: int = TINY["D"],
+    M: int = TINY["M"],
+    Z: int = TINY["Z"],
+    F: int = TINY["F"],
+    blocks_8: int = TINY["blocks_8"],
+    blocks_16: int = TINY["blocks_16"],
+    steps: int = TINY["steps"],
     dtype=None,
     **training,
 ) -> Codec:
-    """KltNet.
+    """KltNet, by default Tiny.
 
     Args:
       C, D: widths at 1/8 and 1/16 of the resolution.

@@ -24,6 +24,7 @@ from mlic_jax.report import page, plots, tables
 
 CROP = 64  # side of the enlarged crops in pixels; shown three times as large
 MAX_BYTES = 12_000_000
+LONG_CELL = 60  # letters from which a column's text is broken into lines
 WEBP_SIDE = 16383  # the longest that the format stores
 
 _GLOSSARY = (
@@ -62,6 +63,7 @@ def write_report(
     pictures: Sequence[Picture],
     families: Mapping[str, str] | None = None,
     max_bytes: int = MAX_BYTES,
+    sections: Sequence[tuple[str, str, Sequence[Mapping]]] = (),
 ) -> pathlib.Path:
     """Writes the report, atomically.
 
@@ -75,6 +77,7 @@ def write_report(
       families: name of a curve or label of a version -> "ours", "classical" or "published".
       max_bytes: where the page would be larger, pictures are cropped around their middle until it is not, and the page
         says so. They are never scaled. What is not a picture, and crops of 64 pixels, always stay.
+      sections: (headline, paragraph, rows) of further tables, below the plots.
 
     Raises:
       InputError: a version whose image differs in shape from its original, or a path that cannot be written.
@@ -88,7 +91,7 @@ def write_report(
                     f"shown beside the original, uint8 {list(picture.original.shape)}"
                 )
     families = families or {}
-    head = _head(title, notes, summary, curves, families)
+    head = _head(title, notes, summary, curves, families) + "".join(_section(*section) for section in sections)
     keep = 1.0  # the share of each side that is shown
     while True:
         body = _PICTURES if pictures else ""
@@ -111,8 +114,9 @@ Written by mlic_jax.</footer></main><script>{js}</script></body></html>
 """
 
 _PICTURES = """<h2>Pictures</h2>
-<p>What came out of each decoder, pixel for pixel; compare quality where the file sizes are about equal. Move the
-pointer over the comparison to shift the border between the two versions.</p>
+<p>What came out of each decoder, pixel for pixel; compare quality where the file sizes are about equal.
+<span class="scripted">Choose two versions, and shift the border between them: with the mouse over the picture, with a
+finger by its handle, with the arrow keys on the slider below it.</span></p>
 """
 
 
@@ -131,7 +135,7 @@ def _head(title, notes, summary, curves, families) -> str:
     if drawn:
         parts.append(
             "<h2>Rate and distortion</h2><p>Quality against file size, averaged over the evaluated pictures: higher, "
-            "and further left, is better. Bold: this model. Dashed: standard codecs. Dotted: published results.</p>"
+            "and further left, is better. Bold: ours. Dashed: standard codecs. Dotted: published results.</p>"
             '<div class="plots">'
         )
         for quality in drawn:
@@ -143,10 +147,18 @@ def _head(title, notes, summary, curves, families) -> str:
     return "".join(parts)
 
 
+def _section(title: str, text: str, rows: Sequence[Mapping]) -> str:
+    paragraph = f"<p>{html.escape(text)}</p>" if text else ""
+    return f"<h2>{html.escape(title)}</h2>{paragraph}{_table(rows)}"
+
+
 def _table(rows: Sequence[Mapping]) -> str:
     keys = tables.columns(rows)
     numeric = {key: all(tables.is_number(row[key]) for row in rows if row.get(key) is not None) for key in keys}
     tag = {key: ' class="n"' if numeric[key] else "" for key in keys}
+    for key in keys:
+        if any(len(str(row.get(key, ""))) > LONG_CELL for row in rows):
+            tag[key] = ' class="wide"'
     head = "".join(f"<th{tag[key]}>{html.escape(key)}</th>" for key in keys)
     body = "".join(
         "<tr>" + "".join(f"<td{tag[key]}>{html.escape(tables.cell(row.get(key)))}</td>" for key in keys) + "</tr>"
@@ -214,7 +226,7 @@ def _comparison(labels: Sequence[str], width: int, height: int) -> str:
         f'</button><label>Right <select class="rightside">{options(min(2, last))}</select></label>'
         f'<span class="right">Zoom {zooms}</span></div>'
         f'<div class="view"><div class="stage"><div class="sheet" data-width="{width}" data-height="{height}">'
-        '<img alt=""><img alt=""><div class="edge"></div></div></div>'
+        '<img alt=""><img alt=""><div class="edge"><span>⇔</span></div></div></div>'
         '<input class="split" type="range" min="0" max="100" step="0.1" value="50" '
         'aria-label="where the left picture ends"><div class="ends"><span></span><span></span></div></div></div>'
     )

@@ -20,6 +20,7 @@ p { margin: .4rem 0 .8rem; max-width: 78ch; } .lead { font-size: 1.08rem; } .sof
 table { border-collapse: collapse; font-size: .93rem; background: var(--card); border: 1px solid var(--line); }
 th, td { padding: .42rem .8rem; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
 th { font-weight: 600; color: var(--soft); } tr:last-child td { border-bottom: 0; }
+td.wide { white-space: normal; }
 .n { text-align: right; font-variant-numeric: tabular-nums; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem; margin: .6rem 0; max-width: 90ch; }
 dt { font-weight: 600; } dd { margin: 0; }
@@ -40,7 +41,10 @@ button[aria-pressed=true] { border-color: var(--accent); color: var(--accent); }
   cursor: ew-resize; touch-action: pan-x pan-y; }
 .sheet { position: relative; } .sheet img { position: absolute; inset: 0; width: 100%; height: 100%; user-select: none;
   -webkit-user-drag: none; } .sheet .edge { position: absolute; top: 0; bottom: 0; width: 2px; margin-left: -1px;
-  background: #fff; box-shadow: 0 0 3px #000; pointer-events: none; }
+  background: #fff; box-shadow: 0 0 3px #000; }
+.edge span { display: none; position: sticky; top: 45%; width: 44px; margin-left: -21px; line-height: 44px; color: #000;
+  text-align: center; background: #fffc; border-radius: 50%; box-shadow: 0 0 3px #000; touch-action: none;
+  user-select: none; } @media (any-pointer: coarse) { .edge span { display: block; } }
 .sharp { image-rendering: pixelated; }
 .split { display: block; width: 100%; accent-color: var(--accent); margin: .5rem 0 .2rem; }
 .ends { display: flex; justify-content: space-between; gap: 2rem; font-size: .85rem; color: var(--soft); }
@@ -56,7 +60,7 @@ figcaption b { color: var(--ink); } .ours b { color: var(--accent); }
 .crops { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(160px, 45%), 1fr)); gap: .8rem; }
 .crops img { width: 100%; height: auto; border-radius: 3px; display: block; }
 footer { margin-top: 3rem; color: var(--soft); font-size: .85rem; }
-html:not(.js) .compare { display: none; }
+html:not(.js) .compare, html:not(.js) .scripted { display: none; }
 """
 
 # The comparison takes its images and captions from the cards below it: no picture is stored twice.

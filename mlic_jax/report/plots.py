@@ -32,7 +32,8 @@ _COLOURS = {
     "classical": ("#8b949e", "#b8864b", "#3f9aa8", "#7d9a3c", "#a97bb5", "#cf7a5a", "#6a83c4", "#99776b"),
     "published": ("#0ea5a0", "#c026d3", "#d97706", "#6366f1", "#65a30d", "#be185d"),
 }
-_MARKERS = {"ours": "o", "classical": "sD^vP<>X", "published": "o"}
+# As many that, with the colours, the first 72 standard codecs look different.
+_MARKERS = {"ours": "o", "classical": "sD^vP<>Xh", "published": "oxd+*"}
 
 
 def family(name: str) -> str:
@@ -61,7 +62,8 @@ def rd_plot(
       title: above the plot.
       families: name -> "ours" (bold), "classical" (thin, dashed) or "published" (dotted); `family` of the name where
         it says nothing.
-      bpp_max: right end of the rate axis; by default somewhat beyond the last point of ours.
+      bpp_max: right end of the rate axis; by default somewhat beyond the last point of ours, or, where there is none,
+        of standard codecs.
       transparent: leaves the white ground out, for `inline_svg`; a file of its own needs it, or is dark ink on dark.
 
     Returns:
@@ -81,7 +83,10 @@ def rd_plot(
         raise errors.UsageError(f"unknown family {sorted(unknown)[0]!r}; known: {', '.join(_STYLES)}")
     if bpp_max is None:
         ends = {name: line[-1, 0] for name, line in lines.items() if len(line)}
-        bpp_max = 1.2 * max([end for name, end in ends.items() if kinds[name] == "ours"] or ends.values())
+        # Of the first family that is there: published curves often go far beyond the others.
+        bpp_max = 1.2 * next(
+            max(found) for kind in _STYLES if (found := [end for name, end in ends.items() if kinds[name] == kind])
+        )
     try:
         import matplotlib
         from matplotlib.figure import Figure

@@ -1,7 +1,9 @@
 """The standard codecs: settings that move a baseline, and finding a file of a wanted size."""
 
+import importlib.util
 import io
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -11,7 +13,7 @@ from PIL import Image, JpegImagePlugin
 
 import mlic_jax
 from mlic_jax import classical, errors
-from mlic_jax.classical import base, jpegxl
+from mlic_jax.classical import base, jpegxl, vvc
 from mlic_jax.metrics import psnr
 
 PHOTOS = pathlib.Path(mlic_jax.__file__).parent / "data" / "photos"
@@ -24,7 +26,8 @@ def photo():
 
 
 def test_the_codecs_of_pillow_are_here():
-    assert {"jpeg", "jpeg-optimised", "jpeg444", "jpeg2000", "webp", "avif", "avif444"} <= set(ALL)
+    names = {"jpeg", "jpeg-optimised", "jpeg444", "jpeg2000", "webp", "webp-slow", "avif", "avif444", "avif444-slow"}
+    assert names <= set(ALL)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -152,10 +155,8 @@ def test_unknown_and_missing_codecs_say_what_to_do(monkeypatch):
 
 
 def test_importing_the_registry_is_cheap():
-    code = (
-        "import sys, mlic_jax.classical as c; c.available(); "
-        "print([m for m in ('imagecodecs', 'jax', 'scipy', 'matplotlib') if m in sys.modules])"
-    )
+    heavy = ("imagecodecs", "pillow_heif", "pyvips", "imageio_ffmpeg", "jax", "scipy", "matplotlib")
+    code = f"import sys, mlic_jax.classical as c; c.available(); print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
@@ -164,3 +165,95 @@ def test_jpegxl_distance_is_continuous_and_falls():
     distances = [jpegxl.distance_of(quality) for quality in np.arange(0, 100.25, 0.25)]
     assert (np.diff(distances) <= 0).all() and np.abs(np.diff(distances)).max() < 0.3
     assert distances[360] == pytest.approx(1.0)  # quality 90 is "visually lossless"
+
+
+NEEDS = {"heic": "pillow_heif", "heic444": "pillow_heif", "mozjpeg": "pyvips", "vvc": "imageio_ffmpeg"}
+
+
+def needs(name):
+    return pytest.mark.skipif(name not in ALL, reason=f"needs {NEEDS.get(name, name)}")
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_what_an_extra_brings_is_named_where_it_is_missing(name, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(errors.UsageError, match=f"{name[:4]}.*pip install .*mlic_jax\\[bench"):
+        classical.get(name)
+    assert name not in classical.available()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_library_is_named_with_its_version(name):
+    library = classical.get(name).library()
+    assert re.search(r"[A-Za-z-]+ [a-z]*\d+\.\d+", library) and "None" not in library
+
+
+def test_descriptions_tell_codecs_apart():
+    rows = [(codec.description, codec.encode) for codec in classical.CODECS.values()]
+    assert len({description for description, _ in rows}) == len(rows)
+
+
+def test_more_work_makes_better_files(photo):
+    def cost(name, quality):  # bytes at a quality, and dB
+        data = classical.get(name).encode(photo, quality)
+        return len(data), psnr.psnr_db(photo, classical.get(name).decode(data))
+
+    assert cost("webp-slow", 50)[0] < cost("webp", 50)[0]
+    (slow, slow_db), (fast, fast_db) = cost("avif444-slow", 50), cost("avif444", 50)
+    assert slow_db - 6 * np.log2(slow / fast) > fast_db
+
+
+@needs("heic")
+def test_heic444_keeps_colour_detail_and_parameters_do_not_leak(photo):
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2, 0], stripes[:, 1::2, 2] = 255, 255
+    half, full = (classical.get(name) for name in ("heic", "heic444"))
+    before = half.encode(photo, 50)
+    assert psnr.psnr_db(stripes, full.decode(full.encode(stripes, 90))) > (
+        psnr.psnr_db(stripes, half.decode(half.encode(stripes, 90))) + 10
+    )
+    assert half.encode(photo, 50) == before  # after a file with tune=psnr
+
+
+@needs("mozjpeg")
+def test_mozjpeg_is_more_than_libjpeg_turbo(photo):
+    data = classical.get("mozjpeg").encode(photo, 60)
+    image = Image.open(io.BytesIO(data))
+    assert JpegImagePlugin.get_sampling(image) == 2 and image.info.get("progressive")
+    plain = io.BytesIO()
+    Image.fromarray(photo).save(
+        plain, "JPEG", qtables=image.quantization, subsampling="4:2:0", progressive=True, optimize=True
+    )
+    assert len(data) < 0.95 * len(plain.getvalue())  # trellis quantisation: fewer bytes from the same tables
+
+
+@needs("vvc")
+def test_vvc_conversions_do_not_cost_what_the_codec_saves(photo, monkeypatch):
+    codec = classical.get("vvc")
+    exact = psnr.psnr_db(photo, codec.decode(codec.encode(photo, 80)))
+    monkeypatch.setattr(vvc, "_EXACT", "scale")  # what ffmpeg does unless it is asked for more
+    assert exact > psnr.psnr_db(photo, codec.decode(codec.encode(photo, 80))) + 0.5
+
+
+@needs("vvc")
+def test_vvc_refuses_a_file_of_another_size(photo):
+    codec = classical.get("vvc")
+    data = codec.encode(photo, 30)
+    assert data[:4] == bytes([0, 128, 0, 192])
+    for wrong in (b"\x00\x80\x00\xf0" + data[4:], data[:4], data[:3], data[: len(data) // 2]):
+        with pytest.raises(errors.CorruptStreamError, match=f"VVC: the file of {len(wrong)} bytes"):
+            codec.decode(wrong)
+
+
+def test_an_ffmpeg_without_vvenc_is_named(tmp_path, monkeypatch):
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    program = tmp_path / "ffmpeg"
+    program.write_text("#!/bin/sh\necho libx264\n")
+    program.chmod(0o755)
+    vvc._ffmpeg.cache_clear()
+    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(program))
+    try:
+        with pytest.raises(errors.UsageError, match="built without VVenC"):
+            classical.get("vvc").encode(np.zeros((16, 16, 3), np.uint8), 50)
+    finally:
+        vvc._ffmpeg.cache_clear()

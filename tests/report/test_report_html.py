@@ -156,3 +156,12 @@ def test_crops_go_where_the_detail_is():
     assert first == pytest.approx((96, 200), abs=8)
     assert max(abs(second[0] - first[0]), abs(second[1] - first[1])) >= 64
     assert report.detail_crops(image[:50, :70]) == [(0, 0)] or len(report.detail_crops(image[:50, :70])) == 1
+
+
+def test_sections_are_tables_of_their_own(tmp_path):
+    long = "settings " * 12
+    sections = [("Differences", "In percent.", [{"codec": "a", "figure": -12.5}]), (EVIL, "", [{"codec": long}])]
+    page = Page(write(tmp_path, sections=sections))
+    words = [text.strip() for text in page.text]
+    assert words.index("Differences") < words.index("In percent.") < words.index("−12.5") < words.index(EVIL)
+    assert [dict(attributes).get("class") for tag, attributes in page.tags if tag == "td"][-1] == "wide"
