@@ -2,7 +2,7 @@
 
     python benchmarks/complexity.py --config configs/kltnet.py:tiny
 
-Counts the products of matrices and convolutions in the traced program of a 512x512 picture (2048x2048 would say the same):
+Counts the products of matrices and convolutions in the traced program of a 512x512 picture (other sizes give the same):
 what papers report as kMAC/pixel. Encoding is analysis and what decides probabilities; decoding is that, and synthesis.
 """
 

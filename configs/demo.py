@@ -12,7 +12,7 @@ from mlic_jax.models import kltnet
 def get_config():
     config = base.defaults()
     config.model.name = "kltnet"
-    config.model.arguments = {**kltnet.TINY, "proxy": "rate"}
+    config.model.arguments = {**kltnet.TINY, "proxy": "mixed"}
     base.make_tiny(config)
     config.data.detail_weight = 1.0
     config.optimizer.arguments.b2 = 0.99

@@ -211,20 +211,19 @@ def compress_to(
     if codec.default_quality is None:
         raise UsageError(f"{artifact.model} has one rate, fixed in training: it cannot meet a target")
     height, width, _ = seen.rgb.shape
-    if bpp is not None:
-        size = bpp * height * width / 8
 
     def attempt(half_steps, effort):
         data, parts, quality = _file(artifact, seen, further, half_steps / 2, effort)
-        if size is not None:
-            return data, len(data) <= size, f"{len(data)} bytes ({8 * len(data) / (height * width):.4f} bpp)"
+        if psnr_db is None:
+            rate = 8 * len(data) / (height * width)  # computed as `info` does: what it says of a file, that file meets
+            return data, len(data) <= size if bpp is None else rate <= bpp, f"{len(data)} bytes ({rate:.4f} bpp)"
         from mlic_jax.metrics import psnr
 
         reached = psnr.psnr_db(seen.rgb, codec.decompress(artifact, parts, (height, width), quality))
         return data, reached >= psnr_db, f"{reached:.2f} dB"
 
     # `easy` meets the target more easily than `hard`; from one to the other there is one change, as good as always.
-    easy, hard = (0, 200) if size is not None else (200, 0)
+    easy, hard = (0, 200) if psnr_db is None else (200, 0)
     data, met, reached = attempt(easy, 0)
     if not met:
         raise UsageError(f"no quality meets {_words(given)}: quality {easy / 2:g} gives {reached}")

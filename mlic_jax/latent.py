@@ -52,6 +52,9 @@ class LatentModel(nn.Module):
     has_quality = False
     # Name of a latent -> see coders.Encoding: how rounding weighs bits against errors, where it is not to nearest.
     bits_per_square = {}
+    bits_per_square_refined = {}  # the same, for latents that were refined
+    # Of such latents: what a squared error of one costs, in bits, as far as synthesis is linear.
+    curvature = 1.0
 
     def __call__(self, image, make_coder, quality=None):
         """image float [B, H, W, 3], make_coder(latents, quality=) -> coder. Returns (reconstruction, coder)."""
@@ -89,7 +92,8 @@ def _largest(module, variables, image, quality):
 @functools.partial(jax.jit, static_argnums=0)
 def _estimate(module, variables, image, quality):
     size = image.shape[1:3]
-    reconstruction, coder = module.apply(variables, pad(to_float(image), module.stride), coders.Estimating, quality)
+    make_coder = functools.partial(coders.Estimating, bits_per_square=module.bits_per_square)
+    reconstruction, coder = module.apply(variables, pad(to_float(image), module.stride), make_coder, quality)
     reconstruction = to_uint8(reconstruction)[:, : size[0], : size[1]]
     return reconstruction, sum(coder.bits.values())
 
@@ -107,7 +111,7 @@ def encode(
     Args:
       image: uint8 [H, W, 3].
       quality: 0..100 in half steps for a model of every rate, None for others.
-      effort: 0..9, see mlic_jax.refine; beyond 1, the latents are refined by descent.
+      effort: 0..9, see mlic_jax.refine.
       weight: of the squared error in the loss, for refinement.
 
     Returns:
@@ -122,12 +126,13 @@ def encode(
         image = np.pad(image, ((0, h - height), (0, w - width), (0, 0)), mode="edge")
     chosen = _one(module, quality)
     latents = module.apply(artifact.variables, image[None], *_and(chosen), method="analyze")
-    if effort > 1:
+    rounding = module.bits_per_square
+    if effort:
         from mlic_jax import refine
 
-        steps = refine.STEPS[effort - 2]
+        steps, rounding = refine.STEPS[effort - 1], module.bits_per_square_refined
         latents = refine.refine(module, artifact.variables, image[None], latents, chosen, weight, steps)
-    coder = coders.Encoding(latents, artifact.models, chosen, module.bits_per_square)
+    coder = coders.Encoding(latents, artifact.models, chosen, rounding)
     received = module.apply(artifact.variables, coder, method="transmit")
     return coder.finish(), received
 
@@ -313,13 +318,7 @@ def latent_codec(
         (reconstruction, coder), changed = module.apply(
             {"params": params, "state": state},
             pad(image, module.stride),
-            functools.partial(
-                coders.Training,
-                keys=keys,
-                proxy=proxy,
-                quantised=quantised,
-                bits_per_square=module.bits_per_square,
-            ),
+            functools.partial(coders.Training, keys=keys, proxy=proxy, quantised=quantised),
             quality,
             mutable=["state"],
         )

@@ -30,7 +30,7 @@ import numpy as np
 from mlic_jax.entropy import rangecoder
 from mlic_jax.errors import ModelError
 
-PROXIES = ("noise", "ste", "mixed", "rate")
+PROXIES = ("noise", "ste", "mixed")
 # Quantisation-aware training holds the largest activation of every channel as an average over examples ...
 _MEMORY = 0.99
 # ... and makes room for more than the average example's.
@@ -45,6 +45,16 @@ def per_example_sum(x: jax.Array) -> jax.Array:
 def straight_through_round(x: jax.Array) -> jax.Array:
     """Rounds (half to even); the gradient is that of the identity."""
     return x + jax.lax.stop_gradient(jnp.round(x) - x)
+
+
+def _rounded_for_rate(latent, prior, bits_per_square):
+    """What `Encoding` codes for a latent whose rounding weighs bits against errors, by JAX."""
+    exact = latent - prior.center
+    nearest = jnp.round(exact)
+    smaller = nearest - jnp.sign(nearest)
+    saved = prior.bits(nearest + prior.center) - prior.bits(smaller + prior.center)
+    worse = (exact - smaller) ** 2 - (exact - nearest) ** 2
+    return jnp.where(saved > bits_per_square * worse, smaller, nearest) + prior.center
 
 
 def _ranges_of(network):
@@ -74,19 +84,15 @@ class Training(_Summing):
       keys: [B] PRNG keys, one per example.
       proxy: "noise": uniform noise in [-1/2, 1/2] for rate and synthesis (Ballé 2017). "ste": rounding with the
         gradient of the identity for both (Theis 2017). "mixed": noise for the rate, straight-through rounding for
-        everything downstream (Minnen and Singh 2020). "rate": downstream sees what `Encoding` makes of the latents
-        that bits_per_square names, straight through, and so do the priors in learning their probabilities; the
-        latents themselves learn about the rate from noise, as before.
+        everything downstream (Minnen and Singh 2020).
       quantised: bool scalar, whether exact networks compute with their rounding by now; None: not in this training.
         Otherwise the collection "state" must be mutable: it keeps the largest activations.
       quality: float [B] or None.
-      bits_per_square: see Encoding; for the proxy "rate".
     """
 
-    def __init__(self, latents, keys, proxy, quantised=None, quality=None, bits_per_square=None):
+    def __init__(self, latents, keys, proxy, quantised=None, quality=None):
         super().__init__(latents, quality)
         self.keys, self.proxy, self.quantised, self.calls = keys, proxy, quantised, 0
-        self._bits_per_square = bits_per_square or {}
 
     def __call__(self, name, prior):
         latent = self.latents[name]
@@ -99,25 +105,8 @@ class Training(_Summing):
         if self.proxy != "noise":
             center = prior.center
             rounded = straight_through_round(latent - center) + center
-        if self.proxy == "rate" and name in self._bits_per_square:
-            rounded = latent + jax.lax.stop_gradient(self._rounded_for_rate(name, prior) - latent)
-            fixed = jax.tree.map(jax.lax.stop_gradient, prior)
-            # The value is the rate of what is coded. The latents' gradient is that of the rate with noise.
-            of_latents = fixed.bits(noisy)
-            bits = prior.bits(jax.lax.stop_gradient(rounded)) + of_latents - jax.lax.stop_gradient(of_latents)
-            self.bits[name] = per_example_sum(bits)
-            return rounded
         self._count(name, prior, rounded if self.proxy == "ste" else noisy)
         return noisy if self.proxy == "noise" else rounded
-
-    def _rounded_for_rate(self, name, prior):
-        """As `_round_for_rate`, by likelihoods in place of tables."""
-        exact = self.latents[name] - prior.center
-        nearest = jnp.round(exact)
-        smaller = nearest - jnp.sign(nearest)
-        saved = prior.bits(nearest + prior.center) - prior.bits(smaller + prior.center)
-        worse = (exact - smaller) ** 2 - (exact - nearest) ** 2
-        return jnp.where(saved > self._bits_per_square[name] * worse, smaller, nearest) + prior.center
 
     def exact(self, network, latent, prior=None):
         del prior
@@ -140,9 +129,22 @@ class Training(_Summing):
 
 
 class Estimating(_Summing):
-    """Rounds as the encoder does; the bits are -log2 P, without tables or files."""
+    """Rounds as the encoder does; the bits are -log2 P, without tables or files.
+
+    Args:
+      latents, quality: as for Training.
+      bits_per_square: see Encoding.
+    """
+
+    def __init__(self, latents, quality=None, bits_per_square=None):
+        super().__init__(latents, quality)
+        self._bits_per_square = bits_per_square or {}
 
     def __call__(self, name, prior):
+        if name in self._bits_per_square:
+            value = _rounded_for_rate(self.latents[name], prior, self._bits_per_square[name])
+            self._count(name, prior, value)
+            return value
         center = prior.center
         symbols = jnp.round(self.latents[name] - center)
         if prior.limit is not None:
@@ -270,7 +272,7 @@ class Encoding:
         models = _models_of(prior, self.models)
         rows = prior.indexes(symbols.shape, models.table)
         if name in self._bits_per_square:
-            _round_for_rate(exact, symbols, rows, models, self._bits_per_square[name])
+            _round_for_rate(exact, symbols, prior, self._bits_per_square[name])
         self._encoder.write(symbols.astype(np.int32), rows, models, prior.limit)
         return symbols + center
 
@@ -280,13 +282,13 @@ class Encoding:
         return self._encoder.finish()
 
 
-def _round_for_rate(exact, symbols, rows, models, bits_per_square):
+def _round_for_rate(exact, symbols, prior, bits_per_square):
     """Moves symbols by one towards zero, in place, where that saves more bits than the larger error is worth."""
     places = np.flatnonzero(symbols)
-    exact, kept, rows = exact.ravel()[places], symbols.ravel()[places], rows.ravel()[places]
-    smaller = kept - np.sign(kept)
-    saved = models.bits(kept, rows) - models.bits(smaller, rows)
-    better = saved > bits_per_square * ((exact - smaller) ** 2 - (exact - kept) ** 2)
+    exact, nearest = exact.reshape(-1)[places], symbols.reshape(-1)[places]
+    smaller = nearest - np.sign(nearest)
+    saved = prior.symbol_bits(nearest, places, symbols.shape) - prior.symbol_bits(smaller, places, symbols.shape)
+    better = saved > bits_per_square * ((exact - smaller) ** 2 - (exact - nearest) ** 2)
     symbols.reshape(-1)[places[better]] = smaller[better]
 
 

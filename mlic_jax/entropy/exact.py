@@ -281,7 +281,8 @@ def _input_step(largest, xp):
 def _to_input(x, step, xp):
     """Values float32 [B, h, w, C] -> integers of at most LARGEST_INPUT: floor(x 2^-step + 1/2), clipped."""
     # Clipped first: x is a multiple of 2^-18 then (values are multiples of 2^-10), so that adding 1/2 is exact.
-    x = xp.clip(x * xp.exp2(-step.astype(xp.float32)), -LARGEST_INPUT - 1, LARGEST_INPUT + 1)
+    factor = np.ldexp(np.float32(1), -step.astype(np.int32)) if xp is np else _power_of_two(-step.astype(jnp.int32))
+    x = xp.clip(x * factor, -LARGEST_INPUT - 1, LARGEST_INPUT + 1)
     return xp.clip(xp.floor(x + 0.5), -LARGEST_INPUT, LARGEST_INPUT)
 
 

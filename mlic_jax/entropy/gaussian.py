@@ -149,6 +149,20 @@ class LogGaussian(NamedTuple):
         found = rows.astype(np.uint8)[np.clip(fixed, lowest, table.thresholds[-1]) - lowest]
         return np.broadcast_to(found, shape)
 
+    def symbol_bits(self, symbols: np.ndarray, places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """-log2 of the likelihood of some symbols, with NumPy; what `bits` says of symbol + mean.
+
+        Args:
+          symbols: [n].
+          places: [n], where they stand in the flattened latent.
+          shape: of the latent.
+        """
+        log_scale = np.broadcast_to(np.asarray(self.log_scale, np.float64), shape).reshape(-1)[places]
+        scale = np.exp(np.clip(log_scale, LOG_MIN, LOG_MAX))
+        distance = np.abs(symbols)
+        mass = special.ndtr((0.5 - distance) / scale) - special.ndtr((-0.5 - distance) / scale)
+        return -np.log2(np.maximum(mass, LIKELIHOOD_FLOOR))
+
     def settled(self) -> dict:
         """What of it an artifact stores as state."""
         return self.kept

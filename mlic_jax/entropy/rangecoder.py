@@ -48,21 +48,6 @@ class Models:
             self._rows[row] = constriction.stream.model.Categorical(frequencies, perfect=False)
         return self._rows[row]
 
-    @functools.cached_property
-    def _costs(self):
-        """(bits of every entry of the table, where each row begins)."""
-        lengths = self.table.lengths.astype(np.int64)
-        return np.float32(np.log2(TOTAL)) - np.log2(
-            self.table.frequencies.astype(np.float32)
-        ), lengths.cumsum() - lengths
-
-    def bits(self, symbols: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """What symbols cost, float32 of the same shape; escapes without what follows them, which is about right."""
-        bits, starts = self._costs
-        entry = symbols.astype(np.int64) - self.table.first[rows]
-        escape = self.table.lengths[rows] - 1
-        return bits[starts[rows] + np.where((entry < 0) | (entry > escape), escape, entry)]
-
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[tuple]:
     """What cuts an array of that shape, (.., h, w, C), into its blocks, in raster order."""
