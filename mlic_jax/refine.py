@@ -24,7 +24,7 @@ from mlic_jax.entropy import coders
 from mlic_jax.layers.windows import to_float
 
 # Iterations for effort 1 to 9.
-STEPS = (1, 2, 4, 6, 10, 16, 25, 40, 64)
+STEPS = (1, 2, 3, 5, 8, 12, 18, 27, 40)
 # Sides of tiles and of the overlap between neighbours, in pixels: multiples of every stride.
 TILE, OVERLAP = 768, 128
 # How far a step goes. 1 would solve a linear codec at once; a trained synthesis amplifies some errors much more.
