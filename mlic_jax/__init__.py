@@ -2,9 +2,10 @@
 
     import mlic_jax as mlic
 
-    data = mlic.compress(image, "model.mlicm")         # an array or a PIL image -> bytes of a .mlic file
-    image = mlic.decompress(data, "model.mlicm")       # bytes -> an array of the same kind
-    image = mlic.decompress_image(data, "model.mlicm") # bytes -> a PIL image, with ICC, EXIF and XMP
+    data = mlic.compress(image, quality=40)      # an array or a PIL image -> bytes of a .mlic file
+    data = mlic.compress_to(image, size=20_000)  # the best quality that fits
+    image = mlic.decompress(data)                # bytes -> an array of the same kind
+    image = mlic.decompress_image(data)          # bytes -> a PIL image, with ICC, EXIF and XMP
 
 Everything is imported when it is first used: `import mlic_jax` is instant and needs no accelerator.
 """
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "compress": "api",
+    "compress_to": "api",
     "decompress": "api",
     "decompress_image": "api",
     "info": "api",

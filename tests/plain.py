@@ -1,6 +1,7 @@
 """A lossless codec without jax, for tests of what is around a codec: files, modes, metadata, commands.
 
-`ENTRIES` has to be added to the zoo, which the fixture `plain_zoo` does; `artifact()` is its model.
+`ENTRIES` has to be added to the zoo, which the fixture `plain_zoo` does; `artifact()` is its model. `graded()` is the
+model of a second codec, whose size and error are known for every quality.
 """
 
 import zlib
@@ -13,7 +14,7 @@ from mlic_jax.codec import Codec
 from mlic_jax.container import inflate
 from mlic_jax.errors import CorruptStreamError, UsageError
 
-ENTRIES = {"plain": zoo.Entry(65003, "plain:codec")}
+ENTRIES = {"plain": zoo.Entry(65003, "plain:codec"), "graded": zoo.Entry(65004, "plain:graded_codec")}
 
 
 def artifact(rates=1, name=0):
@@ -38,3 +39,24 @@ def codec(*, rates=1):
         return np.frombuffer(first + rest, np.uint8).reshape(*size, 3)
 
     return Codec(None, {}, None, None, compress, decompress)
+
+
+def graded():
+    """A model of every rate."""
+    return Artifact("graded", {}, {"name": np.zeros(1, np.int32)}, {}, {})
+
+
+def graded_codec():
+    """A byte more and a wrong sample less for every half step of quality; effort takes three bytes, for two errors."""
+
+    def compress(artifact, image, quality, effort=0):
+        half_steps = round(2 * quality)
+        wrong = 200 - half_steps + 2 * effort
+        seen = image.reshape(-1) ^ (np.arange(image.size) < wrong).astype(np.uint8)
+        return (seen.tobytes() + bytes(half_steps + 40 - 3 * effort),)
+
+    def decompress(artifact, chunks, size, quality=None):
+        count = 3 * size[0] * size[1]
+        return np.frombuffer(chunks[0][:count], np.uint8).reshape(*size, 3)
+
+    return Codec(None, {}, None, None, compress, decompress, (0.0, 100.0), 50.0)

@@ -1,4 +1,4 @@
-"""Small latent models for tests: with CompressAI's random weights, or briefly trained. Each is made once a session."""
+"""Small latent models for tests: CompressAI's weights, noise, or a brief training. Each is made once a session."""
 
 import functools
 import pathlib
@@ -10,8 +10,9 @@ import optax
 from PIL import Image
 
 from mlic_jax import zoo
+from mlic_jax.artifact import flatten, unflatten
 from mlic_jax.compressai_weights import architecture_of, from_compressai
-from mlic_jax.models import bmshj2018, mbt2018
+from mlic_jax.models import bmshj2018, kltnet, mbt2018
 
 WIDTHS = {"N": 8, "M": 12}
 MODULES = {
@@ -42,6 +43,23 @@ def imported(name):
     weights = fixture_weights(name)
     codec = zoo.make(name, **architecture_of(name, weights))
     return codec, codec.export(*from_compressai(name, weights))
+
+
+def of_every_rate(steps):
+    """The module of a small model of every rate, which transmits y in 2 or 4 steps."""
+    return kltnet.KltNet(**{**kltnet.TOY, "steps": steps})
+
+
+@functools.cache
+def noisy(steps):
+    """(codec, artifact) of that module with noise on all weights: nothing is zero as it is before training."""
+    codec = zoo.make("kltnet", **{**kltnet.TOY, "steps": steps})
+    params, state = codec.init(jax.random.key(0), (64, 64, 3))
+    rng, flat = np.random.default_rng(steps), flatten(params)
+    for name, array in flat.items():
+        fan_in = np.prod(array.shape[:-1]) if array.ndim == 4 else 10
+        flat[name] = array + rng.normal(0, 0.1 * fan_in**-0.5, array.shape).astype(np.float32)
+    return codec, codec.export(unflatten(flat), state, list(crops(2, 64)))
 
 
 @functools.cache

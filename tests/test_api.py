@@ -6,6 +6,7 @@ import inspect
 import numpy as np
 import plain
 import pytest
+import small
 from PIL import Image
 from test_metadata import exif, tags_of
 from test_picture import sample, stated
@@ -13,6 +14,7 @@ from test_picture import sample, stated
 import mlic_jax
 from mlic_jax import api, container
 from mlic_jax.errors import CorruptStreamError, InputError, LimitError, MlicError, ModelError, UsageError
+from mlic_jax.metrics.psnr import psnr_db
 
 pytestmark = pytest.mark.usefixtures("plain_zoo")
 
@@ -132,13 +134,41 @@ def test_a_model_is_found(tmp_path, monkeypatch):
 
 def test_the_default_model(tmp_path, monkeypatch):
     array = sample("L", (4, 5))
-    with pytest.raises(UsageError, match="MLIC_MODEL"):
+    # The package's own, where no other is named.
+    monkeypatch.setattr(api, "OWN_MODEL", tmp_path / "none.mlicm")
+    with pytest.raises(ModelError, match=r"none\.mlicm.* cannot be read"):
         api.compress(array)
+    plain.artifact(name=4).save(tmp_path / "own.mlicm")
+    monkeypatch.setattr(api, "OWN_MODEL", tmp_path / "own.mlicm")
+    assert api.info(api.compress(array))["fingerprint"] == plain.artifact(name=4).fingerprint.hex()
     plain.artifact(name=5).save(tmp_path / "5.mlicm")
     monkeypatch.setenv("MLIC_MODEL", str(tmp_path / "5.mlicm"))
     data = api.compress(array)
+    assert api.info(data)["fingerprint"] == plain.artifact(name=5).fingerprint.hex()
     api._by_fingerprint.clear()
     np.testing.assert_array_equal(api.decompress(data), array)
+
+
+def test_the_packages_models_are_found_by_fingerprint(tmp_path, monkeypatch):
+    array = sample("L", (4, 5))
+    data = api.compress(array, plain.artifact(name=6))
+    api._by_fingerprint.clear()
+    with pytest.raises(ModelError, match="needs the model plain"):
+        api.decompress(data)
+    plain.artifact(name=6).save(tmp_path / "6.mlicm")
+    monkeypatch.setattr(api, "BUNDLED", tmp_path)
+    np.testing.assert_array_equal(api.decompress(data), array)
+
+
+def test_the_packages_own_model():
+    """What `mlic compress` uses: there, of every rate, and small enough for a package."""
+    assert api.OWN_MODEL.parent == api.BUNDLED and api.OWN_MODEL.stat().st_size < 10e6
+    model = api.load_model()
+    assert model.model == "kltnet" and model.packed
+    image = np.ascontiguousarray(small.photos()[0][:64, :96])
+    low, high = (api.compress(image, quality=quality) for quality in (10, 90))
+    assert len(low) < len(high) and psnr_db(image, api.decompress(low)) < psnr_db(image, api.decompress(high))
+    assert psnr_db(image, api.decompress(high)) > 33
 
 
 def test_another_model_is_refused_by_name():
@@ -180,6 +210,65 @@ def test_threads_load_a_model_once(tmp_path, monkeypatch):
         for array, back in zip(arrays, pool.map(api.decompress, files), strict=True):
             np.testing.assert_array_equal(back, array)
     assert len(loads) == 1
+
+
+# ---------------------------------------------------------------------- targets
+
+
+def made_for(target, effort=0):
+    """(quality, bytes, PSNR) of the file that meets it."""
+    image = sample("RGB", (20, 30))
+    data = api.compress_to(image, plain.graded(), **target, effort=effort)
+    return api.info(data)["quality"], len(data), psnr_db(image, api.decompress(data))
+
+
+def at(quality, effort=0):
+    image = sample("RGB", (20, 30))
+    data = api.compress(image, plain.graded(), quality, effort=effort)
+    return len(data), psnr_db(image, api.decompress(data))
+
+
+def test_targets_are_met_and_no_half_step_is_left():
+    for half_steps in (0, 1, 77, 128, 199, 200):
+        size, psnr = at(half_steps / 2)
+        for more in (0, 0.5):  # a byte is what a half step costs
+            assert made_for({"size": size + more})[0] == half_steps / 2
+        assert made_for({"bpp": 8 * size / 600})[:2] == (half_steps / 2, size)
+        if half_steps < 200:  # there, nothing is wrong any more
+            assert made_for({"psnr_db": psnr})[0] == half_steps / 2
+            assert made_for({"psnr_db": psnr + 1e-9})[0] == (half_steps + 1) / 2
+    assert made_for({"size": 10**9})[0] == 100 and made_for({"psnr_db": 1})[0] == 0
+
+
+def test_targets_at_an_effort():
+    # The search is at no effort. Where effort changes what a quality gives, the target is met all the same.
+    size, psnr = at(40)
+    quality, found, _ = made_for({"size": size}, effort=3)
+    assert (quality, found) == (40, size - 9)
+    quality, _, found = made_for({"psnr_db": psnr}, effort=3)
+    assert quality == 43 and found == pytest.approx(psnr)
+    # Where no quality meets it at that effort, the file is one without.
+    quality, _, found = made_for({"psnr_db": at(99.5)[1]}, effort=3)
+    assert quality == 100 and found == np.inf
+
+
+def test_targets_that_cannot_be_met():
+    image, model = sample("RGB", (20, 30)), plain.graded()
+    smallest, _ = at(0)
+    with pytest.raises(UsageError, match=rf"no quality meets {smallest - 1} bytes: quality 0 gives {smallest} bytes"):
+        api.compress_to(image, model, size=smallest - 1)
+    with pytest.raises(UsageError, match="no quality meets 0.1 bits per pixel: quality 0 gives"):
+        api.compress_to(image, model, bpp=0.1)
+    for wrong in (
+        {}, {"size": 5000, "bpp": 1}, {"size": 5000, "bpp": 1, "psnr_db": 30}, {"size": 0}, {"bpp": -1},
+        {"psnr_db": float("nan")}, {"psnr_db": float("inf")}, {"size": "1 kB"},
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match="one target is needed"):
+            api.compress_to(image, model, **wrong)
+    with pytest.raises(UsageError, match="plain has one rate"):
+        api.compress_to(image, plain.artifact(), size=5000)
+    with pytest.raises(UsageError, match="effort 11 is out of range"):
+        api.compress_to(image, model, size=5000, effort=11)
 
 
 # ---------------------------------------------------------------------- info

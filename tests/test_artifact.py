@@ -7,6 +7,7 @@ import sys
 import warnings
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 import small
@@ -301,3 +302,119 @@ def test_medians_that_are_not_finite(artifact):
     broken = changed(artifact, state={"prior_z": {"medians": np.full(8, np.nan, np.float32)}})
     with pytest.raises(ModelError):
         zoo.codec_of(broken).compress(broken, IMAGE, None)
+
+
+# ---------------------------------------------------------------------- packed
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """A model most of whose weights are in large kernels."""
+    codec = zoo.make("bmshj2018-factorized", N=24, M=32)
+    params, state = codec.init(jax.random.key(0), (64, 64, 3))
+    made = codec.export(params, state)
+    made.card = {"steps": 3}
+    return made
+
+
+def test_packed_parameters(wide):
+    half = "g_a/layers_2"
+    packed, before = wide.pack((half,)), flatten(wide.params)
+    after = flatten(packed.params)
+    assert after.keys() == before.keys() and packed.fingerprint != wide.fingerprint
+    assert (packed.model, packed.architecture, packed.card) == (wide.model, wide.architecture, wide.card)
+    kinds = set()
+    for name, array in after.items():
+        assert array.dtype == np.float32 and array.shape == before[name].shape
+        if half in name:
+            np.testing.assert_array_equal(array, before[name].astype(np.float16))
+            assert list(packed.packed[name]) == ["half"]
+        elif before[name].size >= 4096:
+            # 255 levels for each output channel: half a step is the largest error, and the largest weight stays.
+            largest = np.abs(before[name]).max((0, 1, 2))
+            error = np.abs(array - before[name]).max((0, 1, 2))
+            assert (error <= 0.5001 * largest / 127).all() and error.max() > 0
+            np.testing.assert_allclose(np.abs(array).max((0, 1, 2)), largest, rtol=1e-6)
+            assert packed.packed[name]["bytes"].dtype == np.int8
+        else:
+            np.testing.assert_array_equal(array, before[name])
+            assert name not in packed.packed
+        kinds.add(tuple(packed.packed.get(name, ())))
+    assert len(kinds) == 3
+    for name, array in packed.arrays().items():
+        if not name.startswith("params/"):
+            np.testing.assert_array_equal(array, wide.arrays()[name])
+    assert wide.packed == {}
+
+
+def test_packed_files(wide, tmp_path):
+    packed = wide.pack()
+    packed.save(tmp_path / "a.mlicm")
+    data = (tmp_path / "a.mlicm").read_bytes()
+    parameters = sum(array.nbytes for array in flatten(wide.params).values())
+    saved = sum(a.nbytes for a in flatten(wide.params).values() if a.size >= 4096)
+    assert saved > 0.9 * parameters and len(data) < len(wide.to_bytes()) - 0.73 * saved
+    again = Artifact.load(tmp_path / "a.mlicm")
+    assert again.fingerprint == packed.fingerprint and again.to_bytes() == data == packed.to_bytes()
+    assert again.arrays().keys() == packed.arrays().keys()
+    for name, array in again.arrays().items():
+        np.testing.assert_array_equal(array, packed.arrays()[name], err_msg=name)
+    # What one has written, the other reads.
+    image = small.crops(1, 64)[0]
+    codec = zoo.codec_of(packed)
+    chunks = codec.compress(packed, image, None)
+    assert codec.compress(again, image, None) == chunks
+    np.testing.assert_array_equal(codec.decompress(again, chunks, (64, 64)), codec.decompress(packed, chunks, (64, 64)))
+
+
+def test_a_packed_file_is_a_quarter():
+    params = {"a": {"kernel": np.random.default_rng(0).normal(size=(3, 3, 64, 64)).astype(np.float32)}}
+    made = Artifact(NAME, {}, params, {}, {})
+    assert len(made.pack().to_bytes()) < 0.27 * len(made.to_bytes())
+    assert len(made.pack(("a",)).to_bytes()) < 0.52 * len(made.to_bytes())
+    # A channel of zeros stays one.
+    params["a"]["kernel"][..., 5] = 0
+    found = Artifact(NAME, {}, params, {}, {}).pack().params["a"]["kernel"]
+    assert not found[..., 5].any() and np.isfinite(found).all()
+
+
+def entries_of(data):
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def test_damaged_packed_files(wide):
+    data = wide.pack(("g_a/layers_2",)).to_bytes()
+    kernel, half = "packed/g_s/layers_2/kernel/", "packed/g_a/layers_2/kernel/"
+    entries = entries_of(data)
+    assert {kernel + "bytes.npy", kernel + "scale.npy", half + "half.npy"} <= entries.keys()
+    integers, scale = (np.load(io.BytesIO(entries[kernel + name])) for name in ("bytes.npy", "scale.npy"))
+    changes = {
+        "no scale": {kernel + "scale.npy": None},
+        "no bytes": {kernel + "bytes.npy": None},
+        "nothing packed": {kernel + "scale.npy": None, kernel + "bytes.npy": None},
+        "more": {kernel + "more.npy": npy(scale)},
+        "both": {kernel + "half.npy": npy(integers.astype(np.float16))},
+        "another type": {kernel + "bytes.npy": npy(integers.astype(np.int32))},
+        "another type of scale": {kernel + "scale.npy": npy(scale.astype(np.float64))},
+        "another type of half": {half + "half.npy": npy(np.ones((5, 5, 24, 24), np.float32))},
+        "too few scales": {kernel + "scale.npy": npy(scale[:-1])},
+        "one scale": {kernel + "scale.npy": npy(scale[0])},
+        "no kernel": {kernel + "bytes.npy": npy(integers[0, 0, 0, 0])},
+        "there twice": {"params/g_s/layers_2/kernel.npy": npy(integers.astype(np.float32) * scale)},
+        "other bytes": {kernel + "bytes.npy": npy(integers + np.int8(1))},
+        "other scales": {kernel + "scale.npy": npy(scale * np.float32(1.01))},
+        "an array": {"packed.npy": npy(scale)},
+        "an array over it": {"packed/g_s.npy": npy(scale)},
+        "without a name": {"packed/bytes.npy": npy(scale)},
+    }
+    assert Artifact.from_bytes(rezip(entries)).fingerprint == wide.pack(("g_a/layers_2",)).fingerprint
+    for name, change in changes.items():
+        forged = {key: content for key, content in {**entries, **change}.items() if content is not None}
+        with pytest.raises(ModelError):
+            Artifact.from_bytes(rezip(forged))
+            pytest.fail(name)
+    rng = np.random.default_rng(1)
+    for length in rng.integers(0, len(data), 20):
+        with pytest.raises(ModelError):
+            Artifact.from_bytes(data[:length])

@@ -114,7 +114,12 @@ BAD = [
     ("CMYK", lambda t, p, m: ["compress", _picture(t / "cmyk.tif", "CMYK"), "-m", m], 3, "convert it to RGB first"),
     ("metadata", lambda t, p, m: ["compress", p, "-m", m, "--metadata", "jfif"], 2, "icc,exif,xmp"),
     ("jobs", lambda t, p, m: ["compress", p, "-m", m, "-j", "-1"], 2, "-1"),
-    ("no model named", lambda t, p, m: ["compress", p], 2, "MLIC_MODEL"),
+    ("two targets", lambda t, p, m: ["compress", p, "-m", m, "--target-bpp", "1", "--target-psnr", "30"], 2, "one of"),
+    ("quality and target", lambda t, p, m: ["compress", p, "-m", m, "-q", "5", "--target-size", "900"], 2, "one of"),
+    ("no target", lambda t, p, m: ["compress", p, "-m", m, "--target-bpp", "many"], 2, "many"),
+    ("target of one rate", lambda t, p, m: ["compress", p, "-m", m, "--target-bpp", "1"], 2, "one rate"),
+    ("effort of one rate", lambda t, p, m: ["compress", p, "-m", m, "--effort", "3"], 2, "no effort but 0"),
+    ("effort", lambda t, p, m: ["compress", p, "-m", m, "--effort", "10"], 2, "from 0 to 9"),
     ("both streams", lambda t, p, m: ["compress", "-", p, "-m", m], 2, "one input"),
     ("many to one stream", lambda t, p, m: ["compress", p, m, "-m", m, "-o", "-"], 2, "one input"),
     ("stream into a folder", lambda t, p, m: ["compress", "-", "-m", m, "-o", t], 2, "standard input has no name"),
@@ -333,6 +338,53 @@ def test_the_model_of_the_environment(capsys, light, monkeypatch):
     monkeypatch.setenv("MLIC_MODEL", "m.mlicm")
     assert run(capsys, "compress", "L.png")[0] == 0
     assert run(capsys, "decompress", "L.mlic", "-f", "-o", "x.png")[0] == 0
+
+
+def test_the_packages_own_model_is_the_default(capsys, light, monkeypatch):
+    from mlic_jax import api
+
+    monkeypatch.setattr(api, "OWN_MODEL", light / "none.mlicm")
+    status, _, err = run(capsys, "compress", "L.png")
+    assert status == 5 and "none.mlicm" in err and len(err.splitlines()) == 1
+    plain.artifact(name=7).save("own.mlicm")
+    monkeypatch.setattr(api, "OWN_MODEL", light / "own.mlicm")
+    status, out, _ = run(capsys, "compress", "L.png", "--json")
+    assert status == 0 and json.loads(out)["fingerprint"] == plain.artifact(name=7).fingerprint.hex()
+
+
+def test_targets_and_effort(capsys, light):
+    plain.graded().save("g.mlicm")
+
+    def record(*words):
+        status, out, err = run(capsys, "compress", "RGB.png", "-m", "g.mlicm", "-f", "--json", *words)
+        assert status == 0, err
+        return json.loads(out)
+
+    wanted = record("-q", "30")
+    size, bpp = wanted["bytes"], wanted["bpp"]
+    assert wanted["quality"] == 30 and record()["quality"] == 50
+    for words in (["--target-size", size + 0.5], ["--target-bpp", bpp]):
+        assert record(*words) == wanted
+    assert record("--target-size", size, "-e", "2")["bytes"] == size - 6
+    assert record("-q", "30", "--effort", "2")["bytes"] == size - 6
+    # 140 of 612 samples are wrong by one at quality 30.
+    psnr = 10 * np.log10(255**2 * 612 / 140)
+    assert record("--target-psnr", psnr - 1e-6) == wanted and record("--target-psnr", psnr + 1e-6)["quality"] == 30.5
+    status, _, err = run(capsys, "compress", "RGB.png", "-m", "g.mlicm", "-f", "--target-size", "100")
+    assert status == 2 and "no quality meets 100 bytes" in err
+
+
+def test_export_of_packed_models(capsys, tmp_path, model, monkeypatch):
+    from mlic_jax.artifact import Artifact
+
+    codec = zoo.make("bmshj2018-factorized", N=16, M=24)
+    made = codec.export(*codec.init(jax.random.key(0), (64, 64, 3)))
+    monkeypatch.setattr(cli, "_artifact_of_run", lambda run, which, calibrate: made)
+    for words, wanted in (([], made), (["--pack"], made.pack()), (["--pack", "--half", "g_s"], made.pack(("g_s",)))):
+        status, out, err = run(capsys, "export", "--run", "r", "-o", tmp_path / "x.mlicm", "-f", *words)
+        assert status == 0, err
+        assert f"fingerprint {wanted.fingerprint.hex()}" in out
+        assert Artifact.load(tmp_path / "x.mlicm").to_bytes() == wanted.to_bytes()
 
 
 def test_a_bar_leaves_the_records_alone(light):

@@ -138,7 +138,8 @@ def test_save_arguments(tmp_path, model, monkeypatch):
     with pytest.raises(KeyError, match="MLIC"):  # as of every format without it
         image.save(path, save_all=True)
     monkeypatch.delenv("MLIC_MODEL")
-    with pytest.raises(ValueError, match="MLIC_MODEL"):
+    monkeypatch.setattr(api, "OWN_MODEL", tmp_path / "own.mlicm")  # the package's, which is used then
+    with pytest.raises(OSError, match="own.mlicm"):
         image.save(path)
     assert not path.exists()
     image.save(path, model=model)

@@ -289,7 +289,7 @@ def _round_for_rate(exact, symbols, prior, bits_per_square):
     smaller = nearest - np.sign(nearest)
     saved = prior.symbol_bits(nearest, places, symbols.shape) - prior.symbol_bits(smaller, places, symbols.shape)
     better = saved > bits_per_square * ((exact - smaller) ** 2 - (exact - nearest) ** 2)
-    symbols.reshape(-1)[places[better]] = smaller[better]
+    symbols.flat[places[better]] = smaller[better]
 
 
 class Decoding:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlic_jax.entropy import coders, rangecoder
-from mlic_jax.entropy.gaussian import Gaussian, scale_tables
+from mlic_jax.entropy.gaussian import Gaussian, LogGaussian, scale_tables
 from mlic_jax.errors import CorruptStreamError, ModelError
 
 SHAPE = (4, 3, 5, 2)
@@ -138,3 +138,65 @@ def test_tabulating():
 
 def test_training_runs_under_jit():
     np.testing.assert_allclose(jax.jit(lambda latent: train(latent, "mixed")[0])(LATENT), rounded(LATENT), atol=1e-6)
+
+
+# ---------------------------------------------------------------------- rounding that weighs the rate
+
+WEIGHED = {"y": 9.0}
+LOGS = np.random.default_rng(2).uniform(-2, 3, (2, 6, 7, 8)).astype(np.float32)
+MEANS = np.random.default_rng(3).integers(-700, 700, LOGS.shape).astype(np.float32) / 256
+SPREAD = (MEANS + np.random.default_rng(4).normal(0, 1.3, LOGS.shape) * np.exp(LOGS)).astype(np.float32)
+
+
+def encoded(example, named=WEIGHED):
+    """(what `Encoding` codes of one example, the stream, its prior, the models)."""
+    prior = LogGaussian(LOGS[example][None], MEANS[example][None])
+    models = {"log_gaussian": rangecoder.Models(prior.tabulate())}
+    coder = coders.Encoding({"y": SPREAD[example][None]}, models, bits_per_square=named)
+    return coder("y", prior), coder.finish(), prior, models
+
+
+def test_encoding_weighs_bits_against_errors():
+    value, stream, prior, models = encoded(0)
+    exact = SPREAD[:1].astype(np.float64) - MEANS[:1]
+    nearest, symbols = np.rint(exact), value - MEANS[:1]
+    moved = nearest - symbols
+    # Never by more than one, and towards zero only.
+    np.testing.assert_array_equal(moved * np.sign(nearest), (moved != 0).astype(int))
+    assert 0.03 < (moved != 0).mean() < 0.5 and (moved[nearest == 0] == 0).all()
+
+    # Brute force over both choices, as the model tells what they cost.
+    choices = np.stack([nearest, nearest - np.sign(nearest)])
+    bits = np.stack([np.asarray(prior.bits((choice + MEANS[:1]).astype(np.float32))) for choice in choices])
+    costs = bits + WEIGHED["y"] * (choices - exact) ** 2
+    best = np.take_along_axis(choices, costs.argmin(0)[None], axis=0)[0]
+    clear = np.abs(costs[0] - costs[1]) > 1e-3
+    assert clear[nearest != 0].mean() > 0.95
+    np.testing.assert_array_equal(symbols[clear], best[clear])
+
+    # It is what the stream holds, which got shorter; and without a weight, symbols are the nearest.
+    decoder = coders.Decoding(stream, {"y": symbols.shape}, models)
+    np.testing.assert_array_equal(decoder("y", prior), value)
+    decoder.finish()
+    plain, longer, _, _ = encoded(0, named={"x": 9.0})
+    np.testing.assert_array_equal(plain - MEANS[:1], nearest)
+    assert len(stream) < len(longer)
+
+
+def test_estimates_see_what_is_coded():
+    coded = np.concatenate([encoded(example)[0] for example in range(2)])
+    prior = LogGaussian(jnp.asarray(LOGS), jnp.asarray(MEANS))
+    estimating = coders.Estimating({"y": jnp.asarray(SPREAD)}, bits_per_square=WEIGHED)
+    np.testing.assert_allclose(estimating("y", prior), coded, atol=1e-5)
+    bits = np.asarray(prior.bits(coded)).reshape(2, -1).sum(1)
+    np.testing.assert_allclose(estimating.bits["y"], bits, rtol=1e-5)
+    # A latent that is not named is rounded to nearest.
+    nearest = coders.Estimating({"y": jnp.asarray(SPREAD)}, bits_per_square={"x": 9.0})("y", prior)
+    np.testing.assert_allclose(nearest, np.rint(SPREAD - MEANS) + MEANS, atol=1e-5)
+
+
+def test_a_weight_of_any_size_decides():
+    # Errors that weigh nothing: all symbols that can save bits move. Errors that weigh all: none does.
+    exact = SPREAD[:1] - MEANS[:1]
+    for weight, wanted in ((0.0, np.rint(exact) - np.sign(np.rint(exact))), (1e9, np.rint(exact))):
+        np.testing.assert_array_equal(encoded(0, {"y": weight})[0] - MEANS[:1], wanted)

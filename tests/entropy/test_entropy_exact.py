@@ -251,3 +251,129 @@ def test_order_of_sums():
     assert (one != two).mean() > 0.3 and np.abs(one - two).max() < 1e-4
     boundaries = np.exp(np.linspace(np.log(SCALE_MIN), np.log(SCALE_MAX), 4_000_000))
     assert (np.searchsorted(boundaries, one) != np.searchsorted(boundaries, two)).any()
+
+
+# ---------------------------------------------------------------------- networks that read values
+
+VALUES = {
+    "context": ExactStack((Conv(9, 3), relu, Conv(7, 1), relu, Conv(4, 1)), cores=(3, 5), of_values=True),
+    "up": ExactStack((ConvTranspose(6), relu, ConvTranspose(7), relu, Conv(8, 1)), cores=(2, 3), of_values=True),
+}
+of_values = pytest.mark.parametrize("name", VALUES)
+
+
+def values(shape, seed=0):
+    """Multiples of 2^-10 whose sizes differ by channel, some beyond what the network has room for; and as integers."""
+    rng = np.random.default_rng(seed)
+    integers = np.rint(rng.laplace(size=shape) * 2.0 ** rng.integers(3, 14, shape[-1])).astype(np.int64)
+    return (integers / 1024).astype(np.float32), integers
+
+
+@functools.cache
+def made_of_values(name):
+    stack = VALUES[name]
+    shapes = jax.eval_shape(lambda key: stack.init(key, jnp.zeros((1, 4, 4, CHANNELS))), jax.random.key(0))
+    params = init.materialise(shapes["params"], jax.random.key(1))
+    x, _ = values((1, 6, 8, CHANNELS))
+    _, largest = stack.apply({"params": params}, x, method="measure")
+    ranges = {layer: 0.7 * np.asarray(value).max(0) for layer, value in largest.items()}
+    integers = stack.apply({"params": params}, None, ranges, method="quantise")
+    return stack, {"params": params, "state": integers}, ranges
+
+
+@of_values
+@pytest.mark.parametrize("size", [(1, 1), (7, 16)], ids=str)
+def test_values_are_read_alike_by_all(name, size):
+    stack, variables, _ = made_of_values(name)
+    x, integers = values((1, *size, CHANNELS), 3)
+    found = stack.apply(variables, x, method="integers")
+    wanted = reference.evaluate(variables["state"], integers[0])[None]
+    np.testing.assert_array_equal(found * 256, wanted)
+    np.testing.assert_array_equal(stack.apply(variables, jnp.asarray(x), method="integers_whole"), found)
+    assert size == (1, 1) or len(np.unique(found)) > 50
+    stack.apply(variables, CHANNELS, method="check")
+
+
+@of_values
+def test_integers_of_values_follow_the_network(name):
+    stack, variables, ranges = made_of_values(name)
+    # Nothing is clipped at the input where calibration saw it: 0.7 of the range is.
+    x, _ = values((1, 6, 8, CHANNELS))
+    x = np.clip(x, -ranges["input"], ranges["input"]).astype(np.float32)
+    wanted = np.asarray(stack.apply(variables, x))
+    found = stack.apply(variables, x, method="integers")
+    error = np.abs(found - wanted).mean((0, 1, 2)) / wanted.std((0, 1, 2))
+    assert np.median(error) < 0.05 and error.max() < 0.2
+    trained = stack.apply(variables, jnp.asarray(x), ranges, method="quantised")
+    scale = np.abs(found).max((0, 1, 2))
+    assert (np.abs(found - trained).mean((0, 1, 2)) <= 0.003 * scale + 1 / 256).all()
+
+
+@pytest.mark.parametrize("step", [-10, -3, 0, 5, 8])
+def test_inputs_are_rounded_half_up_and_clipped(step):
+    # Around every tie, in steps of 2^-10, by integers: floor(x 2^-step + 1/2).
+    ties = (2 * np.arange(-130, 131) + 1) * 2 ** max(step + 9, 0)
+    integers = np.unique(np.concatenate([ties - 1, ties, ties + 1, [-(1 << 23), 1 << 23, 0]]))
+    integers = integers[integers.astype(np.float32) == integers]  # what float32 holds
+    x = (integers / 1024).astype(np.float32)
+    shift = step + 10
+    wanted = np.clip((2 * integers + (1 << shift)) >> (shift + 1), -127, 127)
+    exponents = np.full(1, step, np.int8)
+    for xp in (np, jnp):
+        found = exact._to_input(xp.asarray(x)[:, None], xp.asarray(exponents), xp)
+        np.testing.assert_array_equal(np.asarray(found)[:, 0], wanted)
+    assert {-127, 127} <= set(wanted)
+
+
+def test_steps_of_inputs_are_as_fine_as_there_is_room():
+    largest = np.array([0, 127, 127.1, 254, 1e9, 2.0**-10, 1.0])
+    found = exact._input_step(largest, np)
+    # At most 127 steps, and not so with half the step, but for the ends of what is possible.
+    assert found.tolist() == [-10, 0, 1, 1, 8, -10, -6]
+
+
+def without_step(integers):
+    return {key: value for key, value in integers.items() if key != "input"}
+
+
+def with_step(change):
+    return lambda integers: {**integers, "input": change(integers["input"])}
+
+
+DAMAGED_VALUES = {
+    "no step": without_step,
+    "another name": with_step(lambda i: {"steps": i["step"]}),
+    "more than a step": with_step(lambda i: {**i, "more": i["step"]}),
+    "another type of step": with_step(lambda i: {"step": i["step"].astype(np.int32)}),
+    "a step too few": with_step(lambda i: {"step": i["step"][:-1]}),
+    "a step too small": with_step(lambda i: {"step": np.full_like(i["step"], -11)}),
+    "a step too large": with_step(lambda i: {"step": np.full_like(i["step"], 9)}),
+    "medians": lambda i: damage(i, "layer_0", "kernel", lambda a: np.concatenate([a, a[:, :, :2]], axis=2)),
+    "a bias beyond the bound": lambda i: damage(i, "layer_0", "bias", lambda a: a * 0 + (1 << 23)),
+    "sums beyond the bound": lambda i: damage(
+        i, "layer_1", "bias", lambda a: np.full_like(a, (1 << 23) - 1 - 255 * 127)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED_VALUES)
+def test_damaged_networks_of_values_are_refused(name):
+    stack, variables, _ = made_of_values("context")
+    state = DAMAGED_VALUES[name](variables["state"])
+    with pytest.raises(ModelError, match="network"):
+        stack.apply({**variables, "state": state}, CHANNELS, method="check")
+
+
+def test_a_kernel_beyond_the_bound_is_refused():
+    # Nine taps of 600 channels: full weights of one sign leave 2^23 where the middle ones do not.
+    stack = ExactStack((Conv(1, 3),), of_values=True)
+    layer = {
+        "kernel": np.full((3, 3, 600, 1), 12, np.int8), "bias": np.zeros(1, np.int32), "shift": np.zeros(1, np.int8),
+        "plan": np.array(stack.plans()[0], np.int32),
+    }  # fmt: skip
+    state = {"input": {"step": np.zeros(600, np.int8)}, "layer_0": layer}
+    assert 9 * 600 * 12 * 127 < exact.LARGEST_SUM < 9 * 600 * 13 * 127
+    stack.apply({"state": state}, 600, method="check")
+    layer["kernel"] = layer["kernel"] + np.int8(1)
+    with pytest.raises(ModelError, match="sums are exact"):
+        stack.apply({"state": state}, 600, method="check")

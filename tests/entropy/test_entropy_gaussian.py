@@ -13,6 +13,7 @@ from mlic_jax.entropy.gaussian import (
     SCALE_MIN,
     SCALE_TABLE,
     Gaussian,
+    LogGaussian,
     likelihood,
     scale_index,
     scale_tables,
@@ -140,3 +141,70 @@ def test_prior():
     assert Gaussian(scale).center == 0.0
     for one, other in zip(prior.tabulate(), Gaussian(scale).tabulate(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+# ---------------------------------------------------------------------- from logarithms of scales
+
+
+def test_logarithms_select_the_nearest_row_by_ratio():
+    table = LogGaussian(jnp.zeros(1)).tabulate()
+    tables.check(table)
+    for one, other in zip(table[:3], scale_tables()[:3], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(table.thresholds) == 63 and (np.diff(table.thresholds) > 0).all()
+    # Every logarithm that a network can emit near the table, in steps of 1/256.
+    fixed = np.arange(-1500, 2500)
+    prior = LogGaussian((fixed / 256).astype(np.float32)[None, :, None, None])
+    rows = prior.indexes((1, len(fixed), 1, 1), table)
+    assert rows.dtype == np.uint8
+    distance = np.abs(fixed[:, None] / 256 - np.log(SCALE_TABLE.astype(np.float64)))
+    chosen = distance[np.arange(len(fixed)), rows.ravel()]
+    np.testing.assert_allclose(chosen, distance.min(1), atol=1e-6)
+    # As Gaussian has it of the scale itself, but for scales that its steps of 1/256 cannot tell apart.
+    scale = np.exp(fixed / 256)
+    assert (np.abs(rows.ravel().astype(int) - scale_index(scale)) <= 1).all()
+    fine = scale > 4
+    assert (rows.ravel() == scale_index(scale))[fine].mean() > 0.99
+
+
+def test_rows_of_one_scale_a_channel_are_those_of_every_place():
+    logs = np.float32([-3, 0, 1.5, 7]).reshape(1, 1, 1, 4)
+    prior = LogGaussian(logs)
+    rows = prior.indexes((1, 3, 5, 4), prior.tabulate())
+    assert rows.shape == (1, 3, 5, 4) and (rows == rows[:, :1, :1]).all()
+    assert rows[0, 0, 0].tolist() == [0, *scale_index(np.exp([0, 1.5])), 63]
+    assert prior.settled() == {} and prior.center == 0.0 and prior.limit is None
+    assert LogGaussian(logs, kept={"a": {"b": logs}}).settled() == {"a": {"b": logs}}
+
+
+def test_bits_of_logarithms():
+    rng = np.random.default_rng(0)
+    logs = rng.uniform(np.log(SCALE_MIN), np.log(SCALE_MAX), 400).astype(np.float32)
+    x, mean = rng.normal(0, 3, (2, 400)).astype(np.float32)
+    np.testing.assert_allclose(
+        LogGaussian(logs, mean).bits(x), Gaussian(np.exp(logs), mean).bits(x), rtol=1e-4, atol=1e-5
+    )
+
+    def bits(log, x):
+        return LogGaussian(log).bits(x)
+
+    for beyond, end in ((-9.0, np.log(SCALE_MIN)), (30.0, np.log(SCALE_MAX))):
+        assert bits(beyond, 1.0) == pytest.approx(float(bits(end, 1.0)), rel=1e-4)
+    # Out of range, the gradient leads back or is zero.
+    assert jax.grad(bits)(-9.0, 1.0) < 0 == jax.grad(bits)(-9.0, 0.0)
+    assert jax.grad(bits)(30.0, 1.0) > 0 == jax.grad(bits)(30.0, 900.0)
+
+
+def test_bits_of_symbols():
+    # What the encoder weighs, in NumPy, is what training weighs.
+    rng = np.random.default_rng(1)
+    shape = (1, 4, 5, 6)
+    logs = rng.uniform(-4, 7, shape).astype(np.float32)
+    symbols = np.rint(rng.normal(0, 2, shape) * np.exp(logs.clip(-2, 5)))
+    places = rng.permutation(symbols.size)[:70]
+    found = LogGaussian(logs).symbol_bits(symbols.ravel()[places], places, shape)
+    wanted = np.asarray(LogGaussian(logs).bits(symbols)).ravel()[places]
+    np.testing.assert_allclose(found, wanted, atol=2e-3)
+    one = LogGaussian(logs[:, :1, :1]).symbol_bits(symbols.ravel()[places], places, shape)
+    wanted = np.asarray(LogGaussian(np.broadcast_to(logs[:, :1, :1], shape)).bits(symbols)).ravel()[places]
+    np.testing.assert_allclose(one, wanted, atol=2e-3)
