@@ -20,12 +20,25 @@ def get_config(variant: str = "tiny"):
     config = base.defaults()
     config.model.name = "kltnet"
     config.model.arguments = {**WIDTHS[variant], "distortion": "mse", "proxy": "mixed", "quantise_from": -1}
-    base.make_tiny(config)
     config.data.detail_weight = 1.0
     config.data.cache_mib = 2048
     config.optimizer.arguments.b2 = 0.99
     config.optimizer.warmup_steps = 100
+    # Constant, then down to zero: a run can be prolonged as long as the decay has not begun (docs/training.md).
+    config.optimizer.schedule = "wsd"
     config.train.ema = 0.998
     config.train.log_every = 100
     config.train.evaluate_every = config.train.checkpoint_every = 1000
+    if variant == "base":
+        # Untried: no GPU has been at hand. Checkpoints every minute or so, for leases of a few.
+        config.data.batch_size, config.data.patch_size = 32, 256
+        config.optimizer.learning_rate = 6e-4
+        config.optimizer.decay_from, config.optimizer.decay_steps = 40_000, 20_000
+        config.train.bfloat16 = True
+    else:
+        # Two and a half hours of two cores, at five steps a second.
+        config.data.batch_size, config.data.patch_size = 8, 128
+        config.optimizer.learning_rate = 1e-3
+        config.optimizer.decay_from, config.optimizer.decay_steps = 27_000, 18_000
+    config.train.steps = config.optimizer.decay_from + config.optimizer.decay_steps
     return config

@@ -72,7 +72,10 @@ TINY = {"C": 128, "D": 192, "M": 256, "Z": 64, "F": 64, "blocks_8": 3, "blocks_1
 BASE = {"C": 256, "D": 384, "M": 256, "Z": 96, "F": 192, "blocks_8": 6, "blocks_16": 3, "steps": 4}
 TOY = {"C": 16, "D": 16, "M": 24, "Z": 8, "F": 16, "blocks_8": 1, "blocks_16": 1, "steps": 2}
 
+# Gains of initial kernels: in front of a ReLU, and where outputs had better begin small.
 HE, SMALL = 2**0.5, 0.3
+# Sides of windows in cells of 16 pixels, without margins. A picture of 768x512 is one window.
+CORES = (20, 36)
 leaky_relu = LeakyReLU(0.01)
 
 
@@ -326,10 +329,6 @@ class KltNet(LatentModel):
 
     def synthesize(self, received, quality):
         return self.synthesis(received, quality)
-
-
-# Sides of windows in cells of 16 pixels. A picture of 768x512 is one window.
-CORES = (20, 36)
 
 
 def kltnet(
