@@ -17,8 +17,8 @@ TOLERANCE = 1e-5
 class Likelihoods(coders.Estimating):
     """Keeps the likelihoods that the bits come from."""
 
-    def __init__(self, latents):
-        super().__init__(latents)
+    def __init__(self, latents, quality=None):
+        super().__init__(latents, quality)
         self.likelihoods = {}
 
     def _count(self, name, prior, value):
