@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The way through the project in some six minutes on two cores: train, evaluate on real files, compress, decompress.
+# The way through the project in some five minutes on two cores: compress, decompress, train, compare by real files.
 #
 #   ./launch/demo.sh [FOLDER]      results go to FOLDER (default runs/demo); run again to see them again
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -5,6 +5,7 @@ All of it can be called from several threads. `info` imports neither NumPy nor j
 
 from __future__ import annotations
 
+import functools
 import numbers
 import os
 import pathlib
@@ -212,6 +213,7 @@ def compress_to(
         raise UsageError(f"{artifact.model} has one rate, fixed in training: it cannot meet a target")
     height, width, _ = seen.rgb.shape
 
+    @functools.cache
     def attempt(half_steps, effort):
         data, parts, quality = _file(artifact, seen, further, half_steps / 2, effort)
         if psnr_db is None:
@@ -224,7 +226,7 @@ def compress_to(
 
     # `easy` meets the target more easily than `hard`; from one to the other there is one change, as good as always.
     easy, hard = (0, 200) if psnr_db is None else (200, 0)
-    data, met, reached = attempt(easy, 0)
+    _, met, reached = attempt(easy, 0)
     if not met:
         raise UsageError(f"no quality meets {_words(given)}: quality {easy / 2:g} gives {reached}")
     best = easy

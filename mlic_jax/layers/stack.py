@@ -59,10 +59,7 @@ class Stack(nn.Module):
 
     def inputs_of(self, first: int, last: int) -> tuple[int, int]:
         """The first and last input sample along an axis on which the output samples first..last depend."""
-        for layer in reversed(self.layers):
-            if hasattr(layer, "inputs_of"):
-                first, last = layer.inputs_of(first, last)
-        return first, last
+        return windows.inputs_of(self.layers, first, last)
 
     def within(self, x: jax.Array, inside: windows.Inside | None, quality: jax.Array | None = None) -> jax.Array:
         """As `__call__`, of a window that may hang over the picture's edge.

@@ -70,17 +70,22 @@ class Geometry(NamedTuple):
     margin: int
 
 
+def inputs_of(layers, first: int, last: int) -> tuple[int, int]:
+    """The first and last input sample of layers in a row on which the output samples first..last depend."""
+    for layer in reversed(layers):
+        if hasattr(layer, "inputs_of"):
+            first, last = layer.inputs_of(first, last)
+    return first, last
+
+
 def geometry(layers) -> Geometry:
     """Of layers in a row; those with a kernel say `scale` and `inputs_of`, all others work sample by sample."""
-    spatial = [layer for layer in layers if hasattr(layer, "inputs_of")]
     scale, cell = Fraction(1), 1
-    for layer in spatial:
-        scale *= layer.scale
+    for layer in layers:
+        scale *= getattr(layer, "scale", 1)
         cell = math.lcm(cell, scale.denominator)
     cell_out = int(cell * scale)
-    first, last = 0, cell_out - 1
-    for layer in reversed(spatial):
-        first, last = layer.inputs_of(first, last)
+    first, last = inputs_of(layers, 0, cell_out - 1)
     margin = max(-(first // cell), -(-(last + 1 - cell) // cell), 0)
     return Geometry(cell, cell_out, margin)
 

@@ -60,6 +60,8 @@ from mlic_jax.layers.stack import LeakyReLU, Stack, Sum, relu
 BLOCK = 16
 # Nodes over quality 0..100 between which gains are interpolated.
 LEVELS = 8
+# Their distance where places are counted in half steps of quality, LEVELS - 1 to each.
+SPACING = 200
 # Weights of the squared error (in 8-bit steps) at quality 0 and 100; between them the logarithm is linear.
 LAMBDAS = (0.001, 0.08)
 # Powers of two, so that products are exact: what networks on the parse path read and emit is of order 1, latents are
@@ -151,6 +153,11 @@ def scatter(part, step: int, steps: int):
     return xp.concatenate([xp.where(chosen == group, part, xp.float32(0)) for group in range(steps)], axis=-1)
 
 
+def _place(quality: np.ndarray) -> int:
+    """Where a quality [1] in half steps lies among the levels, which are SPACING apart: whole numbers."""
+    return round(2 * float(quality[0])) * (LEVELS - 1)
+
+
 class QualityPrior(nn.Module):
     """The prior of z: zero-mean Gaussians, a scale for each channel and level, interpolated.
 
@@ -169,11 +176,10 @@ class QualityPrior(nn.Module):
             fixed = np.asarray(self.get_variable("state", "log_scale"), np.int64)
         else:
             fixed = np.rint(np.clip(np.asarray(logs, np.float64), -8, 8) * ONE).astype(np.int64)
-        # Quality in half steps, and nodes 200 / (LEVELS - 1) of them apart: whole numbers.
-        place, spacing = round(2 * float(quality[0])) * (LEVELS - 1), 200
-        node = min(place // spacing, LEVELS - 2)
-        beyond = place - node * spacing
-        mixed = (fixed[node] * (spacing - beyond) + fixed[node + 1] * beyond + spacing // 2) // spacing
+        place = _place(quality)
+        node = min(place // SPACING, LEVELS - 2)
+        beyond = place - node * SPACING
+        mixed = (fixed[node] * (SPACING - beyond) + fixed[node + 1] * beyond + SPACING // 2) // SPACING
         kept = {self.name: {"log_scale": fixed.astype(np.int32)}}
         return LogGaussian((mixed / ONE).astype(np.float32)[None, None, None], kept=kept)
 
@@ -181,8 +187,8 @@ class QualityPrior(nn.Module):
 def _constants(like, quality):
     """The quality as channels, [B, h, w, LEVELS] for `like` [B, h, w, C]: interpolation weights."""
     if isinstance(like, np.ndarray):
-        place = np.abs(round(2 * float(quality[0])) * (LEVELS - 1) - 200 * np.arange(LEVELS))
-        units = np.maximum(0, 200 - place) * round(1 / QUALITY_UNIT) // 200
+        distance = np.abs(_place(quality) - SPACING * np.arange(LEVELS))
+        units = np.maximum(0, SPACING - distance) * round(1 / QUALITY_UNIT) // SPACING
         weights = (units * QUALITY_UNIT).astype(np.float32)
         return np.broadcast_to(weights, (*like.shape[:3], LEVELS))
     return jnp.broadcast_to(interpolation(quality, LEVELS)[:, None, None], (*like.shape[:3], LEVELS))
