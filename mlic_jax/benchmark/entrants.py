@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 import mlic_jax
 from mlic_jax import api, classical, zoo
@@ -151,10 +153,19 @@ def _point(artifact: Artifact, effort: int, quality: float | None, name: str | N
         "library": f"mlic_jax {mlic_jax.__version__}, jax {jax.__version__}",
     }
 
+    # What such a model is for is the standard file itself: its bytes count, without a container around them.
+    standard = zoo.codec_of(artifact).extension
+    if standard:
+        key["file"] = standard
+
     def encode(image):
-        return api.compress(image, artifact, quality, effort=effort)
+        data = api.compress(image, artifact, quality, effort=effort)
+        return api.to_standard(data)[0] if standard else data
 
     def decode(data):
-        return api.decompress(data, artifact)
+        if not standard:
+            return api.decompress(data, artifact)
+        with Image.open(io.BytesIO(data)) as image:
+            return np.asarray(image.convert("RGB"))
 
     return Point(name or f"quality {quality:g}", key, encode, decode, artifact)

@@ -13,6 +13,7 @@ from mlic_jax.benchmark import published, results, run, timing
 from mlic_jax.benchmark.cache import Cache
 from mlic_jax.benchmark.entrants import Entrant, Point, Spec, models, standard
 from mlic_jax.errors import UsageError
+from mlic_jax.metrics import registry
 
 
 class Options(NamedTuple):
@@ -26,6 +27,7 @@ class Options(NamedTuple):
       shown: how many pictures the report shows.
       timed: on how many pictures time and memory are measured; 0 for not at all.
       quiet: no progress bar.
+      metrics: names in `metrics.registry`; tables are in order of the first.
     """
 
     cache: str
@@ -35,6 +37,7 @@ class Options(NamedTuple):
     shown: int = 4
     timed: int = 0
     quiet: bool = False
+    metrics: Sequence[str] = registry.DEFAULT
 
 
 class Outcome(NamedTuple):
@@ -77,9 +80,11 @@ def benchmark(
       options: see Options.
 
     Raises:
-      UsageError: an unknown codec or anchor, a missing package, nothing to measure, or two curves of one name.
+      UsageError: an unknown codec, anchor or metric, a missing package, nothing to measure, or two curves of one name.
       InputError, ModelError: pictures, models or curves that cannot be read; results that cannot be written.
     """
+    for name in options.metrics:
+        registry.get(name)
     entrants = [standard(name) for name in codecs]
     others = {}
     for word in curves:
@@ -98,18 +103,20 @@ def benchmark(
     results.prepare(out)
     cache = Cache(options.cache, options.fresh)
     seen = [run.picture(name, image) for name, image in pictures()]
-    planned = run.plan(entrants, seen, cache)
+    planned = run.plan(entrants, seen, cache, options.metrics)
     shown = _spread(len(seen), options.shown)
     timed = [seen[index] for index in _spread(len(seen), options.timed)]
     total = len(planned.missing) + len(entrants) * len(shown) + (len(entrants) if timed else 0)
     with batch.Bar("benchmark", total, options.quiet) as bar:
         rows = run.measure(entrants, seen, cache, options.jobs, planned, bar.done)
-        versions = run.at_equal_rate(entrants, rows, seen, shown, options.bpp, cache, options.jobs, bar.done)
+        versions = run.at_equal_rate(
+            entrants, rows, seen, shown, options.bpp, cache, options.jobs, bar.done, options.metrics
+        )
         times = {}
         if timed:
             chosen = [(entrant, _near(entrant, rows[entrant.label], options.bpp)) for entrant in entrants]
             times = timing.measure(chosen, timed, bar.done)
-    found = results.Found(entrants, rows, others, chosen_anchors, times, options.bpp)
+    found = results.Found(entrants, rows, others, chosen_anchors, times, options.bpp, options.metrics)
     written = results.write(out, found, seen, dict(zip(shown, versions, strict=True)))
     return Outcome(found, written, len(planned.found), len(planned.missing))
 

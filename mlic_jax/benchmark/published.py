@@ -10,11 +10,19 @@ from typing import Any, NamedTuple
 
 from mlic_jax import files
 from mlic_jax.errors import InputError, UsageError
+from mlic_jax.metrics import msssim, registry
 
 # What a curve's label ends in, so that nobody takes it for something that ran here.
 SUFFIX = " (published)"
 # Our name for each quantity, and what files call it, the most exact name first.
-_NAMES = {"bpp": ("bpp",), "psnr_db": ("psnr-rgb", "psnr"), "ms_ssim": ("ms-ssim-rgb", "ms-ssim", "ms_ssim")}
+_NAMES = {
+    "bpp": ("bpp",),
+    **{metric.key: (metric.name, metric.key) for metric in registry.METRICS.values()},
+    "psnr_db": ("psnr-rgb", "psnr"),
+    "ms_ssim": ("ms-ssim-rgb", "ms-ssim", "ms_ssim"),
+}
+
+_SIMILARITIES = {metric.key for metric in registry.METRICS.values() if metric.scale is msssim.ms_ssim_db}
 
 Points = list[dict[str, float]]
 
@@ -23,7 +31,7 @@ class Curve(NamedTuple):
     """A curve that somebody else measured.
 
     Attributes:
-      points: in order of rate, with bpp and, where the file has them, psnr_db and ms_ssim.
+      points: in order of rate, with bpp and keys of the metrics that the file has.
       about: the file, and what it says about the curve.
     """
 
@@ -137,6 +145,8 @@ def _checked(rows: list[dict[str, Any]], where: str) -> Points:
         numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in row.values())
         if not numbers or not all(map(math.isfinite, row.values())) or row.get("bpp", 0) <= 0:
             raise InputError(f"{where!r}: {row} is not a point: bpp must be above 0, and all values finite numbers")
-        if not -1 <= row.get("ms_ssim", 0) <= 1:
-            raise InputError(f"{where!r}: MS-SSIM is {row['ms_ssim']:g}; it must lie in 0 to 1, and not be in dB")
+        for key, value in row.items():
+            if key in _SIMILARITIES and not -1 <= value <= 1:
+                title = registry.BY_KEY[key].title
+                raise InputError(f"{where!r}: {title} is {value:g}; it must lie in 0 to 1, and not be in dB")
     return sorted(rows, key=lambda row: row["bpp"])

@@ -14,12 +14,10 @@ from mlic_jax.benchmark.entrants import Entrant
 from mlic_jax.benchmark.published import Curve
 from mlic_jax.benchmark.run import Picture, Rows, Version, curve
 from mlic_jax.errors import InputError, UsageError
-from mlic_jax.metrics import bd
+from mlic_jax.metrics import bd, registry
 from mlic_jax.report import tables
 
 INTERPOLATOR = "akima"
-# The qualities in which BD-rates are taken, both in dB.
-QUALITIES = {"psnr_db": "PSNR", "ms_ssim": "MS-SSIM"}
 
 
 class Found(NamedTuple):
@@ -32,6 +30,7 @@ class Found(NamedTuple):
       anchors: labels of the curves against which BD-rates are shown.
       times: label -> row, from `timing.measure`; empty where nothing was timed.
       bpp: the rate of the pictures and times.
+      metrics: names of what was measured; tables are in order of the first.
     """
 
     entrants: Sequence[Entrant]
@@ -40,6 +39,7 @@ class Found(NamedTuple):
     anchors: Sequence[str]
     times: Mapping[str, Mapping[str, Any]]
     bpp: float
+    metrics: Sequence[str] = registry.DEFAULT
 
     def curves(self) -> dict[str, Rows]:
         """label -> means over the pictures, in order of rate: ours, standard codecs, published curves."""
@@ -62,8 +62,8 @@ def choose_anchors(named: Sequence[str], entrants: Sequence[Entrant], published:
     return list(named) or [label for label in labels if label not in ours]
 
 
-def bd_rates(curves: Mapping[str, Rows], anchors: Sequence[str]) -> Rows:
-    """BD-rates of every curve against every anchor, in PSNR and in MS-SSIM.
+def bd_rates(curves: Mapping[str, Rows], anchors: Sequence[str], metrics: Sequence[str] = registry.DEFAULT) -> Rows:
+    """BD-rates of every curve against every anchor, in every metric on its scale.
 
     Returns:
       Rows {"codec", "anchor", "quality", "bd_rate_percent", "low_db", "high_db", "interpolator", "note"}: negative is
@@ -71,16 +71,15 @@ def bd_rates(curves: Mapping[str, Rows], anchors: Sequence[str]) -> Rows:
       range are None, and the note says why.
     """
     rows = []
-    for quality, title in QUALITIES.items():
+    for metric in map(registry.METRICS.__getitem__, metrics):
         for anchor in anchors:
             for label in curves:
                 if label == anchor:
                     continue
-                row = {"codec": label, "anchor": anchor, "quality": f"{title} dB"}
+                row = {"codec": label, "anchor": anchor, "quality": f"{metric.title} dB"}
                 try:
-                    found = bd.bd_rate(
-                        bd.curve(curves[anchor], quality), bd.curve(curves[label], quality), INTERPOLATOR
-                    )
+                    theirs, ours = (bd.curve(curves[name], metric.key) for name in (anchor, label))
+                    found = bd.bd_rate(theirs, ours, INTERPOLATOR)
                     row |= {"bd_rate_percent": found.value, "low_db": found.low, "high_db": found.high}
                     row |= {"interpolator": found.interpolator, "note": ""}
                 except InputError as reason:
@@ -91,11 +90,11 @@ def bd_rates(curves: Mapping[str, Rows], anchors: Sequence[str]) -> Rows:
 
 
 def matrix(rates: Rows, quality: str, labels: Iterable[str]) -> Rows:
-    """BD-rates in one quality, a row per label and a column per anchor: "−12.3 (28.1 to 40.2)", percent and dB."""
+    """BD-rates in a metric by its key, a row per label, a column per anchor: "−12.3 (28.1 to 40.2)", percent and dB."""
     anchors = list(dict.fromkeys(row["anchor"] for row in rates))
     table = {label: {"codec": label, **dict.fromkeys(anchors)} for label in labels}
     for row in rates:
-        if row["quality"] == f"{QUALITIES[quality]} dB" and row["bd_rate_percent"] is not None:
+        if row["quality"] == f"{registry.BY_KEY[quality].title} dB" and row["bd_rate_percent"] is not None:
             text = f"{row['bd_rate_percent']:+.1f} ({row['low_db']:.1f} to {row['high_db']:.1f})"
             table[row["codec"]][row["anchor"]] = text.replace("-", "−")
     return list(table.values())
@@ -104,15 +103,16 @@ def matrix(rates: Rows, quality: str, labels: Iterable[str]) -> Rows:
 def summary(found: Found, curves: Mapping[str, Rows], rates: Rows) -> Rows:
     """A row per curve: its span, BD-rates against the first anchor, and times where they were taken.
 
-    The best in PSNR first; curves without a BD-rate last.
+    The best in the first metric first; curves without a BD-rate last.
     """
+    titles = [registry.METRICS[name].title for name in found.metrics]
     anchor = found.anchors[0] if found.anchors else None
     value = {(row["codec"], row["quality"]): row["bd_rate_percent"] for row in rates if row["anchor"] == anchor}
     units = {"s_per_mpx": "s/Mpx", "mb_per_mpx": "MB/Mpx"}
     rows = []
     for label, points in curves.items():
         row = {"codec": label, "points": len(points), "bpp from": points[0]["bpp"], "bpp to": points[-1]["bpp"]}
-        for title in QUALITIES.values() if anchor else ():
+        for title in titles if anchor else ():
             known = 0.0 if label == anchor else value.get((label, f"{title} dB"))
             row[f"{title} BD % vs {anchor}"] = None if known is None else round(known, 1)
         for work in ("encode", "decode") if found.times else ():
@@ -120,7 +120,7 @@ def summary(found: Found, curves: Mapping[str, Rows], rates: Rows) -> Rows:
                 row[f"{work} {unit}"] = found.times.get(label, {}).get(f"{work}_{key}")
         rows.append(row)
     if anchor:
-        column = f"PSNR BD % vs {anchor}"
+        column = f"{titles[0]} BD % vs {anchor}"
         rows.sort(key=lambda row: (row[column] is None, row[column] or 0.0))
     return rows
 
@@ -137,7 +137,7 @@ def images(found: Found) -> Rows:
 
 _MEASURED = (
     "Rates are of whole files, all distortions of decoded 8-bit RGB; a curve's points are means over the pictures of "
-    "bits per pixel, of PSNR in dB, and of MS-SSIM, which is put into dB afterwards."
+    "bits per pixel and of {}; what is not in dB is put into dB afterwards."
 )
 _BD = (
     "By how many percent files are larger (negative: smaller) than the anchor's at equal {quality}, on average over "
@@ -148,7 +148,8 @@ _BD = (
 
 def notes(found: Found, count: int) -> list[str]:
     """What a reader has to know, in paragraphs."""
-    words = [f"{len(found.entrants)} codecs on {count} pictures. {_MEASURED}"]
+    titles = ", ".join(registry.METRICS[name].title for name in found.metrics)
+    words = [f"{len(found.entrants)} codecs on {count} pictures. {_MEASURED.format(titles)}"]
     if found.published:
         words.append(
             "Curves called published are other people's figures, read from files and not measured here; they compare "
@@ -166,8 +167,8 @@ def notes(found: Found, count: int) -> list[str]:
 def sections(found: Found, curves: Mapping[str, Rows], rates: Rows) -> list[tuple[str, str, Rows]]:
     """(headline, paragraph, rows) of the tables that follow the summary."""
     parts = [
-        (f"BD-rate in {title}", _BD.format(quality=title), matrix(rates, quality, curves))
-        for quality, title in QUALITIES.items()
+        (f"BD-rate in {metric.title}", _BD.format(quality=metric.title), matrix(rates, metric.key, curves))
+        for metric in map(registry.METRICS.__getitem__, found.metrics)
         if rates
     ]
     about = [{"codec": entrant.label, "settings and versions": entrant.about} for entrant in found.entrants]
@@ -209,7 +210,7 @@ def write(folder, found: Found, pictures: Sequence[Picture], shown: Mapping[int,
 
     folder = pathlib.Path(folder)
     curves, families = found.curves(), found.families()
-    rates = bd_rates(curves, found.anchors)
+    rates = bd_rates(curves, found.anchors, found.metrics)
     table, more, words = summary(found, curves, rates), sections(found, curves, rates), notes(found, len(pictures))
     written = {}
 
@@ -235,17 +236,17 @@ def write(folder, found: Found, pictures: Sequence[Picture], shown: Mapping[int,
     for headline, paragraph, rows in more:
         parts += [f"## {headline}", paragraph, tables.markdown_table(rows)]
     files.write_bytes(place("benchmark.md"), "\n\n".join(part.strip() for part in parts if part).encode() + b"\n")
-    for quality, title in QUALITIES.items():
-        if any(bd.curve(points, quality) for points in curves.values()):
+    for metric in map(registry.METRICS.__getitem__, found.metrics):
+        if any(bd.curve(points, metric.key) for points in curves.values()):
             for kind in ("svg", "png"):
-                path = place(f"rd_{title.lower().replace('-', '_')}.{kind}")
-                plots.save_rd_plot(path, curves, quality, families=families)
+                path = place(f"rd_{metric.name.replace('-', '_')}.{kind}")
+                plots.save_rd_plot(path, curves, metric.key, families=families)
     sheets = [
         html.Picture(
             pictures[index].name,
             pictures[index].image,
             [
-                html.Version(version.label, version.image, *(version.figures[key] for key in html.Version._fields[2:]))
+                html.version(version.label, version.image, version.figures)
                 for version in sorted(versions, key=lambda version: families[version.label] != "ours")
             ],
         )

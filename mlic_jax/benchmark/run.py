@@ -15,6 +15,7 @@ from mlic_jax import classical, evaluate
 from mlic_jax.benchmark.cache import Cache
 from mlic_jax.benchmark.entrants import Entrant, Point
 from mlic_jax.errors import MlicError
+from mlic_jax.metrics import registry
 
 Rows = list[dict[str, Any]]
 # Changes whenever figures are computed otherwise from the same files.
@@ -34,43 +35,61 @@ def picture(name: str, image: np.ndarray) -> Picture:
     return Picture(name, image, hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest())
 
 
-def key_of(point: Point, shown: Picture) -> dict[str, Any]:
-    """What decides the figures of a point for a picture."""
-    return {"figures": FIGURES, "picture": shown.digest, **point.key}
+def key_of(point: Point, shown: Picture, metric: str | None = None) -> dict[str, Any]:
+    """What decides the figures of a point for a picture: those that are always measured, or one further metric."""
+    return {"figures": FIGURES, "picture": shown.digest, **point.key} | ({"metric": metric} if metric else {})
 
 
-def _figures(point: Point, shown: Picture) -> dict[str, Any]:
-    """What the cache keeps: {"width", "height", "bytes", "bpp", "psnr_db", "ms_ssim"}."""
+def _pieces(metrics: Sequence[str]) -> list[str | None]:
+    """What the cache keeps of a picture at a point: None, rate and default metrics; a name, a further one."""
+    return [None, *(name for name in metrics if name not in registry.DEFAULT)]
+
+
+def _figures(point: Point, shown: Picture, pieces: Sequence[str | None]) -> dict[str | None, dict[str, Any]]:
+    """What the cache keeps: {"width", "height", "bytes", "bpp", "psnr_db", "ms_ssim"}, and {key: value} per metric."""
     data = point.encode(shown.image)
     decoded = point.decode(data)
     height, width = shown.image.shape[:2]
-    return {"width": width, "height": height, **evaluate.measure(shown.image, decoded, len(data))}
+
+    def measured(piece):
+        if piece:
+            return registry.measured(shown.image, decoded, [piece])
+        return {"width": width, "height": height, **evaluate.measure(shown.image, decoded, len(data))}
+
+    return {piece: measured(piece) for piece in pieces}
 
 
 class Plan(NamedTuple):
     """What there is to measure.
 
     Attributes:
-      found: (label, point's index, picture's index) -> figures, of the results that the cache has.
-      missing: the same triples, of those that it has not, in the order of the entrants.
+      metrics: names of what is measured beside the rate.
+      found: (label, point's index, picture's index) -> figures, where the cache has all of them.
+      missing: the same triples -> (figures that it has, pieces that it lacks), in the order of the entrants.
     """
 
+    metrics: Sequence[str]
     found: dict[tuple[str, int, int], dict[str, Any]]
-    missing: list[tuple[str, int, int]]
+    missing: dict[tuple[str, int, int], tuple[dict[str, Any], list[str | None]]]
 
 
-def plan(entrants: Sequence[Entrant], pictures: Sequence[Picture], cache: Cache) -> Plan:
-    """Looks up every result in the cache."""
-    found, missing = {}, []
+def plan(
+    entrants: Sequence[Entrant], pictures: Sequence[Picture], cache: Cache, metrics: Sequence[str] = registry.DEFAULT
+) -> Plan:
+    """Looks up every result in the cache. Raises UsageError as `registry.get`."""
+    for name in metrics:
+        registry.get(name)
+    found, missing = {}, {}
     for entrant in entrants:
         for i, point in enumerate(entrant.points):
             for j, shown in enumerate(pictures):
-                result = cache.get(key_of(point, shown))
-                if result is None:
-                    missing.append((entrant.label, i, j))
+                kept = {piece: cache.get(key_of(point, shown, piece)) for piece in _pieces(metrics)}
+                figures = {key: value for result in kept.values() if result for key, value in result.items()}
+                if lacking := [piece for piece, result in kept.items() if result is None]:
+                    missing[entrant.label, i, j] = figures, lacking
                 else:
-                    found[entrant.label, i, j] = result
-    return Plan(found, missing)
+                    found[entrant.label, i, j] = figures
+    return Plan(metrics, found, missing)
 
 
 def measure(
@@ -80,6 +99,7 @@ def measure(
     jobs: int = 1,
     planned: Plan | None = None,
     done: Callable[[str], None] = lambda name: None,
+    metrics: Sequence[str] = registry.DEFAULT,
 ) -> dict[str, list[Rows]]:
     """Compresses and decompresses every picture at every point that is not in the cache.
 
@@ -90,32 +110,37 @@ def measure(
       pictures: of any sizes.
       cache: where results are looked for and kept.
       jobs: files at a time; 0 for one per core.
-      planned: what `plan` returned, where it was asked before.
+      planned: what `plan` returned, where it was asked before; the metrics are then its.
       done: called after each new result.
+      metrics: names in `metrics.registry`. What the cache lacks of them is measured on files that are made again.
 
     Returns:
-      label -> per point one row per picture: name, width, height, bytes, bpp, psnr_db, ms_ssim.
+      label -> per point one row per picture: name, width, height, bytes, bpp, and the metrics' keys.
 
     Raises:
+      UsageError: as `registry.get`.
       MlicError: a codec cannot code a picture. All other results are measured and kept before it is raised.
       InputError: the cache cannot be written to; nothing more is measured.
     """
-    found, missing = planned or plan(entrants, pictures, cache)
+    metrics, found, missing = planned or plan(entrants, pictures, cache, metrics)
     points = {entrant.label: entrant.points for entrant in entrants}
     results, failures = dict(found), []
 
     def one(label, i, j):
         point, shown = points[label][i], pictures[j]
+        known, lacking = missing[label, i, j]
         try:
-            result = _figures(point, shown)
+            results = _figures(point, shown, lacking)
         except MlicError as reason:
             return reason
-        cache.put(key_of(point, shown), result)
+        for piece, result in results.items():
+            cache.put(key_of(point, shown, piece), result)
+            known = known | result
         if point.artifact is not None:
             gc.collect()
-        return result
+        return known
 
-    for (label, i, j), result in _parallel(one, missing, jobs):
+    for (label, i, j), result in _parallel(one, list(missing), jobs):
         point, name = points[label][i].name, pictures[j].name
         if isinstance(result, MlicError):
             failures.append((f"{label}, {point}, {name}", result))
@@ -126,12 +151,13 @@ def measure(
         where, reason = failures[0]
         more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
         raise type(reason)(f"{where}: {reason}{more}; {len(results)} other results are kept") from reason
+    wanted = ("width", "height", "bytes", "bpp", *(registry.METRICS[name].key for name in metrics))
+
+    def row(label, i, j):
+        return {"name": pictures[j].name, **{key: results[label, i, j][key] for key in wanted}}
+
     return {
-        label: [
-            [{"name": shown.name, **results[label, i, j]} for j, shown in enumerate(pictures)]
-            for i in range(len(points[label]))
-        ]
-        for label in points
+        label: [[row(label, i, j) for j in range(len(pictures))] for i in range(len(points[label]))] for label in points
     }
 
 
@@ -174,6 +200,7 @@ def at_equal_rate(
     cache: Cache,
     jobs: int = 1,
     done: Callable[[str], None] = lambda name: None,
+    metrics: Sequence[str] = registry.DEFAULT,
 ) -> list[list[Version]]:
     """Some pictures by every codec, in files of one size.
 
@@ -181,7 +208,7 @@ def at_equal_rate(
     Codecs with a scale of qualities are given the quality that comes nearest to it; others show their nearest point.
 
     Args:
-      entrants, pictures, cache, jobs, done: as for `measure`.
+      entrants, pictures, cache, jobs, done, metrics: as for `measure`.
       rows: what `measure` returned.
       chosen: indexes of pictures.
       bpp: bits per pixel of the wanted files.
@@ -214,7 +241,7 @@ def at_equal_rate(
                 point = entrant.at(_matched(entrant, shown, sizes[j], cache))
             data = point.encode(shown.image)
             decoded = point.decode(data)
-            figures = evaluate.measure(shown.image, decoded, len(data))
+            figures = evaluate.measure(shown.image, decoded, len(data), metrics)
         except MlicError as reason:
             raise type(reason)(f"{entrant.label}, {shown.name}: {reason}") from reason
         return Version(entrant.label, point.name, decoded, figures)

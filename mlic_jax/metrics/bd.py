@@ -5,8 +5,8 @@ by piecewise interpolation of log10(rate), which does not oscillate: Akima's (th
 or the monotone cubic of Fritsch and Carlson (pchip, as VCEG-AZ10 and the JVET sheets). The number is an average over
 the range that both curves cover, and changes with the range: it is therefore returned together with it.
 
-Quality is whatever is averaged: PSNR in dB, or MS-SSIM in dB (`msssim.ms_ssim_db`), never MS-SSIM itself, whose scale
-is crowded near 1.
+Quality is whatever is averaged: a metric on its scale in dB (`registry.Metric.scale`), never MS-SSIM or LPIPS itself,
+whose scales are crowded near 1 and 0.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from scipy import interpolate
 
 from mlic_jax import errors
-from mlic_jax.metrics import msssim
+from mlic_jax.metrics import registry
 
 INTERPOLATORS = {"akima": interpolate.Akima1DInterpolator, "pchip": interpolate.PchipInterpolator}
 MIN_POINTS = 4
@@ -91,17 +91,21 @@ def curve(points: Sequence[Mapping], quality: str = "psnr_db") -> list[tuple[flo
 
     Args:
       points: dicts with "bpp" and the quality asked for.
-      quality: "psnr_db", or "ms_ssim", which is converted to dB.
+      quality: key of a metric, as "psnr_db" or "ms_ssim"; it is put on the metric's scale.
 
     Returns:
       A list that leaves out points whose quality is missing, nan or infinite.
+
+    Raises:
+      UsageError: no metric has this key.
     """
-    pairs = []
+    if quality not in registry.BY_KEY:
+        raise errors.UsageError(f"unknown quality {quality!r}; known: {', '.join(registry.BY_KEY)}")
+    scale, pairs = registry.BY_KEY[quality].scale, []
     for point in points:
         value = point.get(quality)
-        if value is not None and quality == "ms_ssim":
-            value = msssim.ms_ssim_db(value)
-        if value is not None and math.isfinite(value):
+        value = math.nan if value is None else scale(value)
+        if math.isfinite(value):
             pairs.append((float(point["bpp"]), float(value)))
     return pairs
 

@@ -12,14 +12,14 @@ import io
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
 from mlic_jax import errors, files
-from mlic_jax.metrics import bd, msssim
+from mlic_jax.metrics import bd, registry
 from mlic_jax.report import page, plots, tables
 
 CROP = 64  # side of the enlarged crops in pixels; shown three times as large
@@ -33,6 +33,9 @@ _GLOSSARY = (
     ("MS-SSIM", "Similarity of structure at five scales, 1 is identical. Closer to what people see than PSNR is."),
     ("BD-rate", "By how many percent files differ from an anchor's at equal quality. Negative means smaller files."),
 )
+_OF_LPIPS = (
+    ("LPIPS", "Distance in the features of a network, 0 is identical: what looks alike, rather than what is the same."),
+)
 
 
 class Version(NamedTuple):
@@ -42,8 +45,16 @@ class Version(NamedTuple):
     image: np.ndarray  # uint8 [H, W, 3]
     bytes: int
     bpp: float
-    psnr_db: float
-    ms_ssim: float
+    psnr_db: float | None = None  # None: not measured; nan: not defined for this picture
+    ms_ssim: float | None = None
+    more: Mapping[str, float] = {}  # key of a metric -> value
+
+
+def version(label: str, image: np.ndarray, figures: Mapping[str, Any]) -> Version:
+    """A Version of a row of results, as `evaluate.measure` makes them: its rate, and what it has of metrics."""
+    values = {key: figures[key] for key in registry.BY_KEY if key in figures}
+    psnr_db, ms_ssim = values.pop("psnr_db", None), values.pop("ms_ssim", None)
+    return Version(label, image, figures["bytes"], figures["bpp"], psnr_db, ms_ssim, values)
 
 
 class Picture(NamedTuple):
@@ -72,7 +83,7 @@ def write_report(
       title: the headline.
       notes: the first says what this model is; the others, what to keep in mind, are listed in a box below it.
       summary: rows of the table, in order; see `tables.cell` for how numbers are shown.
-      curves: name -> points with bpp, psnr_db and ms_ssim, for `plots.rd_plot`. May be empty.
+      curves: name -> points with bpp and keys of metrics, for `plots.rd_plot`. May be empty.
       pictures: shown in order.
       families: name of a curve or label of a version -> "ours", "classical" or "published".
       max_bytes: where the page would be larger, pictures are cropped around their middle until it is not, and the page
@@ -129,9 +140,10 @@ def _head(title, notes, summary, curves, families) -> str:
     parts.append("</header>")
     if summary:
         parts.append(f"<h2>Summary</h2>{_table(summary)}")
-    terms = "".join(f"<dt>{html.escape(term)}</dt><dd>{html.escape(text)}</dd>" for term, text in _GLOSSARY)
+    drawn = [quality for quality in registry.BY_KEY if any(bd.curve(points, quality) for points in curves.values())]
+    glossary = _GLOSSARY + (_OF_LPIPS if any("lpips" in quality for quality in drawn) else ())
+    terms = "".join(f"<dt>{html.escape(term)}</dt><dd>{html.escape(text)}</dd>" for term, text in glossary)
     parts.append(f"<details open><summary>What the figures mean</summary><dl>{terms}</dl></details>")
-    drawn = [quality for quality in plots.AXES if any(bd.curve(points, quality) for points in curves.values())]
     if drawn:
         parts.append(
             "<h2>Rate and distortion</h2><p>Quality against file size, averaged over the evaluated pictures: higher, "
@@ -140,7 +152,7 @@ def _head(title, notes, summary, curves, families) -> str:
         )
         for quality in drawn:
             svg = plots.inline_svg(plots.rd_plot(curves, quality, families=families, transparent=True), f"{quality}-")
-            label = html.escape(f"{plots.AXES[quality]} over bits per pixel; the points are listed below")
+            label = html.escape(f"{registry.BY_KEY[quality].axis} over bits per pixel; the points are listed below")
             parts.append(f'<div class="plot" role="img" aria-label="{label}">{svg}</div>')
         points = [{"codec": name, **point} for name, points in curves.items() for point in points]
         parts.append(f"</div><details><summary>The points of the curves</summary>{_table(points)}</details>")
@@ -234,11 +246,15 @@ def _comparison(labels: Sequence[str], width: int, height: int) -> str:
 
 def _figures(version: Version) -> str:
     """Rate on one line, quality on the next."""
-    db = _number(msssim.ms_ssim_db(version.ms_ssim), 1)
-    return (
-        f"{tables.cell(version.bytes)} bytes · {version.bpp:.3f} bpp\n"
-        f"PSNR {_number(version.psnr_db, 2)} dB · MS-SSIM {_number(version.ms_ssim, 4)} ({db} dB)"
-    )
+    values = {"psnr_db": version.psnr_db, "ms_ssim": version.ms_ssim, **version.more}
+    shown = [_quality(registry.BY_KEY[key], value) for key, value in values.items() if value is not None]
+    return f"{tables.cell(version.bytes)} bytes · {version.bpp:.3f} bpp\n{' · '.join(shown)}"
+
+
+def _quality(metric: registry.Metric, value: float) -> str:
+    if metric.scale is registry.identity_db:
+        return f"{metric.title} {_number(value, 2)} dB"
+    return f"{metric.title} {_number(value, 4)} ({_number(metric.scale(value), 1)} dB)"
 
 
 def _number(value: float, digits: int) -> str:

@@ -10,14 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mlic_jax import classical, errors, files
-from mlic_jax.metrics import bd
+from mlic_jax.metrics import bd, registry
 
 Curves = Mapping[str, Sequence[Mapping]]
 
-AXES = {
-    "psnr_db": "PSNR [dB]",
-    "ms_ssim": "MS-SSIM [dB], −10 log₁₀(1 − MS-SSIM)",
-}
 # Lines and letters are drawn in this, which `inline_svg` turns into the colour of the text around the plot.
 INK = "#24292f"
 
@@ -56,8 +52,8 @@ def rd_plot(
     """Draws curves of quality over rate; the legend lists them as they lie, the best on top.
 
     Args:
-      curves: name -> points, each a dict with bpp, psnr_db and ms_ssim (nan or missing: the point is left out).
-      quality: "psnr_db", or "ms_ssim", which is drawn in dB.
+      curves: name -> points, each a dict with bpp and keys of metrics (nan or missing: the point is left out).
+      quality: key of a metric, as "psnr_db" or "ms_ssim"; all are drawn in dB.
       fmt: "svg" or "png".
       title: above the plot.
       families: name -> "ours" (bold), "classical" (thin, dashed) or "published" (dotted); `family` of the name where
@@ -73,8 +69,10 @@ def rd_plot(
       InputError: no curve has a point of this quality.
       UsageError: an unknown quality, format or family, or matplotlib is missing.
     """
-    if quality not in AXES or fmt not in ("svg", "png"):
-        raise errors.UsageError(f"cannot plot {quality!r} as {fmt!r}; known: {', '.join(AXES)} as svg or png")
+    if quality not in registry.BY_KEY or fmt not in ("svg", "png"):
+        raise errors.UsageError(
+            f"cannot plot {quality!r} as {fmt!r}; known: {', '.join(registry.BY_KEY)} as svg or png"
+        )
     kinds = {name: (families or {}).get(name, family(name)) for name in curves}
     lines = {name: np.array(sorted(bd.curve(points, quality))) for name, points in curves.items()}
     if not any(len(line) for line in lines.values()):
@@ -103,7 +101,7 @@ def rd_plot(
         axes = figure.add_subplot()
         _draw(axes, lines, kinds, bpp_max)
         axes.set_xlabel("Rate [bits per pixel]")
-        axes.set_ylabel(AXES[quality])
+        axes.set_ylabel(registry.BY_KEY[quality].axis)
         axes.set_title(title, loc="left", fontweight="bold", fontsize=11)
         out = io.BytesIO()
         options = {"metadata": {"Date": None}} if fmt == "svg" else {"dpi": 160}

@@ -13,12 +13,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlic_jax import files
+from mlic_jax.metrics import registry
 
 Row = Mapping[str, Any]
 
-# CompressAI's name for each of our units.
+# CompressAI's name for each of our units, and ours for the metrics that it does not have.
 _COMPRESSAI = {
     "bpp": "bpp",
+    **{metric.key: metric.name for metric in registry.METRICS.values()},
     "psnr_db": "psnr-rgb",
     "ms_ssim": "ms-ssim-rgb",
     "encode_s": "encoding_time",
@@ -83,7 +85,7 @@ def compressai_json(name: str, description: str, points: Sequence[Row]) -> str:
     Args:
       name: of the codec.
       description: one line.
-      points: dicts with bpp and, where known, psnr_db, ms_ssim, encode_s and decode_s. A quantity that some point
+      points: dicts with bpp and, where known, keys of metrics, encode_s and decode_s. A quantity that some point
         lacks is left out, nan counts as lacking: lists of unlike lengths would pair the wrong values.
     """
     points = sorted(points, key=lambda point: point["bpp"])
