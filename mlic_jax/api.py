@@ -37,7 +37,8 @@ _by_fingerprint: dict[bytes, Artifact] = {}
 def load_model(model: str | os.PathLike | Artifact | None = None) -> Artifact:
     """A model from its `.mlicm` file (kept for the next call), or the one given.
 
-    None means the file that MLIC_MODEL names, or else the one in the package.
+    None means the file that MLIC_MODEL names, or else the package's own. A bare name, as "talebi2020", is that of a
+    file in the package where there is no such file here.
 
     Raises ModelError where the file is missing, damaged, or of a model this version does not know.
     """
@@ -46,10 +47,20 @@ def load_model(model: str | os.PathLike | Artifact | None = None) -> Artifact:
     model = model or os.environ.get(MODEL) or OWN_MODEL
     with _lock:
         if not isinstance(model, Artifact):
-            model = _load(pathlib.Path(model))
+            model = _load(_bundled(model) or pathlib.Path(model))
         zoo.stream_id(model.model)
         _by_fingerprint[model.fingerprint] = model
     return model
+
+
+def _bundled(name) -> pathlib.Path | None:
+    """The package's model of a bare name, unless a file here has this name."""
+    if os.path.basename(name) != os.fspath(name) or os.path.exists(name):
+        return None
+    from mlic_jax.artifact import SUFFIX
+
+    path = BUNDLED / f"{os.fspath(name).removesuffix(SUFFIX)}{SUFFIX}"
+    return path if path.exists() else None
 
 
 def _load(path: pathlib.Path) -> Artifact:
@@ -225,7 +236,8 @@ def compress_to(
         return data, reached >= psnr_db, f"{reached:.2f} dB"
 
     # `easy` meets the target more easily than `hard`; from one to the other there is one change, as good as always.
-    easy, hard = (0, 200) if psnr_db is None else (200, 0)
+    low, high = (round(2 * quality) for quality in codec.quality_range)
+    easy, hard = (low, high) if psnr_db is None else (high, low)
     _, met, reached = attempt(easy, 0)
     if not met:
         raise UsageError(f"no quality meets {_words(given)}: quality {easy / 2:g} gives {reached}")
@@ -313,6 +325,35 @@ def decompress_image(
     image = picture.to_pillow(mode, array)
     image.info.update(kept.to_pillow(found))
     return image
+
+
+def to_standard(data: bytes) -> tuple[bytes, str]:
+    """The standard file inside a `.mlic` file of a model around a standard codec; needs no model.
+
+    For `talebi2020` this is the picture; for `jiang2017` the small one in the middle, which its decoder starts from.
+
+    Args:
+      data: the file's content.
+
+    Returns:
+      The file, and its suffix: ".jpg", ".j2k", ".heic" and so on. A JPEG file has the picture's metadata.
+
+    Raises:
+      UsageError: the model writes a stream of its own.
+      CorruptStreamError, LimitError: as `decompress`, or metadata that JPEG cannot hold.
+    """
+    from mlic_jax import metadata as kept
+    from mlic_jax import standard_files
+
+    _check_content(data)
+    header, chunks = container.unpack(data)
+    pictures = [chunk.content for chunk in chunks if chunk.type == container.DATA]
+    extension = standard_files.extension_of(pictures[0]) if len(pictures) == 1 else None
+    if extension is None:
+        raise UsageError(f"no standard file is inside: the file is a stream of {_describe(header)}")
+    if extension == ".jpg":
+        return standard_files.with_metadata(pictures[0], kept.from_chunks(chunks)), extension
+    return pictures[0], extension
 
 
 def info(data: bytes, size: int | None = None) -> dict[str, Any]:

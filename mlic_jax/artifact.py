@@ -54,6 +54,29 @@ def unflatten(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
     return tree
 
 
+def check_arrays(needed: Mapping[str, Any], given: Mapping[str, Any], name: str) -> None:
+    """Raises ModelError unless `given` has finite float32 arrays of the names and shapes in `needed`, both nested."""
+    shapes = {path: tuple(array.shape) for path, array in _leaves(needed)}
+    arrays = dict(_leaves(given))
+    if shapes.keys() != arrays.keys():
+        missing, unexpected = sorted(shapes.keys() - arrays.keys()), sorted(arrays.keys() - shapes.keys())
+        raise ModelError(f"{name}: parameters missing: {missing[:5]}, unexpected: {unexpected[:5]}")
+    for path, array in arrays.items():
+        if array.shape != shapes[path] or array.dtype != np.float32:
+            wanted = f"float32 {shapes[path]}"
+            raise ModelError(f"{name}: parameter {path} is {array.dtype} {array.shape}, {wanted} is needed")
+        if not np.isfinite(array).all():
+            raise ModelError(f"{name}: parameter {path} is not finite")
+
+
+def _leaves(tree, prefix=""):
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, value
+
+
 def _portable(array: np.ndarray) -> np.ndarray:
     """The same array, contiguous and little-endian."""
     return np.asarray(array, array.dtype.newbyteorder("<"), order="C")

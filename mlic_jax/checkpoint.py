@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 
 from mlic_jax import parallel
-from mlic_jax.config import FREE_TO_CHANGE
+from mlic_jax.config import FREE_TO_CHANGE, defaults
 from mlic_jax.errors import InputError, TrainingError
 
 # The JSON items of a checkpoint, beside "state".
@@ -51,6 +51,8 @@ def _flat(tree, prefix="") -> dict[str, Any]:
 def differences(saved: dict, config: dict) -> list[str]:
     """One line per key on which two configs differ in a way that changes what a step computes."""
     old, new = _flat(saved), _flat(config)
+    # A key that is younger than the checkpoint had its default value in effect.
+    old = {key: value for key, value in _flat(defaults().to_dict()).items() if key in new} | old
     lines = []
     for key in sorted(old.keys() | new.keys()):
         if key in FREE_TO_CHANGE or (key in old and key in new and old[key] == new[key]):

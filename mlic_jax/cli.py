@@ -27,6 +27,9 @@ EXIT_CODES = (
 CALIBRATION_PICTURES = 32
 # What `mlic evaluate --compare` runs when it is given without names.
 COMPARED = "jpeg,jpeg2000,webp,avif"
+# What `evaluate` and `benchmark` measure; the names are in mlic_jax.metrics.registry.
+METRICS = "psnr,ms-ssim"
+METRICS_HELP = f"with commas between: psnr, ms-ssim, ssim, psnr-y, ssim-y, lpips-alex, lpips-vgg (default {METRICS})"
 
 
 def _prepare_jax() -> None:
@@ -81,7 +84,8 @@ def _train(arguments, rest):
     _prepare_jax()
     config = load_config(arguments.config, rest)
     if not several:
-        parallel.use_all_cores(config.data.batch_size, len(config.schedule) * config.train.accumulate)
+        at_once = 1 if config.phases else len(config.schedule)
+        parallel.use_all_cores(config.data.batch_size, at_once * config.train.accumulate)
     from mlic_jax.train import train
 
     train(config, arguments.workdir, arguments.quiet)
@@ -121,21 +125,24 @@ def _pictures(folder: str | None, limit: int):
 
 def _evaluate(arguments):
     from mlic_jax import api, evaluate
-    from mlic_jax.report.tables import markdown_table
+    from mlic_jax.metrics import registry
+    from mlic_jax.report.tables import cell, markdown_table
 
     if not arguments.run and not arguments.model:
         raise UsageError("evaluate needs --run WORKDIR or --model FILE.mlicm")
+    metrics = registry.parse(arguments.metrics)
     _prepare_jax()
     pictures = _pictures(arguments.images, arguments.limit)
     models = [(_label(path), _artifact_of_run(path, arguments.which)) for path in arguments.run]
     models += [(_label(path), api.load_model(path)) for path in arguments.model]
     codecs = [name for name in (arguments.compare or "").split(",") if name]
     with batch.Bar("evaluate", len(models) * len(pictures) + 2 * len(codecs), arguments.quiet) as bar:
-        found = evaluate.compare(models, pictures, codecs, bar.done)
+        found = evaluate.compare(models, pictures, codecs, bar.done, metrics)
     for row in [row for rows in found["rows"] for row in rows] if arguments.per_image else []:
+        values = [f"{registry.METRICS[name].label} {cell(row[registry.METRICS[name].key])}" for name in metrics]
         print(
             f"{row['name']}: {row['bytes']} bytes, {row['bpp']:.4f} bpp (estimated {row['bpp_estimated']:.4f}), "
-            f"{row['psnr_db']:.2f} dB, MS-SSIM {row['ms_ssim']:.4f}"
+            + ", ".join(values)
         )
     label = arguments.label or models[0][1].model
     if len(models) == 1:
@@ -144,11 +151,12 @@ def _evaluate(arguments):
         print(evaluate.to_json(label, _about(models), found["points"], found["rows"]).decode())
     else:
         print(markdown_table(evaluate.summary(found)), end="")
-        for name, difference in found["bd"].items():
-            print(
-                f"BD-rate against {name}: {difference.value:+.1f} % "
-                f"({difference.interpolator}, {difference.low:.1f} to {difference.high:.1f} dB)"
-            )
+        for name, differences in found["bd"].items():
+            for key, difference in differences.items():
+                print(
+                    f"BD-rate against {name} in {registry.BY_KEY[key].title}: {difference.value:+.1f} % "
+                    f"({difference.interpolator}, {difference.low:.1f} to {difference.high:.1f} dB)"
+                )
     if arguments.out:
         notes = [_about(models), *arguments.note]
         written = evaluate.write(arguments.out, label, notes, found, pictures)
@@ -178,6 +186,7 @@ def _about(models) -> str:
 def _benchmark(arguments):
     from mlic_jax import api, classical
     from mlic_jax.benchmark import entrants, main, results
+    from mlic_jax.metrics import registry
     from mlic_jax.report.tables import markdown_table
 
     codecs = [name for name in arguments.codecs.split(",") if name]
@@ -204,12 +213,24 @@ def _benchmark(arguments):
             shown=arguments.show,
             timed=arguments.timing,
             quiet=arguments.quiet,
+            metrics=registry.parse(arguments.metrics),
         ),
     )
     curves = outcome.found.curves()
     print(f"{outcome.measured} results measured, {outcome.reused} found in the cache", file=sys.stderr)
-    print(markdown_table(results.summary(outcome.found, curves, results.bd_rates(curves, outcome.found.anchors))))
+    rates = results.bd_rates(curves, outcome.found.anchors, outcome.found.metrics)
+    print(markdown_table(results.summary(outcome.found, curves, rates)))
     print("\n".join(f"wrote {path}" for path in outcome.written.values()))
+
+
+# ---------------------------------------------------------------------- claim
+
+
+def _claim(arguments):
+    from mlic_jax.claim import main
+
+    _prepare_jax()
+    return main.command(arguments, lambda: _pictures(arguments.images, arguments.limit))
 
 
 # ---------------------------------------------------------------------- compress, decompress, info
@@ -234,7 +255,7 @@ def _run(arguments, suffix, check, start, work) -> int:
 
 
 def _compress(arguments):
-    from mlic_jax import api, container, metadata
+    from mlic_jax import api, container, metadata, picture_files, zoo
     from mlic_jax.data import images
 
     metadata.choose(arguments.metadata)
@@ -251,6 +272,12 @@ def _compress(arguments):
         return api.load_model(arguments.model)
 
     def work(name, path, model):
+        standard = _names_a_picture(path)
+        if standard and zoo.codec_of(model).extension != standard:
+            raise UsageError(
+                f"{path!r} names a {standard} file, and {model.model} writes {STREAM_SUFFIX} files, which need a "
+                f"decoder: name a {STREAM_SUFFIX} file, or take a model whose files are standard ones, as talebi2020"
+            )
         original = batch.read(name)
         image = images.open_image(io.BytesIO(original), name, container.LARGEST_PICTURE)
         common = {"effort": arguments.effort, "metadata": arguments.metadata}
@@ -258,14 +285,45 @@ def _compress(arguments):
             data = api.compress_to(image, model, **target, **common)
         else:
             data = api.compress(image, model, arguments.quality, **common)
-        batch.write(path, data)
         record = {"input": name, "output": path, "input_bytes": len(original), **api.info(data)}
+        if standard:
+            picture_files.check(picture_files.format_of(path), container.read_header(data)[0].mode)
+            data = api.to_standard(data)[0]
+            record |= {"bytes": len(data), "bpp": 8 * len(data) / (record["width"] * record["height"])}
+        batch.write(path, data)
         return record, (
             f"{name}: {len(original)} -> {len(data)} bytes ({len(data) / len(original):.1%}), {record['bpp']:.3f} bpp, "
             f"written to {path}"
         )
 
     return _run(arguments, STREAM_SUFFIX, check, start, work)
+
+
+def _names_a_picture(path: str) -> str | None:
+    """The suffix of a path that means a picture format, ".jpg" for all of JPEG's; None for others."""
+    from PIL import Image
+
+    suffix = os.path.splitext(path)[1].lower()
+    format = Image.registered_extensions().get(suffix)
+    return ".jpg" if format == "JPEG" else suffix if format else None
+
+
+def _extract(arguments):
+    from mlic_jax import api
+
+    outputs = batch.outputs(arguments.inputs, arguments.output, "")
+    if arguments.output is None or os.path.isdir(arguments.output):
+        # The suffix depends on what is inside.
+        endings = [api.to_standard(batch.read(name))[1] for name in arguments.inputs if name != batch.STANDARD]
+        outputs = [path + ending for path, ending in zip(outputs, endings, strict=True)] or outputs
+    for name, path in zip(arguments.inputs, outputs, strict=True):
+        batch.refuse_overwriting(path, arguments.force)
+        data, kind = api.to_standard(batch.read(name))
+        if path != batch.STANDARD and _names_a_picture(path) not in (kind, None):
+            raise UsageError(f"inside {name!r} is a {kind} file, and {path!r} names another kind")
+        batch.write(path, data)
+        if path != batch.STANDARD:
+            print(f"{name}: {len(data)} bytes, written to {path}")
 
 
 def _decompress(arguments):
@@ -395,6 +453,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--images", help="folder of pictures (default: the bundled ones held out from training)")
     evaluate.add_argument("--limit", type=int, default=0, help="the first so many pictures only")
     evaluate.add_argument("--compare", nargs="?", const=COMPARED, help=f"standard codecs (default {COMPARED})")
+    evaluate.add_argument("--metrics", default=METRICS, help=METRICS_HELP)
     evaluate.add_argument("--out", help="folder for JSON, CSV, tables, RD plots and the HTML report")
     evaluate.add_argument("--label", help="name of our curve")
     evaluate.add_argument("--note", action="append", default=[], help="a paragraph for the report; can be repeated")
@@ -427,6 +486,7 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_argument(
         "--anchors", default="", help="curves against which BD-rates are taken (default: all but our models)"
     )
+    benchmark.add_argument("--metrics", default=METRICS, help=METRICS_HELP)
     benchmark.add_argument("--out", required=True, help="folder for tables, plots, JSON and the HTML report")
     benchmark.add_argument("--cache", help="folder of results that need not be measured again (default: OUT/cache)")
     benchmark.add_argument("--fresh", action="store_true", help="measure again what the cache has")
@@ -443,6 +503,24 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     benchmark.add_argument("--quiet", action="store_true", help="no progress bar")
     benchmark.epilog = EXIT_CODES
+
+    claim = command("claim", _claim, "Train and compare what a paper's claim names, and write a document about it.")
+    claim.add_argument("paper", help="name of a file of configs/claims, as jiang2017, or its path")
+    claim.add_argument("--workdir", help="folder of the trainings (default: runs/claims/PAPER); what it has is kept")
+    claim.add_argument("--source", help="training photos, as in --config.data.source (default: as the configs say)")
+    claim.add_argument("--images", help="folder of pictures (default: the bundled ones held out from training)")
+    claim.add_argument("--limit", type=_number, default=0, help="the first so many pictures only")
+    claim.add_argument("--steps", type=int, help="of every training (default: as the claim says)")
+    claim.add_argument("--seeds", help="with commas between, as 0,1,2 (default: as the claim says)")
+    claim.add_argument("--arms", help="these only, with commas between (default: all)")
+    claim.add_argument("--out", default="docs/claims", help="folder of the document (default docs/claims)")
+    claim.add_argument("--only-report", action="store_true", help="no training: measure and write what there is")
+    claim.add_argument("-j", "--jobs", type=_count, default=1, help="files at a time (default 1; 0: one per core)")
+    claim.add_argument(
+        "--show", type=_number, default=4, help="pictures in WORKDIR/report/report.html (default 4; 0: no report)"
+    )
+    claim.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    claim.epilog = EXIT_CODES
 
     def command_on_files(name, function, summary, what, model, force):
         added = command(name, function, summary)
@@ -487,6 +565,18 @@ def _parser() -> argparse.ArgumentParser:
         "model file (default: the package's, MLIC_MODEL, and what is in the folders of MLIC_MODELS)",
         "(default: beside the input, .png; PNG goes to standard output)",
     )
+
+    extract = command(
+        "extract",
+        _extract,
+        "Take the standard file (as a JPEG) out of .mlic files of models around a standard codec.",
+    )
+    extract.add_argument("inputs", nargs="+", metavar="FILE", help="- for standard input")
+    extract.add_argument(
+        "-o", "--output", help="file, or folder for several, or - for standard output (default: beside the input)"
+    )
+    extract.add_argument("-f", "--force", action="store_true", help="overwrite")
+    extract.epilog = EXIT_CODES
 
     info = command("info", _info, "Say what a .mlic or .mlicm file holds.")
     info.add_argument("input", metavar="FILE", help="- for standard input")

@@ -60,6 +60,9 @@ class Codec(NamedTuple):
         CorruptStreamError.
       ladder: the qualities at which a curve of this codec is measured; empty where it has one rate only.
       default_quality: what is taken where a user names none.
+      quality_range: the least and the greatest quality, where it has several.
+      extension: ".jpg" and the like, where the one chunk that it writes is a standard file of the whole picture, which
+        needs no decoder of ours; else None.
     """
 
     init: Callable
@@ -70,3 +73,5 @@ class Codec(NamedTuple):
     decompress: Callable
     ladder: tuple[float, ...] = ()
     default_quality: float | None = None
+    quality_range: tuple[float, float] = (0.0, 100.0)
+    extension: str | None = None

@@ -55,6 +55,8 @@ def defaults() -> ConfigDict:
     c.model = ConfigDict({"name": "", "arguments": ConfigDict()})
     # Objectives that run in one step, in this order, each on its own part of the batch.
     c.schedule = ("rd",)
+    # Or each of them alone for so many steps, in turn, over and over: as many numbers as the schedule has objectives.
+    c.phases = ()
     # Weights to begin with: the workdir of a run, or a .mlicm file. Parameters that it lacks keep their initial values.
     c.init_from = ""
 

@@ -22,12 +22,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 
-from mlic_jax.artifact import Artifact
+from mlic_jax.artifact import Artifact, check_arrays
 from mlic_jax.codec import Chunks, Codec, Objective
 from mlic_jax.entropy import coders
-from mlic_jax.errors import CorruptStreamError, ModelError, UsageError
+from mlic_jax.errors import CorruptStreamError, UsageError
 from mlic_jax.layers import init as initialisers
 from mlic_jax.layers.windows import to_float, to_uint8
 
@@ -232,17 +231,7 @@ def _calibration(images):
 
 def check_params(module: LatentModel, params: Mapping[str, Any], name: str) -> None:
     """Raises ModelError unless params are finite float32 arrays with the names and shapes that the module needs."""
-    needed = flatten_dict(nn.meta.unbox(_shapes(module)["params"]), sep="/")
-    given = flatten_dict(params, sep="/")
-    if needed.keys() != given.keys():
-        missing, unexpected = sorted(needed.keys() - given.keys()), sorted(given.keys() - needed.keys())
-        raise ModelError(f"{name}: parameters missing: {missing[:5]}, unexpected: {unexpected[:5]}")
-    for path, array in given.items():
-        if array.shape != needed[path].shape or array.dtype != np.float32:
-            wanted = f"float32 {needed[path].shape}"
-            raise ModelError(f"{name}: parameter {path} is {array.dtype} {array.shape}, {wanted} is needed")
-        if not np.isfinite(array).all():
-            raise ModelError(f"{name}: parameter {path} is not finite")
+    check_arrays(nn.meta.unbox(_shapes(module)["params"]), params, name)
 
 
 def latent_codec(

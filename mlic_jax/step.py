@@ -143,7 +143,7 @@ def make_step(
             owned, state, optimizer[name] = jax.tree.map(functools.partial(jnp.where, finite), new, old)
             params = {**params, **owned}
             bad += ~finite
-            prefix = f"{name}/" if len(set(schedule)) > 1 else ""
+            prefix = f"{name}/" if len(optimizers) > 1 else ""
             metrics.update({prefix + key: v for key, v in {**measured, "grad_norm": norm}.items()})
         average = train_state.average
         if ema:

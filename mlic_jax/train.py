@@ -47,6 +47,26 @@ def make_codec(config: ConfigDict) -> Codec:
     return zoo.make(config.model.name, **arguments)
 
 
+def schedules(config: ConfigDict) -> list[tuple[str, ...]]:
+    """The objectives of a step, for each of the phases; all of them in every step where there are none.
+
+    Raises UsageError for phases that do not fit the schedule.
+    """
+    names, phases = tuple(config.schedule), tuple(config.phases)
+    if not phases:
+        return [names]
+    if len(phases) != len(names) or any(type(steps) is not int or steps < 1 for steps in phases):
+        raise UsageError(f"phases {phases} do not fit the schedule {names}: a number of steps for each is expected")
+    return [(name,) for name in names]
+
+
+def whose_turn(phases, step: int) -> int:
+    """Which phase a step, counted from 0, belongs to."""
+    if not phases:
+        return 0
+    return int(np.searchsorted(np.cumsum(phases), step % sum(phases), side="right"))
+
+
 def _hashable(value):
     # A config that comes back from a checkpoint is JSON, with lists where it had tuples.
     return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
@@ -172,7 +192,8 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
             raise UsageError(f"train.{name} is {config.train[name]}: expected 1 or more")
     codec = make_codec(config)
     check_schedule(codec, config.schedule)
-    parallel.check_batch(config.data.batch_size, len(config.schedule) * config.train.accumulate)
+    turns = schedules(config)
+    parallel.check_batch(config.data.batch_size, max(map(len, turns)) * config.train.accumulate)
     made = optimizers.make_all(config)
 
     # ------------------------------------------------------------------ data
@@ -216,17 +237,20 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
         files.write_bytes(workdir / "parameters.txt", overview.encode())
 
     # ------------------------------------------------------------------ the step
-    step_function = parallel.pmap(
-        make_step(
-            codec,
-            tuple(config.schedule),
-            made,
-            seed=config.seed,
-            accumulate=config.train.accumulate,
-            ema=config.train.ema,
-            axis=parallel.AXIS,
+    step_functions = [
+        parallel.pmap(
+            make_step(
+                codec,
+                turn,
+                made,
+                seed=config.seed,
+                accumulate=config.train.accumulate,
+                ema=config.train.ema,
+                axis=parallel.AXIS,
+            )
         )
-    )
+        for turn in turns
+    ]
 
     # ------------------------------------------------------------------ the loop
     stop = []
@@ -256,6 +280,7 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
             exits.callback(signal.signal, signal.SIGTERM, previous)
         exits.enter_context(progress)
         for step in range(start + 1, config.train.steps + 1):
+            step_function = step_functions[whose_turn(config.phases, step - 1)]
             train_state, measured = step_function(train_state, parallel.deal(next(batches)))
             in_flight.append((step, measured))
             settle(2 if timed_at else 0)
@@ -302,10 +327,10 @@ def _in_main_thread() -> bool:
 
 
 def _averages(measured: list[dict]) -> dict[str, float]:
-    """Means over steps, without those that are not finite; the two counters of skipped steps as they stand."""
+    """Means over the steps that have a figure, without those that are not finite; the two counters as they stand."""
     figures = {}
-    for key in measured[-1]:
-        values = np.array([m[key] for m in measured], np.float32)
+    for key in dict.fromkeys(key for one in measured for key in one):
+        values = np.array([one[key] for one in measured if key in one], np.float32)
         if key in ("skipped", "bad_steps"):
             figures[key] = float(values[-1])
         else:

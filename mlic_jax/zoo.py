@@ -31,6 +31,8 @@ MODELS = {
     "bmshj2018-hyperprior": Entry(2, "mlic_jax.models.bmshj2018:hyperprior"),
     "mbt2018-mean": Entry(3, "mlic_jax.models.mbt2018:mean_scale"),
     "kltnet": Entry(4, "mlic_jax.models.kltnet:kltnet"),
+    "jiang2017": Entry(5, "mlic_jax.models.jiang2017:jiang2017"),
+    "talebi2020": Entry(6, "mlic_jax.models.talebi2020:talebi2020"),
 }
 
 

@@ -296,7 +296,9 @@ def test_pipes_are_read_once(capsys, light):
         os.mkfifo("pipe")
         writer = threading.Thread(target=pathlib.Path("pipe").write_bytes, args=[(light / source).read_bytes()])
         writer.start()
-        words = [] if command == "info" else ["-m", "m.mlicm", "-o", "out.png"]
+        words = (
+            [] if command == "info" else ["-m", "m.mlicm", "-o", f"out.{'png' if command == 'decompress' else 'mlic'}"]
+        )
         status, _, err = run(capsys, command, "pipe", *words, *(["-f"] if words else []))
         writer.join()
         os.unlink("pipe")

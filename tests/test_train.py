@@ -19,6 +19,7 @@ import toys
 
 from mlic_jax import parallel
 from mlic_jax.artifact import flatten
+from mlic_jax.checkpoint import differences
 from mlic_jax.errors import InputError, MlicError, ModelError, TrainingError, UsageError
 from mlic_jax.train import load_run, make_codec, train
 
@@ -95,6 +96,29 @@ def test_several_objectives_resume_too(tmp_path):
         parts = run(tmp_path / "parts", {**changes, "train.steps": steps}, "toy-gan")
     assert toys.same(parts, whole)
     assert {"critic/loss", "gen/loss", "gen/grad_norm"} <= set(toys.lines(tmp_path / "whole")[0])
+
+
+def test_objectives_take_turns_by_phases(tmp_path):
+    changes = {"phases": (2, 3), "train.steps": 9}
+    whole = run(tmp_path / "whole", changes, "toy-gan")
+    turns = ["gen" if "gen/loss" in record else "disc" for record in toys.lines(tmp_path / "whole")]
+    assert turns == ["disc"] * 2 + ["gen"] * 3 + ["disc"] * 2 + ["gen"] * 2
+    assert all(("gen/loss" in record) != ("disc/loss" in record) for record in toys.lines(tmp_path / "whole"))
+    for steps in (1, 4, 9):  # within a phase, at the end of none
+        parts = run(tmp_path / "parts", {**changes, "train.steps": steps}, "toy-gan")
+    assert toys.same(parts, whole)
+    # Each has an optimiser of its own, which has counted its own steps.
+    counts = {
+        name: {int(a) for a in jax.tree.leaves(state) if a.dtype == np.int32} for name, state in whole.optimizer.items()
+    }
+    assert counts == {"disc": {4}, "gen": {5}}
+
+
+def test_a_checkpoint_from_before_a_key_was_invented_goes_on(undisturbed, tmp_path):
+    now = json.loads(json.dumps(toys.config().to_dict()))
+    before = {key: value for key, value in now.items() if key != "phases"}
+    assert differences(before, now) == []
+    assert differences(before, {**now, "phases": [1]}) == ["phases: [] in the checkpoint, [1] now"]
 
 
 def test_a_damaged_checkpoint_costs_steps_but_no_bits(undisturbed, tmp_path, caplog):
@@ -288,6 +312,8 @@ def test_init_from_what_does_not_fit(undisturbed, tmp_path):
         ({"train.accumulate": 16}, "toy", "data.batch_size 8 must be a multiple of 16"),
         ({"schedule": ("disc", "gen", "gen")}, "toy-gan", "data.batch_size 8 must be a multiple of 3"),
         ({"schedule": ("disc", "critic")}, "toy-gan", "both own the parameters 'v'"),
+        ({"phases": (2,)}, "toy-gan", "a number of steps for each is expected"),
+        ({"phases": (2, 0)}, "toy-gan", "a number of steps for each is expected"),
         ({"schedule": ("gen",)}, "toy", "objectives are rd"),
         ({"optimizer.name": "adm"}, "toy", "optimizer.name 'adm'"),
         ({"data.source": "nowhere"}, "toy", "nowhere"),

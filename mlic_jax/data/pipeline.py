@@ -292,7 +292,8 @@ class _Share(grain.MapDataset):
         self._offset = index * self._part
 
     def __len__(self) -> int:
-        return len(self._parent) // self._batch * self._part
+        # Grain's `batch` computes its length in floats, where the endless parent's would be more than `len` may be.
+        return min(len(self._parent) // self._batch, 2**52) * self._part
 
     def __getitem__(self, index):
         if isinstance(index, slice):
