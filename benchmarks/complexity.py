@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlic_jax import zoo
-from mlic_jax.cli import load_config
+from mlic_jax.config import load
 from mlic_jax.entropy import coders
 
 SIDE = 512
@@ -53,7 +53,7 @@ def module_of(codec):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
-    config = load_config(parser.parse_args().config, [])
+    config = load(parser.parse_args().config, [])
     codec = zoo.make(config.model.name, **config.model.arguments.to_dict())
     module = module_of(codec)
     params, _ = codec.init(jax.random.key(0), (64, 64, 3))

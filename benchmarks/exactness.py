@@ -17,7 +17,8 @@ from unittest import mock
 import ml_dtypes
 import numpy as np
 
-from mlic_jax import cli, zoo
+from mlic_jax import zoo
+from mlic_jax.commands import common
 from mlic_jax.entropy import coders
 from mlic_jax.entropy.gaussian import scale_index
 
@@ -121,14 +122,14 @@ def main():
     parser.add_argument("--limit", type=int, default=0, help="the first so many pictures only")
     arguments = parser.parse_args()
     if arguments.run:
-        artifact = cli._artifact_of_run(arguments.run, arguments.which)
+        artifact = common.artifact_of_run(arguments.run, arguments.which)
     else:
         from mlic_jax import load_model
 
         artifact = load_model(arguments.model)
     codec = zoo.codec_of(artifact)
     totals, pixels, found = [0, 0], 0, []
-    for name, image in cli._pictures(arguments.images, arguments.limit):
+    for name, image in common.pictures(arguments.images, arguments.limit):
         with mock.patch.object(coders.Encoding, "exact", staticmethod(collect(found))):
             exact = len(codec.compress(artifact, image)[0])
         with mock.patch.object(coders.Encoding, "exact", staticmethod(floating)):

@@ -5,23 +5,26 @@
 Variants: `paper` (grey, JPEG quality 50 in the middle, 20 layers of 64, networks trained in turn; needs a GPU); `tiny`
 (grey, one pair for qualities 5 to 60, both trained at once through differentiable JPEG; two CPU cores); `colour`, the
 same for colour pictures; `alternating`, the tiny pair at JPEG quality 30 as the paper trains; `jpeg2000` and `heic`,
-the same with another codec in the middle; `toy`, for tests.
+the same with another codec in the middle. `toy` and `toy_...` are for tests.
 """
 
 from mlic_jax import config as base
 from mlic_jax.errors import UsageError
 from mlic_jax.models import jiang2017
 
+VARIANTS = ("tiny", "colour", "alternating", "jpeg2000", "heic", "paper")
 SMALLEST = "toy"
-VARIANTS = ("tiny", "colour", "alternating", "jpeg2000", "heic", "paper", "toy")
+ALSO_TESTED = ("toy_alternating", "toy_jpeg2000", "toy_heic")
 
 
 def get_config(variant: str = "tiny"):
-    if variant not in VARIANTS:
+    toy = variant.split("_")[0] == "toy"
+    if variant not in (*VARIANTS, SMALLEST, *ALSO_TESTED):
         raise UsageError(f"variant {variant!r} is not known: use one of {', '.join(VARIANTS)}")
+    variant = variant.removeprefix("toy_")
     config = base.defaults()
     config.model.name = "jiang2017"
-    widths = {"paper": jiang2017.PUBLISHED, "toy": jiang2017.TOY}.get(variant, jiang2017.TINY)
+    widths = jiang2017.TOY if toy else jiang2017.PUBLISHED if variant == "paper" else jiang2017.TINY
     config.model.arguments = {
         "codec": "jpeg", "channels": 1, "low": 5, "high": 60, **widths, "padding": "edge", "part": "both",
         "com_gradient": "skip_codec", "rate": 1.0, "rounding": "ste",
@@ -50,13 +53,13 @@ def get_config(variant: str = "tiny"):
     config.optimizer.decay_steps = config.train.steps = 5000
     config.train.log_every = 100
     config.train.evaluate_every = config.train.checkpoint_every = 500
-    if variant in ("colour", "toy"):
+    if variant == "colour" or toy:
         arguments.channels = 3
     if variant in ("alternating", "jpeg2000", "heic"):
         # No weight is put on bits: ComCNN learns with the codec left out, RecCNN behind the real one.
         settings = {"alternating": ("jpeg", 30), "jpeg2000": ("jpeg2000", 40), "heic": ("heic", 30)}
         arguments.codec, arguments.low = settings[variant]
         arguments.high = arguments.low
-        config.schedule, config.phases = ("rec", "com"), (150, 60)
+        config.schedule, config.phases = ("rec", "com"), (2, 1) if toy else (150, 60)
         config.optimizers.com = {"learning_rate": 2e-4}
     return config

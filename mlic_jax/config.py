@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pathlib
+import sys
+
 from ml_collections import ConfigDict
 
-from mlic_jax.errors import UsageError
+from mlic_jax.errors import MlicError, UsageError
 
 # Keys that may differ between a checkpoint and the run that resumes it: they change neither the model nor what any
 # step computes. (`train.steps`: train longer. A schedule's length is a key of its own, `optimizer.decay_steps`.)
@@ -155,3 +158,34 @@ def of_quality(argument: str, name: str, widths, lambdas, tiny) -> ConfigDict:
     config.model.arguments.quantise_from = -1
     make_tiny(config) if quality is None else published_recipe(config)
     return config
+
+
+def load(path: str, overrides: list[str]):
+    """The config of a file (`file.py` or `file.py:argument`), with `--config.key=value` overrides, locked.
+
+    Raises UsageError naming the file or the key that is wrong.
+    """
+    from unittest import mock
+
+    from absl import flags
+    from ml_collections import config_flags
+
+    name = path.split(":")[0]
+    if not pathlib.Path(name).is_file():
+        raise UsageError(f"config {name!r} does not exist: give a file of configs/, as configs/bmshj2018_hyperprior.py")
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+    words = ["mlic", f"--config={path}", *overrides]
+    try:
+        with mock.patch.object(sys, "argv", words):  # where ml_collections looks for the overrides
+            rest = values(words)
+        if len(rest) > 1:
+            raise UsageError(f"{rest[1]!r} is not understood: options of a config begin with --config.")
+        return values.config
+    except MlicError:
+        raise
+    except Exception as reason:  # a config is a program of the user's, and ml_collections raises many kinds
+        text = " ".join(str(reason).replace("\\n", " ").replace("\\", "").split())
+        if isinstance(reason, KeyError | AttributeError):
+            text = f"no such key: {text}"
+        raise UsageError(f"config {path!r}: {text or type(reason).__name__}") from reason

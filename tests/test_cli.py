@@ -264,8 +264,8 @@ def test_a_single_failure_has_its_own_status(capsys, light):
 
 def test_standard_streams(light):
     """Nothing but the data on standard output; records on standard error."""
-    script = "import sys; import plain; from mlic_jax import cli, zoo; zoo.MODELS.update(plain.ENTRIES); "
-    script += "cli._prepare_jax = lambda: None; sys.exit(cli.main(sys.argv[1:]))"
+    script = "import sys; import plain; from mlic_jax import cli, zoo; from mlic_jax.commands import common; "
+    script += "zoo.MODELS.update(plain.ENTRIES); common.prepare_jax = lambda: None; sys.exit(cli.main(sys.argv[1:]))"
 
     def pipe(data, *words):
         env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
@@ -394,7 +394,8 @@ def test_a_bar_leaves_the_records_alone(light):
     import pty
 
     script = "import sys; sys.path.insert(0, sys.argv.pop(1)); import plain; from mlic_jax import cli, zoo; "
-    script += "zoo.MODELS.update(plain.ENTRIES); cli._prepare_jax = lambda: None; sys.exit(cli.main(sys.argv[1:]))"
+    script += "from mlic_jax.commands import common; zoo.MODELS.update(plain.ENTRIES); "
+    script += "common.prepare_jax = lambda: None; sys.exit(cli.main(sys.argv[1:]))"
     ours, theirs = pty.openpty()
     words = [sys.executable, "-c", script, str(ROOT / "tests"), "compress", *NAMES, "-m", "m.mlicm"]
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm"})
@@ -426,8 +427,9 @@ import resource, sys
 sys.path.insert(0, sys.argv[1])
 import plain
 from mlic_jax import batch, cli, files, zoo
+from mlic_jax.commands import common
 zoo.MODELS.update(plain.ENTRIES)
-cli._prepare_jax = lambda: None
+common.prepare_jax = lambda: None
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
 names = [f"{i:03}.png" for i in range(500)]

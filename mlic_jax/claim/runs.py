@@ -92,9 +92,9 @@ def make_config(arm: Arm, point: Mapping[str, Any], steps: int | None, instead: 
 
     Either number of steps stretches the schedule of the learning rate that it finds. Raises UsageError.
     """
-    from mlic_jax.cli import load_config
+    from mlic_jax.config import load
 
-    config = load_config(arm.config, [])
+    config = load(arm.config, [])
     try:
         stretch(config, steps)
         for key, value in {**arm.changes, **point}.items():

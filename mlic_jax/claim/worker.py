@@ -58,12 +58,13 @@ def main() -> int:
     threading.Thread(target=outlive_nobody, daemon=True).start()
     from ml_collections import ConfigDict
 
-    from mlic_jax import cli, parallel
+    from mlic_jax import parallel
+    from mlic_jax.commands import common
     from mlic_jax.train import schedules
 
     # Output is for errors alone: a library that prints would be taken for one.
     words, sys.stdout = sys.stdout, sys.stderr
-    cli._prepare_jax()
+    common.prepare_jax()
     config = ConfigDict(job["config"])
     try:
         parallel.use_all_cores(config.data.batch_size, max(map(len, schedules(config))) * config.train.accumulate)

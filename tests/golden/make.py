@@ -17,7 +17,8 @@ sys.path.insert(0, str(HERE.parent))
 import golden_streams  # noqa: E402
 
 import mlic_jax  # noqa: E402
-from mlic_jax import cli, data, reference  # noqa: E402
+from mlic_jax import data, reference  # noqa: E402
+from mlic_jax.commands import common  # noqa: E402
 
 
 def pictures():
@@ -63,7 +64,7 @@ def with_metadata(image):
 def main(runs):
     expected, looks = {}, {}
     for run in runs:
-        artifact = cli._artifact_of_run(run, "latest")
+        artifact = common.artifact_of_run(run, "latest")
         artifact.card = {"trained": "4000 steps on photos with free licences; for tests only"}
         artifact.save(HERE / f"{artifact.model}.mlicm")
         folder = HERE / artifact.model

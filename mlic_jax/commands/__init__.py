@@ -1,0 +1,1 @@
+"""What the subcommands of `mlic` do: training, measuring, and pictures. mlic_jax.cli has their arguments."""

@@ -1,0 +1,163 @@
+"""`mlic compress`, `decompress`, `extract` and `info`."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+
+from mlic_jax import batch, files
+from mlic_jax.commands import common
+from mlic_jax.errors import UsageError
+
+STREAM_SUFFIX = ".mlic"
+
+
+def _run(arguments, suffix, check, start, work) -> int:
+    outputs = batch.outputs(arguments.inputs, arguments.output, suffix)
+
+    def check_both(name, path):
+        batch.refuse_overwriting(path, arguments.force)
+        check(name, path)
+
+    return batch.run(
+        list(zip(arguments.inputs, outputs, strict=True)),
+        check_both,
+        start,
+        work,
+        jobs=arguments.jobs,
+        as_json=arguments.json,
+        quiet=arguments.quiet,
+    )
+
+
+def compress(arguments):
+    from mlic_jax import api, container, metadata, picture_files, zoo
+    from mlic_jax.data import images
+
+    metadata.choose(arguments.metadata)
+    targets = {"size": arguments.target_size, "bpp": arguments.target_bpp, "psnr_db": arguments.target_psnr}
+    target = {name: value for name, value in targets.items() if value is not None}
+    if len(target) + (arguments.quality is not None) > 1:
+        raise UsageError("give one of --quality, --target-size, --target-bpp and --target-psnr")
+
+    def check(name, path):
+        batch.can_be_read_twice(name)
+
+    def start():
+        common.prepare_jax()
+        return api.load_model(arguments.model)
+
+    def work(name, path, model):
+        standard = _names_a_picture(path)
+        if standard and zoo.codec_of(model).extension != standard:
+            raise UsageError(
+                f"{path!r} names a {standard} file, and {model.model} writes {STREAM_SUFFIX} files, which need a "
+                f"decoder: name a {STREAM_SUFFIX} file, or take a model whose files are standard ones, as talebi2020"
+            )
+        original = batch.read(name)
+        image = images.open_image(io.BytesIO(original), name, container.LARGEST_PICTURE)
+        common = {"effort": arguments.effort, "metadata": arguments.metadata}
+        if target:
+            data = api.compress_to(image, model, **target, **common)
+        else:
+            data = api.compress(image, model, arguments.quality, **common)
+        record = {"input": name, "output": path, "input_bytes": len(original), **api.info(data)}
+        if standard:
+            picture_files.check(picture_files.format_of(path), container.read_header(data)[0].mode)
+            data = api.to_standard(data)[0]
+            record |= {"bytes": len(data), "bpp": 8 * len(data) / (record["width"] * record["height"])}
+        batch.write(path, data)
+        return record, (
+            f"{name}: {len(original)} -> {len(data)} bytes ({len(data) / len(original):.1%}), {record['bpp']:.3f} bpp, "
+            f"written to {path}"
+        )
+
+    return _run(arguments, STREAM_SUFFIX, check, start, work)
+
+
+def _names_a_picture(path: str) -> str | None:
+    """The suffix of a path that means a picture format, ".jpg" for all of JPEG's; None for others."""
+    from PIL import Image
+
+    suffix = os.path.splitext(path)[1].lower()
+    format = Image.registered_extensions().get(suffix)
+    return ".jpg" if format == "JPEG" else suffix if format else None
+
+
+def extract(arguments):
+    from mlic_jax import api
+
+    outputs = batch.outputs(arguments.inputs, arguments.output, "")
+    if arguments.output is None or os.path.isdir(arguments.output):
+        # The suffix depends on what is inside.
+        endings = [api.to_standard(batch.read(name))[1] for name in arguments.inputs if name != batch.STANDARD]
+        outputs = [path + ending for path, ending in zip(outputs, endings, strict=True)] or outputs
+    for name, path in zip(arguments.inputs, outputs, strict=True):
+        batch.refuse_overwriting(path, arguments.force)
+        data, kind = api.to_standard(batch.read(name))
+        if path != batch.STANDARD and _names_a_picture(path) not in (kind, None):
+            raise UsageError(f"inside {name!r} is a {kind} file, and {path!r} names another kind")
+        batch.write(path, data)
+        if path != batch.STANDARD:
+            print(f"{name}: {len(data)} bytes, written to {path}")
+
+
+def decompress(arguments):
+    from mlic_jax import api, container, metadata, picture_files
+
+    metadata.choose(arguments.metadata)
+
+    def format_of(path):
+        return "PNG" if path == batch.STANDARD else picture_files.format_of(path)
+
+    def check(name, path):
+        format = format_of(path)
+        if batch.can_be_read_twice(name):
+            header, _ = container.read_header(*batch.start_of(name, container.LONGEST_HEADER))
+            picture_files.check(format, header.mode)
+
+    def start():
+        common.prepare_jax()
+        return api.load_model(arguments.model) if arguments.model else None
+
+    def work(name, path, model):
+        data = batch.read(name)
+        header, _ = container.read_header(data)
+        picture_files.check(format_of(path), header.mode)
+        image = api.decompress_image(data, model, metadata=arguments.metadata)
+        batch.write(path, picture_files.to_bytes(image, format_of(path)))
+        record = {"input": name, "output": path, "width": header.width, "height": header.height, "mode": image.mode}
+        return record, f"{name}: {header.width}x{header.height} pixels of mode {image.mode}, written to {path}"
+
+    return _run(arguments, ".png", check, start, work)
+
+
+def info(arguments):
+    from mlic_jax import api, container
+
+    start, size = batch.start_of(arguments.input, container.LONGEST_HEADER)
+    if start[:2] == b"PK":
+        found = _model_info(arguments.input)
+    else:
+        found = api.info(start, size)
+    if arguments.json:
+        print(json.dumps(found))
+    else:
+        for key, value in found.items():
+            print(f"{key}: {json.dumps(value) if isinstance(value, dict | list) else value}")
+
+
+def _model_info(name):
+    from mlic_jax.artifact import Artifact
+
+    data = files.read_bytes(name)
+    artifact = Artifact.from_bytes(data, repr(name))
+    return {
+        "model": artifact.model,
+        "architecture": artifact.architecture,
+        "fingerprint": artifact.fingerprint.hex(),
+        "bytes": len(data),
+        "parameters": int(sum(a.size for name, a in artifact.arrays().items() if name.startswith("params/"))),
+        "card": artifact.card,
+    }

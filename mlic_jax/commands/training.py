@@ -1,0 +1,34 @@
+"""`mlic train` and `mlic export`."""
+
+from __future__ import annotations
+
+import pathlib
+
+from mlic_jax import batch
+from mlic_jax import config as configs
+from mlic_jax.commands import common
+
+
+def train(arguments, rest):
+    from mlic_jax import parallel
+
+    several = parallel.start_processes()
+    common.prepare_jax()
+    config = configs.load(arguments.config, rest)
+    if not several:
+        at_once = 1 if config.phases else len(config.schedule)
+        parallel.use_all_cores(config.data.batch_size, at_once * config.train.accumulate)
+    from mlic_jax.train import train
+
+    train(config, arguments.workdir, arguments.quiet)
+
+
+def export(arguments):
+    batch.refuse_overwriting(arguments.output, arguments.force)
+    common.prepare_jax()
+    artifact = common.artifact_of_run(arguments.run, arguments.which, arguments.calibrate)
+    if arguments.pack:
+        artifact = artifact.pack(tuple(arguments.half))
+    artifact.save(arguments.output)
+    size = pathlib.Path(arguments.output).stat().st_size
+    print(f"{arguments.output}: {artifact.model}, {size / 1e6:.2f} MB, fingerprint {artifact.fingerprint.hex()}")
