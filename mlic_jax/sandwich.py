@@ -312,6 +312,7 @@ def sandwich_codec(
     high: int,
     losses: Mapping[str, tuple[tuple[str, ...], Callable]],
     extension: str | None = None,
+    refine: Callable | None = None,
 ) -> Codec:
     """A trainable codec around a standard one.
 
@@ -324,6 +325,8 @@ def sandwich_codec(
       losses: objective -> (top-level parameters that it owns, loss). loss(apply, image, quality, condition, keys) ->
         (loss [B], metrics of [B] each); apply(method, *arguments) calls the module's methods and keeps its state.
       extension: ".jpg" and the like, where the standard codec's file is the whole result.
+      refine: (picture uint8 [H, W, c], what `before` made of it uint8 [H / scale, W / scale, c], quality, effort) ->
+        something better to code, of the same shape; None for a codec that knows no effort.
 
     Returns:
       The Codec. Its quality is the standard codec's own. A picture of two or more colours is refused by a model of
@@ -431,7 +434,7 @@ def sandwich_codec(
 
     def compress(artifact, image, quality=None, effort=0) -> Chunks:
         quality = settled(quality, UsageError)
-        if effort:
+        if effort and not refine:
             raise UsageError(f"{model} has no effort but 0")
         check(artifact)
         image = np.asarray(image)
@@ -440,11 +443,13 @@ def sandwich_codec(
                 raise UsageError(f"this model of {model} codes grey pictures: turn the picture to grey first")
             image = image[..., :1]
         height, width = image.shape[:2]
-        image = np.pad(image, ((0, -height % cell), (0, -width % cell), (0, 0)), mode="edge")
+        padded = np.pad(image, ((0, -height % cell), (0, -width % cell), (0, 0)), mode="edge")
         before = functools.partial(on_window, method="before")
         condition = condition_of(codec, np.full(1, quality))
-        coded = by_windows(before, image, cell, cell // scale, module.margin[0], artifact.variables, condition)
+        coded = by_windows(before, padded, cell, cell // scale, module.margin[0], artifact.variables, condition)
         coded = coded[: -(-height // scale), : -(-width // scale)]
+        if effort:
+            coded = refine(image, coded, quality, effort)
         return (classical.get(codec).encode(_three(coded), quality),)
 
     def decompress(artifact, chunks, size, quality=None):

@@ -230,6 +230,13 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
         train_state = found.state
         batches.set_state(found.data)
     start = found.step if found else 0
+    if found and (before := saved["optimizer"].get("decay_from", 0)) != config.optimizer.decay_from:
+        if config.optimizer.schedule == "wsd" and start > min(before, config.optimizer.decay_from):
+            raise TrainingError(
+                f"optimizer.decay_from was {before} and is {config.optimizer.decay_from}: the checkpoint is of step "
+                f"{start}, when the decay of one of them had begun. Go on from an earlier one, or with "
+                f"optimizer.decay_from={before}"
+            )
     writer = Writer(workdir, start) if parallel.is_main() else None
     if writer:
         files.write_bytes(workdir / "config.json", json.dumps(config.to_dict(), indent=1, default=list).encode())

@@ -22,7 +22,7 @@ from unittest import mock
 import numpy as np
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
-MODELS = ("bmshj2018-factorized", "bmshj2018-hyperprior", "mbt2018-mean")
+MODELS = ("bmshj2018-factorized", "bmshj2018-hyperprior", "mbt2018-mean", "kltnet")
 VARIANTS = ("plain", "tensorfloat32", "bfloat16", "highest", "eager", "batch of 7", "4 devices")
 
 
@@ -60,14 +60,17 @@ def digest(array):
 
 def module_of(artifact):
     """The Flax module of a latent model."""
-    from mlic_jax.models import bmshj2018, mbt2018
+    from mlic_jax.models import bmshj2018, kltnet, mbt2018
 
-    kinds = (bmshj2018.Factorized, bmshj2018.ScaleHyperprior, mbt2018.MeanScaleHyperprior)
+    kinds = (bmshj2018.Factorized, bmshj2018.ScaleHyperprior, mbt2018.MeanScaleHyperprior, kltnet.KltNet)
     return dict(zip(MODELS, kinds, strict=True))[artifact.model](**artifact.architecture)
 
 
 def symbols(data, artifact):
-    """{"z": .., "z_rows": .., "y": .., "y_rows": ..} as the package's decoder reads them from a file."""
+    """{"z": .., "z_rows": .., "y": .., "y_rows": ..} as the package's decoder reads them from a file.
+
+    Of a y in steps, "y_0" and so on.
+    """
     from mlic_jax import container, latent
     from mlic_jax.entropy import rangecoder
 
@@ -79,9 +82,10 @@ def symbols(data, artifact):
         return found[-1][0]
 
     with mock.patch.object(rangecoder.Decoder, "read", recorded):
-        latent.receive(module_of(artifact), artifact, chunks[0].content, (header.height, header.width))
+        latent.receive(module_of(artifact), artifact, chunks[0].content, (header.height, header.width), header.quality)
     arrays = {}
-    for name, (values, rows) in zip(("y",) if len(found) == 1 else ("z", "y"), found, strict=True):
+    steps = [f"y_{step}" for step in range(len(found) - 1)] if len(found) > 2 else ["y"]
+    for name, (values, rows) in zip(steps if len(found) == 1 else ("z", *steps), found, strict=True):
         arrays.update({name: values[0], f"{name}_rows": rows[0]})
     return arrays
 
@@ -94,7 +98,8 @@ def repeated(times):
     def integers(self, symbols):
         mesh = Mesh(np.array(jax.devices()[: times if times % 2 == 0 else 1]), ("batch",))
         # Other pictures beside it, so that an example's result could depend on its neighbours.
-        batch = np.concatenate([symbols * (i % 3) for i in range(1, times)] + [symbols]).clip(-127, 127)
+        batch = np.concatenate([symbols * (i % 3) for i in range(1, times)] + [symbols])
+        batch = batch if self.of_values else batch.clip(-127, 127)
         batch = jax.device_put(batch.astype(np.float32), NamedSharding(mesh, PartitionSpec("batch")))
         alone, variables = self.unbind()
         compute = jax.jit(lambda variables, x: alone.apply(variables, x, method="integers_whole"))

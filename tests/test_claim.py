@@ -52,7 +52,9 @@ def codec(*, step=16.0, ladder=False):
 
     def compress(artifact, image, quality, effort=0):
         ENCODED.append(quality)
-        return (zlib.compress(np.round(image / width(artifact, quality)).astype(np.uint8).tobytes()),)
+        # An effort that is wasted: the same pixels, not compressed.
+        steps = np.round(image / width(artifact, quality)).astype(np.uint8)
+        return (zlib.compress(steps.tobytes(), 0 if effort else -1),)
 
     def decompress(artifact, chunks, size, quality=None):
         found = np.frombuffer(inflate(chunks[0], 3 * size[0] * size[1], "data"), np.uint8).reshape(*size, 3)
@@ -607,6 +609,10 @@ def test_claim_files_that_cannot_be_read(text, words, tmp_path):
         ({"arms": (FIRST, SECOND._replace(points=STEPS[:2]))}, "arm 'second one' has 2 points, and 'first'"),
         ({"arms": (FIRST._replace(changes={"train.steps": 5}), SECOND)}, "arm 'first' changes 'train.steps'"),
         ({"arms": (FIRST._replace(points=({"seed": 5},)), SECOND._replace(after=""))}, "arm 'first' changes 'seed'"),
+        ({"arms": (FIRST, Arm("again"))}, "arm 'again' needs a config, or is `of` another arm"),
+        ({"arms": (FIRST, Arm("again", "configs/steps.py", of="first"))}, "and not both"),
+        ({"arms": (Arm("again", of="first"), FIRST)}, "is of 'first', which is no earlier arm that is trained"),
+        ({"arms": (FIRST, Arm("again", of="first", effort=10))}, "has effort 10: a whole number from 0 to 9"),
         ({"seeds": ()}, "seeds are ()"),
         ({"seeds": (1, 1)}, "seeds are (1, 1)"),
         ({"steps": 0}, "steps is 0"),
@@ -622,6 +628,18 @@ def test_claims_that_make_no_sense(changes, words, here):
     with pytest.raises(UsageError) as error:
         run(claim(**changes), trainer)
     assert words in str(error.value) and trainer.names == []
+
+
+def test_an_arm_of_another_measures_its_models_again(here):
+    trainer = Trainer()
+    arms = (FIRST, Arm("harder", of="first", effort=3))
+    outcome = run(claim(arms=arms, seeds=(0,), codecs=(), anchors=("first",), rates=()), trainer)
+    assert trainer.names == [f"first, {one}, seed 0" for one in [name.split(", ")[1] for name in trainer.names]]
+    rows = list(csv.DictReader(pathlib.Path(outcome.written["images.csv"]).read_text().splitlines()))
+    first, harder = ([row for row in rows if row["name"] == name] for name in ("first", "harder"))
+    assert len(first) == len(harder) > 0
+    for one, other in zip(first, harder, strict=True):
+        assert one["psnr_db"] == other["psnr_db"] and int(one["bytes"]) < int(other["bytes"])
 
 
 def test_the_command_line(here, capsys, monkeypatch):

@@ -141,6 +141,14 @@ def test_files_of_every_effort(monkeypatch):
     assert api.decompress(data, artifact).shape == (50, 99, 3)
 
 
+def test_an_effort_that_makes_it_worse_is_not_taken(monkeypatch):
+    artifact = small.noisy(2)[1]
+    monkeypatch.setattr(
+        refine, "refine", lambda module, variables, image, latents, *_: {k: 3 * v for k, v in latents.items()}
+    )
+    assert api.compress(image(), artifact, 40, effort=3) == api.compress(image(), artifact, 40)
+
+
 def test_efforts_that_are_refused():
     artifact = small.imported("bmshj2018-hyperprior")[1]
     with pytest.raises(UsageError, match="bmshj2018-hyperprior has no effort but 0"):

@@ -244,6 +244,16 @@ def test_another_config_in_the_same_workdir_is_an_error(undisturbed):
     assert toys.same(run(workdir, {"train.log_every": 9, "train.keep": 5, "data.cache_mib": 8}), state)
 
 
+def test_a_decay_that_has_begun_cannot_be_put_off(tmp_path):
+    stable = {"optimizer.schedule": "wsd", "optimizer.decay_from": 10, "optimizer.decay_steps": 4, "train.steps": 5}
+    run(tmp_path / "run", stable)
+    run(tmp_path / "run", {**stable, "optimizer.decay_from": 6, "train.steps": 8})  # it has not begun at 5
+    for begin in (7, 20):
+        with pytest.raises(TrainingError, match="decay_from was 6 and is .* step 8, when the decay"):
+            run(tmp_path / "run", {**stable, "optimizer.decay_from": begin, "train.steps": 12})
+    run(tmp_path / "run", {**stable, "optimizer.decay_from": 6, "train.steps": 10})
+
+
 def test_runs_are_loaded_by_name(tmp_path):
     changes = {"train.evaluate_every": 5, "train.checkpoint_every": 5, "train.ema": 0.9, "train.keep": 2}
     state = run(tmp_path, changes)

@@ -109,7 +109,8 @@ def run(
     if not options.only_report:
         say(_plan(claim, all_runs))
         failures |= training.train_all(all_runs, train, options.quiet, say)
-    if not any(runs.finished(one) and one.arm.shown for one in all_runs):
+    used = {arm.of or arm.name for arm in claim.arms if arm.shown}
+    if not any(runs.finished(one) and one.arm.name in used for one in all_runs):
         raise _nothing(workdir, failures)
 
     cache = measuring.Cache(workdir / "cache")

@@ -116,7 +116,7 @@ def entrant_of(arm: Arm, label: str, trained: Sequence[Run]) -> Entrant:
     members = []
     for one in trained:
         artifact = artifact_of(one)
-        (member,) = entrants.models([entrants.Spec(label, str(one.folder), 0)], lambda path, found=artifact: found)
+        (member,) = entrants.models([entrants.Spec(label, str(one.folder), arm.effort)], lambda path, found=artifact: found)
         if arm.qualities is not None and member.at is None:
             raise UsageError(f"arm {arm.name!r} has qualities, and its model {artifact.model!r} has one rate")
         found = member.points if arm.qualities is None else tuple(map(member.at, arm.qualities))
@@ -176,7 +176,7 @@ def measure_all(
         for arm in claim.arms:
             if not arm.shown:
                 continue
-            mine = [one for one in all_runs if one.arm.name == arm.name and one.seed == seed]
+            mine = [one for one in all_runs if one.arm.name == (arm.of or arm.name) and one.seed == seed]
             trained = [one for one in mine if runs.finished(one)]
             label = curve_label(claim, arm.name, seed)
             if trained:
@@ -198,8 +198,12 @@ def count(claim: Claim, all_runs: Sequence[Run], pictures: int) -> int:
     """About as many results `measure_all` will have."""
     from mlic_jax import classical
 
-    shown = [one for one in all_runs if one.arm.shown and runs.finished(one)]
-    points = sum(len(one.arm.qualities or (0,)) for one in shown)
+    points = sum(
+        len(arm.qualities or (0,))
+        for arm in claim.arms
+        for one in all_runs
+        if arm.shown and one.arm.name == (arm.of or arm.name) and runs.finished(one)
+    )
     return pictures * (points + sum(len(classical.get(name).qualities) for name in claim.codecs))
 
 

@@ -70,6 +70,8 @@ def all_of(claim: Claim, workdir, source: str | None = None, steps: int | None =
     made: dict[tuple[str, int, int], Run] = {}
     for seed in claim.seeds:
         for arm in claim.arms:
+            if arm.of:
+                continue
             names = point_names(arm)
             for point, changes in enumerate(arm.points):
                 after = None

@@ -25,15 +25,19 @@ class Arm(NamedTuple):
       points: further changes for each training; all the trainings of a seed are one curve, of models of one rate.
       qualities: the points of the curve of a model of several rates; None for the codec's ladder.
       shown: False for an arm that only prepares weights: it is trained and not measured.
+      of: name of an earlier arm whose models this one measures again, in place of a config: nothing is trained.
+      effort: of the encoder, 0 to 9.
     """
 
     name: str
-    config: str
+    config: str = ""
     changes: Mapping[str, Any] = {}
     after: str = ""
     points: Sequence[Mapping[str, Any]] = ({},)
     qualities: Sequence[float] | None = None
     shown: bool = True
+    of: str = ""
+    effort: int = 0
 
 
 class Claim(NamedTuple):
@@ -120,6 +124,12 @@ def check(claim: Claim) -> None:
         taken[folder] = arm.name
         if not arm.points:
             raise UsageError(f"arm {arm.name!r} has no points: the default, ({{}},), is one training")
+        if bool(arm.config) == bool(arm.of):
+            raise UsageError(f"arm {arm.name!r} needs a config, or is `of` another arm, and not both")
+        if arm.of and arm.of not in [before.name for before in claim.arms[:index] if not before.of]:
+            raise UsageError(f"arm {arm.name!r} is of {arm.of!r}, which is no earlier arm that is trained")
+        if arm.effort not in range(10):
+            raise UsageError(f"arm {arm.name!r} has effort {arm.effort!r}: a whole number from 0 to 9 is possible")
         if arm.after:
             earlier = {before.name: before for before in claim.arms[:index]}
             if arm.after not in earlier:
@@ -172,8 +182,8 @@ def restrict(claim: Claim, arms: Sequence[str] = (), seeds: Sequence[int] = (), 
     if arms:
         needed = set(arms)
         for arm in reversed(claim.arms):
-            if arm.name in needed and arm.after:
-                needed.add(arm.after)
+            if arm.name in needed:
+                needed |= {arm.after, arm.of} - {""}
         kept = [arm._replace(shown=arm.shown and arm.name in arms) for arm in claim.arms if arm.name in needed]
         shown = [arm.name for arm in kept if arm.shown]
         anchors = [name for name in claim.anchors if name in (*claim.codecs, *shown)]
