@@ -632,7 +632,8 @@ def test_claims_that_make_no_sense(changes, words, here):
 
 def test_an_arm_of_another_measures_its_models_again(here):
     trainer = Trainer()
-    arms = (FIRST, Arm("harder", of="first", effort=3))
+    finer = Arm("finer", "", {"model.arguments.step": 4.0}, of="first")
+    arms = (FIRST, Arm("harder", of="first", effort=3), finer)
     outcome = run(claim(arms=arms, seeds=(0,), codecs=(), anchors=("first",), rates=()), trainer)
     assert trainer.names == [f"first, {one}, seed 0" for one in [name.split(", ")[1] for name in trainer.names]]
     rows = list(csv.DictReader(pathlib.Path(outcome.written["images.csv"]).read_text().splitlines()))
@@ -640,6 +641,8 @@ def test_an_arm_of_another_measures_its_models_again(here):
     assert len(first) == len(harder) > 0
     for one, other in zip(first, harder, strict=True):
         assert one["psnr_db"] == other["psnr_db"] and int(one["bytes"]) < int(other["bytes"])
+    changed = {row["psnr_db"] for row in rows if row["name"] == "finer"}
+    assert len(changed) == len(HELD_OUT) and max(changed) > max(row["psnr_db"] for row in first)
 
 
 def test_the_command_line(here, capsys, monkeypatch):

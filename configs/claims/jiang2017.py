@@ -19,13 +19,13 @@ The arms are pairs of small networks (form `compact`, 48 channels: 11 and 32 kMA
 665), each one pair for the JPEG qualities 5 to 60 where the paper trains a pair for each quality. `both` trains the two
 at once through differentiable JPEG; `alternating` in turn, as the paper does, with the codec left out for ComCNN;
 `ComCNN only` enlarges by bicubic interpolation, `RecCNN only` halves by 2x2 means. JPEG in the middle has the tables
-of the standard and default Huffman codes, as in the paper; `both, optimised` has optimised Huffman codes and
-progressive scans, and is what to hold against `jpeg-optimised`.""",
+of the standard and default Huffman codes, as in the paper; `both, optimised` is `both` with optimised Huffman codes and
+progressive scans (the same pixels in fewer bytes), and is what to hold against `jpeg-optimised`.""",
         arms=(
             Arm("both", CONFIG, qualities=QUALITIES),
             Arm("ComCNN only", CONFIG, {"model.arguments.part": "com"}, qualities=QUALITIES),
             Arm("RecCNN only", CONFIG, {"model.arguments.part": "rec"}, qualities=QUALITIES),
-            Arm("both, optimised", CONFIG, {"model.arguments.codec": "jpeg-optimised"}, qualities=QUALITIES),
+            Arm("both, optimised", "", {"model.arguments.codec": "jpeg-optimised"}, qualities=QUALITIES, of="both"),
             Arm(
                 "alternating",
                 CONFIG,

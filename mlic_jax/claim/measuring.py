@@ -18,7 +18,7 @@ from mlic_jax.benchmark.cache import Cache
 from mlic_jax.benchmark.entrants import Entrant, Point
 from mlic_jax.claim import runs
 from mlic_jax.claim.runs import Run
-from mlic_jax.claim.spec import Arm, Claim
+from mlic_jax.claim.spec import Arm, Claim, slug
 from mlic_jax.errors import MlicError, ModelError, UsageError
 from mlic_jax.metrics import registry
 
@@ -81,12 +81,20 @@ def _shape(name: str) -> tuple[int, int] | None:
 # ---------------------------------------------------------------------- models
 
 
-def artifact_of(one: Run) -> Artifact:
-    """The model of a finished run, its last step's; exported once, into its folder. Raises MlicError."""
+def artifact_of(one: Run, changes: Mapping[str, Any]) -> Artifact:
+    """The model of a finished run, its last step's; exported once, into its folder.
+
+    Args:
+      one: the run.
+      changes: of its config, made after the training: of arguments that do not decide what weights there are.
+
+    Raises MlicError.
+    """
     from mlic_jax.checkpoint import differences
     from mlic_jax.train import load_run, make_codec
 
-    path = one.folder / f"model-{one.steps}.mlicm"
+    words = "".join(f"-{slug(f'{key}={value}')}" for key, value in sorted(changes.items()))
+    path = one.folder / f"model-{one.steps}{words}.mlicm"
     with contextlib.suppress(ModelError):  # missing, or damaged
         kept = Artifact.load(path)
         if not differences(kept.card.get("trained_with", {}), one.config):
@@ -94,8 +102,10 @@ def artifact_of(one: Run) -> Artifact:
     config, params, state, step = load_run(one.folder, one.steps)
     trained_with = json.loads(json.dumps(config.to_dict(), default=list))
     config.train.bfloat16 = False
+    for key, value in changes.items():
+        runs.change(config, key, value)
     artifact = make_codec(config).export(params, state)
-    artifact.card = {"trained_with": trained_with, "step": step}
+    artifact.card = {"trained_with": trained_with, "step": step} | ({"changed": dict(changes)} if changes else {})
     artifact.save(path)
     return Artifact.load(path)
 
@@ -115,8 +125,10 @@ def entrant_of(arm: Arm, label: str, trained: Sequence[Run]) -> Entrant:
     points: list[Point] = []
     members = []
     for one in trained:
-        artifact = artifact_of(one)
-        (member,) = entrants.models([entrants.Spec(label, str(one.folder), arm.effort)], lambda path, found=artifact: found)
+        artifact = artifact_of(one, arm.changes if arm.of else {})
+        (member,) = entrants.models(
+            [entrants.Spec(label, str(one.folder), arm.effort)], lambda path, found=artifact: found
+        )
         if arm.qualities is not None and member.at is None:
             raise UsageError(f"arm {arm.name!r} has qualities, and its model {artifact.model!r} has one rate")
         found = member.points if arm.qualities is None else tuple(map(member.at, arm.qualities))

@@ -100,14 +100,14 @@ def make_config(arm: Arm, point: Mapping[str, Any], steps: int | None, instead: 
     try:
         stretch(config, steps)
         for key, value in {**arm.changes, **point}.items():
-            _change(config, key, value)
+            change(config, key, value)
         stretch(config, instead)
     except UsageError as reason:
         raise UsageError(f"arm {arm.name!r}: {reason}") from reason
     return config
 
 
-def _change(config: ConfigDict, key: str, value: Any) -> None:
+def change(config: ConfigDict, key: str, value: Any) -> None:
     """Sets a dotted key. Raises UsageError for one that does not exist, and for a value of another type."""
     *parents, name = key.split(".")
     node = config

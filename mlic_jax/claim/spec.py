@@ -26,6 +26,7 @@ class Arm(NamedTuple):
       qualities: the points of the curve of a model of several rates; None for the codec's ladder.
       shown: False for an arm that only prepares weights: it is trained and not measured.
       of: name of an earlier arm whose models this one measures again, in place of a config: nothing is trained.
+        `changes` are then made to the models after the training, as far as their weights fit what results.
       effort: of the encoder, 0 to 9.
     """
 
