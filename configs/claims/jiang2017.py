@@ -3,7 +3,7 @@
 from mlic_jax.claim import Arm, Claim
 
 CONFIG = "configs/jiang2017.py:tiny"
-QUALITIES = (5, 8, 12, 18, 26, 38, 50, 60)
+QUALITIES = (5, 8, 14, 25, 40, 60)
 
 
 def get_claim() -> Claim:

@@ -3,7 +3,7 @@
 from mlic_jax.claim import Arm, Claim
 
 CONFIG = "configs/talebi2020.py"
-QUALITIES = (5, 8, 12, 18, 26, 38, 50, 60)
+QUALITIES = (5, 8, 14, 25, 40, 60)
 
 
 def get_claim() -> Claim:
@@ -17,8 +17,8 @@ in full, so this is no reproduction.
 
 The arms are one small editor each (five layers of 24 channels, 17 kMAC/pixel) for the JPEG qualities 5 to 60. `noise`
 measures its distortion (MSE) behind JPEG with noise in place of rounding, `edit` between the picture and its edited
-form; `perceptual` has half of the weight of its distortion in LPIPS. `noise, effort 5` goes on from the editor's picture
-by 50 steps of gradient descent on the pixels of each picture. Both sides write optimised Huffman codes and
+form; `perceptual` has half of the weight of its distortion in LPIPS. `noise, effort 5` goes on from the editor's
+picture by 50 steps of gradient descent on the pixels of each picture. Both sides write optimised Huffman codes and
 progressive scans: default codes would give away 22 % at quality 10. An edited file is a plain JPEG; its bytes count,
 and no container's.""",
         arms=(
@@ -27,7 +27,7 @@ and no container's.""",
             Arm("noise, effort 5", of="noise", effort=5, qualities=QUALITIES),
             Arm("edit", f"{CONFIG}:tiny", {"model.arguments.rounding": "edit"}, qualities=QUALITIES),
         ),
-        steps=3000,
+        steps=2000,
         codecs=("jpeg-optimised",),
         anchors=("jpeg-optimised",),
         metrics=("psnr", "ms-ssim", "lpips-alex"),
