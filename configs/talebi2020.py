@@ -36,7 +36,7 @@ def get_config(variant: str = "tiny"):
     if variant in ("warp", "cascade"):
         arguments.variant = variant
     if variant == "perceptual":
-        arguments.perceptual = 0.5
+        arguments.perceptual, arguments.rounding = 0.5, "edit"
     config.data.batch_size, config.data.patch_size = 8, 64
     config.data.detail_weight = 1.0
     config.data.cache_mib = 1024

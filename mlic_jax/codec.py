@@ -25,7 +25,8 @@ class Objective(NamedTuple):
     """One optimiser's view of the parameters.
 
     Attributes:
-      owns: top-level keys of params that this objective may change. Objectives own disjoint sets.
+      owns: top-level keys of params that this objective may change. Those of one
+        schedule own disjoint sets.
       loss: (params, state, batch, keys, step) -> (scalar, (metrics, state)).
         batch: {"image": uint8 [B, H, W, 3], "position": int32 [B]}.
         keys: [B] PRNG keys, one per example, so that noise does not depend on how examples are shared out to devices.

