@@ -47,7 +47,7 @@ class Codec(NamedTuple):
         values from the key by NumPy, so they are the same on every backend.
       objectives: name -> Objective; a config's `schedule` says which run in a step, and in what order.
       estimate: (params, state, image uint8 [B, H, W, 3], quality=None) -> {"loss" [B], "bits" [B], "mse255" [B],
-        "reconstruction" uint8 [B, H, W, 3]}: rounded latents and -log2 P, no noise. Jit-able, any H and W. What it
+        "reconstruction" uint8 [B, H, W, 3]}: rounded latents and -log2 P, no noise. Any H and W. What it
         reports is an estimate; figures about a codec come from `compress` and `decompress`. Without a quality, a codec
         of every rate gives a mean loss over several, and the rest at its default.
       export: (params, state, images=None) -> Artifact: NumPy weights and integer tables, all that compress and

@@ -42,6 +42,9 @@ DIFFERENTIABLE = {
 }
 # Side of the windows in which pictures go through the networks, in samples of the smaller picture.
 WINDOW = 256
+# Bytes that a callback is given at a time. XLA copies more than 100 kB by a thread of its pool, for which the callback
+# would wait; on one core it is the only thread, and waits for the callback.
+_PART = 1 << 16
 # Points of a curve over a range of qualities.
 POINTS = 7
 _QUALITY = 1 << 20  # folded into an example's key where its quality is drawn
@@ -197,12 +200,20 @@ def real_codec(codec: str, image: jax.Array, quality: jax.Array) -> tuple[jax.Ar
       What its files decode to, uint8 [B, h, w, c], and their sizes in bits, float32 [B].
     """
 
-    def run(image, quality):
-        decoded = [through(codec, one, q) for one, q in zip(np.asarray(image), np.asarray(quality), strict=True)]
-        return np.stack([d for _, d in decoded]), np.array([8 * len(data) for data, _ in decoded], np.float32)
+
+    def run(quality, *parts):
+        return on_host(codec, np.concatenate([np.asarray(part) for part in parts]).reshape(image.shape), quality)
 
     shapes = (jax.ShapeDtypeStruct(image.shape, jnp.uint8), jax.ShapeDtypeStruct(image.shape[:1], jnp.float32))
-    return jax.pure_callback(run, shapes, image, quality)
+    flat = image.reshape(-1)
+    parts = [flat[i : i + _PART] for i in range(0, flat.size, _PART)]
+    return jax.pure_callback(run, shapes, quality, *parts)
+
+
+def on_host(codec: str, image: np.ndarray, quality: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `real_codec`, for NumPy arrays."""
+    found = [through(codec, one, float(q)) for one, q in zip(np.asarray(image), np.asarray(quality), strict=True)]
+    return np.stack([decoded for _, decoded in found]), np.array([8 * len(data) for data, _ in found], np.float32)
 
 
 def through(codec: str, image: np.ndarray, quality: float) -> tuple[bytes, np.ndarray]:
@@ -379,13 +390,22 @@ def sandwich_codec(
         return Objective(owns, mean_loss)
 
     @jax.jit
+    def coded_of(variables, image, quality):
+        condition = condition_of(codec, quality)
+        seen = pad(with_channels(image, channels), cell)
+        coded = to_uint8(module.apply(variables, seen, condition, method="before"))
+        return coded[:, : -(-image.shape[1] // scale), : -(-image.shape[2] // scale)]
+
     def estimate_at(variables, image, quality):
+        # The files are written outside of the jitted programs: a picture may be of any size.
+        decoded, bits = on_host(codec, np.asarray(coded_of(variables, image, quality)), quality)
+        return judged(variables, image, quality, decoded, bits)
+
+    @jax.jit
+    def judged(variables, image, quality, decoded, bits):
         size = image.shape[1:3]
         seen = with_channels(image, channels)
         condition = condition_of(codec, quality)
-        coded = to_uint8(module.apply(variables, pad(seen, cell), condition, method="before"))
-        coded = coded[:, : -(-size[0] // scale), : -(-size[1] // scale)]
-        decoded, bits = real_codec(codec, coded, quality)
         shown = module.apply(variables, to_float(decoded), condition, method="after")[:, : size[0], : size[1]]
         shown = to_uint8(shown)
         mse255 = per_example_sum((to_float(shown) - seen) ** 2) * (255.0**2 / seen[0].size)

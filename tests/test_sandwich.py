@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -291,3 +293,22 @@ def test_metadata_that_jpeg_cannot_hold():
         standard_files.with_metadata(data, {ICC: bytes(17_000_000)})
     both = standard_files.with_metadata(data, {XMP: b"<x:xmpmeta/>", EXIF: b"II*\0\x08\0\0\0\0\0\0\0\0\0"})
     assert Image.open(io.BytesIO(both)).info["xmp"] == b"<x:xmpmeta/>"
+
+
+_ON_ONE_CORE = """
+import os
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import jax
+import numpy as np
+from mlic_jax import sandwich
+image = np.zeros((4, 256, 256, 3), np.uint8)
+run = jax.jit(lambda image, quality: sandwich.real_codec("jpeg", image + 1, quality))
+for i in range(20):
+    decoded, bits = run(image + i, np.full(4, 50, np.float32))
+assert decoded.shape == image.shape and bits.min() > 0
+"""
+
+
+def test_a_callback_on_one_core_does_not_wait_for_itself():
+    subprocess.run([sys.executable, "-c", _ON_ONE_CORE], check=True, timeout=120)
