@@ -32,7 +32,9 @@ def main():
     parser.add_argument("--images", required=True, help="folder of pictures")
     parser.add_argument("--model", required=True, action="append", help="model file (.mlicm); may be given again")
     parser.add_argument("--quality", type=float, help="of the model (default: its own)")
-    parser.add_argument("--crop", type=int, default=0, help="pixels to take off every side first: scans end in dark rows")
+    parser.add_argument(
+        "--crop", type=int, default=0, help="pixels to take off every side first: scans end in dark rows"
+    )
     parser.add_argument("--grey", action="store_true", help="measure the pictures' luma")
     arguments = parser.parse_args()
     pictures = [data.read_image(path) for path in data.list_images(arguments.images)]

@@ -23,7 +23,7 @@ def get_config(variant: str = "tiny"):
     widths = {"paper": talebi2020.PUBLISHED, "toy": talebi2020.TOY}.get(variant, talebi2020.TINY)
     config.model.arguments = {
         "codec": "jpeg-optimised", "channels": 3, "low": 5, "high": 60, "variant": "smooth", **widths,
-        "rounding": "noise", "rate": 1.0, "perceptual": 0.0, "smoothness": 10.0,
+        "rounding": "edit", "rate": 1.0, "perceptual": 0.0, "smoothness": 10.0,
     }  # fmt: skip
     arguments = config.model.arguments
     config.train.ema = 0.998
@@ -36,7 +36,7 @@ def get_config(variant: str = "tiny"):
     if variant in ("warp", "cascade"):
         arguments.variant = variant
     if variant == "perceptual":
-        arguments.perceptual, arguments.rounding = 0.5, "edit"
+        arguments.perceptual = 0.5
     config.data.batch_size, config.data.patch_size = 8, 64
     config.data.detail_weight = 1.0
     config.data.cache_mib = 1024

@@ -200,7 +200,6 @@ def real_codec(codec: str, image: jax.Array, quality: jax.Array) -> tuple[jax.Ar
       What its files decode to, uint8 [B, h, w, c], and their sizes in bits, float32 [B].
     """
 
-
     def run(quality, *parts):
         return on_host(codec, np.concatenate([np.asarray(part) for part in parts]).reshape(image.shape), quality)
 

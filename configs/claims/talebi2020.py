@@ -3,7 +3,7 @@
 from mlic_jax.claim import Arm, Claim
 
 CONFIG = "configs/talebi2020.py"
-QUALITIES = (5, 8, 14, 25, 40, 60)
+QUALITIES = (8, 14, 25, 40)
 
 
 def get_claim() -> Claim:
@@ -15,16 +15,16 @@ def get_claim() -> Claim:
 gives files that look better at the same size; the decoder is everybody's. **Talebi-style**: the paper could not be read
 in full, so this is no reproduction.
 
-The arms are one small editor each (five layers of 24 channels, 17 kMAC/pixel) for the JPEG qualities 5 to 60. `noise`
-measures its distortion (MSE) behind JPEG with noise in place of rounding; `perceptual` has half of the weight of its
-distortion in LPIPS behind JPEG with straight-through rounding, the other half in the MSE of the edit. `noise, effort 5`
+The arms are one small editor each (five layers of 24 channels, 17 kMAC/pixel) for the JPEG qualities 5 to 60. `edit`
+measures its distortion (MSE) between the picture and its edited form; `perceptual` has half of the weight of its
+distortion in LPIPS behind JPEG with straight-through rounding, the other half in the MSE of the edit. `edit, effort 5`
 goes on from the editor's picture by 50 steps of gradient descent on the pixels of each picture. Both sides write
 optimised Huffman codes and progressive scans: default codes would give away 22 % at quality 10. An edited file is a
 plain JPEG; its bytes count, and no container's.""",
         arms=(
-            Arm("noise", f"{CONFIG}:tiny", qualities=QUALITIES),
+            Arm("edit", f"{CONFIG}:tiny", qualities=QUALITIES),
             Arm("perceptual", f"{CONFIG}:perceptual", qualities=QUALITIES),
-            Arm("noise, effort 5", of="noise", effort=5, qualities=QUALITIES),
+            Arm("edit, effort 5", of="edit", effort=5, qualities=QUALITIES),
         ),
         steps=2000,
         codecs=("jpeg-optimised",),
@@ -41,5 +41,7 @@ plain JPEG; its bytes count, and no container's.""",
         notes="""The reach of editing is small where PSNR is the judge: optimising the pixels of single pictures by
 gradient gained 3 to 8 % at quality 20. An editor trained with straight-through or cubic rounding in its distortion
 learns to chase rounding errors and *needs more* bits (+20 % and +70 % in trials): `tests/models/test_talebi2020.py`
-holds that.""",
+holds that. Noise in place of rounding, which in the mean is the same as the error of the edit, was tried first: after
+2000 steps of 8 patches its editor wrote 21 % more bytes at 0.4 dB less (a photo at quality 30), for the noise is many
+times the edit.""",
     )

@@ -15,9 +15,11 @@ the warp follows the paper's abstract and captions alone. This is not a reproduc
 editor, which begins by changing nothing; no batch norm; kernels of 3x3 in the tiny one; one editor for a range of
 qualities; the analytic estimate of the rate (mlic_jax.jpeg) in place of a learned one.
 
-The rounding of JPEG's coefficients is replaced by noise in training, never by a straight-through estimate: rounding in
-an orthonormal transform is already as good as it can be, and an editor that sees its errors learns to chase them (it
-then needs more bits for the same PSNR, not fewer; a test holds this).
+The squared error is that of the edit, before JPEG, or behind JPEG with noise in place of rounding, which is the same in
+the mean; never behind a straight-through estimate: rounding in an orthonormal transform is already as good as it can
+be, and an editor that sees its errors learns to chase them (it then needs more bits for the same PSNR, not fewer; a
+test holds this). Noise has a price: at low qualities it is many times the error that an edit makes, and small batches
+learn nothing from it.
 """
 
 from __future__ import annotations
@@ -263,7 +265,7 @@ def talebi2020(
     form: str = "published",
     features: int = 64,
     layers: int = 5,
-    rounding: str = "noise",
+    rounding: str = EDIT,
     rate: float = 1.0,
     perceptual: float = 0.0,
     smoothness: float = 10.0,
@@ -277,8 +279,8 @@ def talebi2020(
       variant: "smooth", "warp" or "cascade".
       form: of "smooth", "published" or "compact": `layers` 3x3 convolutions.
       features, layers: width, and convolutions of the compact form and of the warp.
-      rounding: where the distortion is measured: behind JPEG with its rounding replaced by "noise" or another of
-        jpeg.ROUNDINGS, or before it: "edit".
+      rounding: where the squared error is measured: before JPEG ("edit"), or behind it with its rounding replaced by
+        "noise" or another of jpeg.ROUNDINGS.
       rate: weight of the bits; at 1 a bit buys what it buys in JPEG itself.
       perceptual: share of the distortion that is LPIPS (AlexNet; needs the extra `lpips`), 0 to 1; the rest is MSE.
         LPIPS is taken behind JPEG with straight-through rounding.
