@@ -427,7 +427,7 @@ def test_rows_are_spread_over_the_table():
 def test_zoo_knows_the_models():
     assert {name for name, _ in reference.MODELS.values()} == {
         name for name, entry in zoo.MODELS.items() if entry.factory.startswith("mlic_jax.")
-    }
+    } - {"jiang2017", "talebi2020"}  # whose streams are files of standard codecs
     for number, (name, _) in reference.MODELS.items():
         assert zoo.stream_id(name) == number
 

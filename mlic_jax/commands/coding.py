@@ -81,7 +81,8 @@ def _names_a_picture(path: str) -> str | None:
     from PIL import Image
 
     suffix = os.path.splitext(path)[1].lower()
-    format = Image.registered_extensions().get(suffix)
+    # Pillow knows our own suffix too where mlic_jax.pillow was imported.
+    format = None if suffix == STREAM_SUFFIX else Image.registered_extensions().get(suffix)
     return ".jpg" if format == "JPEG" else suffix if format else None
 
 
