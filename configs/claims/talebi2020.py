@@ -41,7 +41,5 @@ plain JPEG; its bytes count, and no container's.""",
         notes="""The reach of editing is small where PSNR is the judge: optimising the pixels of single pictures by
 gradient gained 3 to 8 % at quality 20. An editor trained with straight-through or cubic rounding in its distortion
 learns to chase rounding errors and *needs more* bits (+20 % and +70 % in trials): `tests/models/test_talebi2020.py`
-holds that. Noise in place of rounding, which in the mean is the same as the error of the edit, was tried first: after
-2000 steps of 8 patches its editor wrote 21 % more bytes at 0.4 dB less (a photo at quality 30), for the noise is many
-times the edit.""",
+holds that.""",
     )

@@ -18,8 +18,7 @@ qualities; the analytic estimate of the rate (mlic_jax.jpeg) in place of a learn
 The squared error is that of the edit, before JPEG, or behind JPEG with noise in place of rounding, which is the same in
 the mean; never behind a straight-through estimate: rounding in an orthonormal transform is already as good as it can
 be, and an editor that sees its errors learns to chase them (it then needs more bits for the same PSNR, not fewer; a
-test holds this). Noise has a price: at low qualities it is many times the error that an edit makes, and small batches
-learn nothing from it.
+test holds this).
 """
 
 from __future__ import annotations
