@@ -44,15 +44,11 @@ def get_config(variant: str = "tiny"):
         config.train.steps = 120_000
         config.train.ema = 0.0
         return config
-    config.data.batch_size, config.data.patch_size = 8, 64
+    base.make_tiny(config, patch_size=64, steps=5000)
     config.data.detail_weight = 1.0
     config.data.cache_mib = 1024
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 100
-    config.optimizer.decay_steps = config.train.steps = 5000
     config.train.log_every = 100
-    config.train.evaluate_every = config.train.checkpoint_every = 500
     if variant == "colour" or toy:
         arguments.channels = 3
     if variant in ("alternating", "jpeg2000", "heic"):

@@ -37,13 +37,9 @@ def get_config(variant: str = "tiny"):
         arguments.variant = variant
     if variant == "perceptual":
         arguments.perceptual = 0.5
-    config.data.batch_size, config.data.patch_size = 8, 64
+    base.make_tiny(config, patch_size=64, steps=4000)
     config.data.detail_weight = 1.0
     config.data.cache_mib = 1024
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 50
-    config.optimizer.decay_steps = config.train.steps = 4000
     config.train.log_every = 100
-    config.train.evaluate_every = config.train.checkpoint_every = 500
     return config

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import pathlib
 import sys
 
@@ -98,6 +100,31 @@ def defaults() -> ConfigDict:
     return c
 
 
+def schedules(config: ConfigDict) -> list[tuple[str, ...]]:
+    """The objectives of a step, for each of the phases; all of them in every step where there are none.
+
+    Raises UsageError for phases that do not fit the schedule.
+    """
+    names, phases = tuple(config.schedule), tuple(config.phases)
+    if not phases:
+        return [names]
+    if len(phases) != len(names) or any(type(steps) is not int or steps < 1 for steps in phases):
+        raise UsageError(f"phases {phases} do not fit the schedule {names}: a number of steps for each is expected")
+    return [(name,) for name in names]
+
+
+def batch_parts(config: ConfigDict) -> int:
+    """Into how many equal parts each device's share of a batch is cut in a step. Raises UsageError as `schedules`."""
+    return max(map(len, schedules(config))) * config.train.accumulate
+
+
+def whose_turn(phases, step: int) -> int:
+    """Which phase a step, counted from 0, belongs to."""
+    if not phases:
+        return 0
+    return bisect.bisect_right(list(itertools.accumulate(phases)), step % sum(phases))
+
+
 def quality_of(argument: str, qualities) -> int | None:
     """The quality that stands behind the colon of `--config file.py:argument`; None for `tiny`.
 
@@ -111,14 +138,14 @@ def quality_of(argument: str, qualities) -> int | None:
     return int(argument)
 
 
-def make_tiny(config: ConfigDict) -> None:
+def make_tiny(config: ConfigDict, patch_size: int = 128, steps: int = 2000) -> None:
     """Turns a config into one that two CPU cores train in minutes, on the bundled photos. Sets no width."""
     config.data.batch_size = 8
-    config.data.patch_size = 128
+    config.data.patch_size = patch_size
     config.optimizer.learning_rate = 1e-3
     config.optimizer.schedule = "cosine"
-    config.optimizer.decay_steps = 2000
-    config.train.steps = 2000
+    config.optimizer.decay_steps = steps
+    config.train.steps = steps
     config.train.evaluate_every = 500
     config.train.checkpoint_every = 500
 

@@ -76,6 +76,11 @@ def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
     return -height % stride + height, -width % stride + width
 
 
+def mse255(image, shown):
+    """Mean squared errors in steps of 8 bits, [B], of float [B, H, W, C] in [0, 1]."""
+    return coders.per_example_sum((image - shown) ** 2) * (255.0**2 / image[0].size)
+
+
 def pad(image, stride):
     """Repeats the last row and column of [B, H, W, C] until both sides are multiples of stride."""
     _, height, width, _ = image.shape
@@ -290,12 +295,12 @@ def latent_codec(
         return jnp.exp(log), jnp.exp(((low + high) / 2 - log) * WEIGHT_EXPONENT)
 
     def distort(image, reconstruction):  # float [B, H, W, 3] both -> ([B], [B])
-        mse255 = coders.per_example_sum((image - reconstruction) ** 2) * (255.0**2 / image[0].size)
+        squared = mse255(image, reconstruction)
         if distortion == "mse":
-            return mse255, mse255
+            return squared, squared
         from mlic_jax.metrics.msssim import ms_ssim
 
-        return mse255, 1 - ms_ssim(image, reconstruction, data_range=1.0)
+        return squared, 1 - ms_ssim(image, reconstruction, data_range=1.0)
 
     def loss(params, state, batch, keys, step):
         image = to_float(batch["image"])
@@ -313,16 +318,16 @@ def latent_codec(
         )
         state = {**state, **changed.get("state", {})}
         reconstruction = reconstruction.astype(jnp.float32)[:, : image.shape[1], : image.shape[2]]
-        mse255, cost = distort(image, reconstruction)
+        squared, cost = distort(image, reconstruction)
         bpp = {name: jnp.mean(bits) / pixels for name, bits in coder.bits.items()}
         of_distortion, of_loss = weight(quality)
         total = jnp.mean(of_loss * (of_distortion * cost + sum(coder.bits.values()) / pixels))
         metrics = {
             "loss": total,
             "bpp": sum(bpp.values()),
-            "mse255": jnp.mean(mse255),
+            "mse255": jnp.mean(squared),
             # Of each example, so that the mean does not depend on how examples are shared out to devices.
-            "psnr_db": 20 * np.log10(255) - 10 * jnp.mean(jnp.log10(jnp.maximum(mse255, 1e-9))),
+            "psnr_db": 20 * np.log10(255) - 10 * jnp.mean(jnp.log10(jnp.maximum(squared, 1e-9))),
             **{f"bpp_{name}": value for name, value in bpp.items()},
         }
         return total, (metrics, state)
@@ -331,10 +336,10 @@ def latent_codec(
         if quality is not None:
             quality = jnp.full(len(image), quality, jnp.float32)
         reconstruction, bits = _estimate(exact, {"params": params, "state": state}, image, quality)
-        mse255, cost = distort(to_float(image), to_float(reconstruction))
+        squared, cost = distort(to_float(image), to_float(reconstruction))
         of_distortion, of_loss = weight(quality)
         loss = of_loss * (of_distortion * cost + bits / (image.shape[1] * image.shape[2]))
-        return {"loss": loss, "bits": bits, "mse255": mse255, "reconstruction": reconstruction}
+        return {"loss": loss, "bits": bits, "mse255": squared, "reconstruction": reconstruction}
 
     def estimate(params, state, image, quality=None):
         if quality is not None or not module.has_quality:

@@ -26,12 +26,11 @@ import numpy as np
 
 from mlic_jax import classical, jpeg
 from mlic_jax.artifact import Artifact, check_arrays
+from mlic_jax.classical import checks
 from mlic_jax.codec import Chunks, Codec, Objective
-from mlic_jax.entropy.coders import per_example_sum
 from mlic_jax.errors import CorruptStreamError, UsageError
-from mlic_jax.latent import pad
+from mlic_jax.latent import LARGEST_WIDTH, mse255, pad
 from mlic_jax.layers import init as initialisers
-from mlic_jax.layers.conv import conv
 from mlic_jax.layers.windows import to_float, to_uint8
 
 # Standard codecs that there is a differentiable form of: name -> (chroma subsampling, Huffman codes).
@@ -92,97 +91,6 @@ def worth_of_a_bit(quality: jax.Array, scale: int) -> jax.Array:
     A picture that is coded smaller has scale^2 times fewer bits to spend for each pixel.
     """
     return _WORTH * scale**2 * (table_scale(jnp.asarray(quality, jnp.float32)) / _WORTH_AT) ** 2
-
-
-# ---------------------------------------------------------------------- layers
-
-
-class EdgeConv(nn.Module):
-    """3x3 convolution, the edge repeated: [B, H, W, Cin] -> [B, ceil(H / stride), ceil(W / stride), features].
-
-    Attributes:
-      features: output channels.
-      stride: of the output grid; output sample (i, j) is centred on input (i stride, j stride).
-      gain: of the initial normal weights, 0 for a layer that begins by saying nothing.
-      padding: "edge", or "zero" as published.
-      conditional: scale and shift output channels by what the condition says, which begins with nothing.
-    """
-
-    features: int
-    stride: int = 1
-    gain: float = 2**0.5
-    padding: str = "edge"
-    conditional: bool = False
-
-    @nn.compact
-    def __call__(self, x, condition=None):
-        kernel = self.param("kernel", initialisers.Normal(self.gain), (3, 3, x.shape[-1], self.features))
-        bias = self.param("bias", initialisers.constant(0.0), (self.features,))
-        if self.padding == "edge":
-            # `conv` pads with zeros by itself: the repeated edge reaches as far as the samples that are kept look.
-            rows, columns = (-(-side // self.stride) for side in x.shape[1:3])
-            x = jnp.pad(x, ((0, 0), (self.stride,) * 2, (self.stride,) * 2, (0, 0)), mode="edge")
-            y = conv(x, kernel, bias, self.stride)[:, 1 : 1 + rows, 1 : 1 + columns]
-        else:
-            y = conv(x, kernel, bias, self.stride)
-        if self.conditional:
-            further = self.param("condition", initialisers.constant(0.0), (2, 2, self.features))
-            powers = jnp.stack([condition, condition**2], -1)
-            gain, shift = jnp.einsum("bp,kpf->kbf", powers, further)[:, :, None, None]
-            y = y * (1 + gain) + shift
-        return y
-
-
-class BatchNorm(nn.Module):
-    """Normalisation by the batch's moments in training, by their running means (0.99 a step) otherwise."""
-
-    decay: float = 0.99
-
-    @nn.compact
-    def __call__(self, x, training: bool):
-        shape = (x.shape[-1],)
-        scale = self.param("scale", initialisers.constant(1.0), shape)
-        bias = self.param("bias", initialisers.constant(0.0), shape)
-        mean = self.variable("state", "mean", initialisers.constant(0.0), None, shape)
-        variance = self.variable("state", "variance", initialisers.constant(1.0), None, shape)
-        if not training:
-            return (x - mean.value) * jax.lax.rsqrt(variance.value + 1e-5) * scale + bias
-        now, spread = x.mean((0, 1, 2)), x.var((0, 1, 2))
-        if not self.is_initializing():
-            mean.value = self.decay * mean.value + (1 - self.decay) * now
-            variance.value = self.decay * variance.value + (1 - self.decay) * spread
-        return (x - now) * jax.lax.rsqrt(spread + 1e-5) * scale + bias
-
-
-# Keys' cubic kernel, a = -1/2, at distances 1.25, 0.25, 0.75 and 1.75: the taps of twice as many samples.
-_CUBIC = np.array([-0.0703125, 0.8671875, 0.2265625, -0.0234375], np.float32)
-
-
-def upsample(x: jax.Array) -> jax.Array:
-    """Bicubic, [B, H, W, C] -> [B, 2 H, 2 W, C]: `jax.image.resize(..., "cubic")`, but with the edge repeated."""
-    for axis in (1, 2):
-        pads = [(0, 0)] * 4
-        pads[axis] = (2, 2)
-        padded = jnp.pad(x, pads, mode="edge")
-        length = x.shape[axis]
-
-        def taps(weights, first, padded=padded, axis=axis, length=length):
-            parts = (
-                weight * jax.lax.slice_in_dim(padded, first + i, first + i + length, axis=axis)
-                for i, weight in enumerate(weights)
-            )
-            return sum(parts)
-
-        # The samples a quarter before and after each input sample.
-        both = jnp.stack([taps(_CUBIC[::-1], 0), taps(_CUBIC, 1)], axis=axis + 1)
-        x = both.reshape(*x.shape[:axis], 2 * length, *x.shape[axis + 1 :])
-    return x
-
-
-def box_downsample(x: jax.Array) -> jax.Array:
-    """Means of 2x2 samples: [B, 2 H, 2 W, C] -> [B, H, W, C]."""
-    batch, height, width, channels = x.shape
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean((2, 4))
 
 
 # ---------------------------------------------------------------------- the standard codec in a program
@@ -304,6 +212,18 @@ def check_range(model: str, codec: str, channels: int, low: int, high: int) -> N
         raise UsageError(f"{model}: qualities {low!r} to {high!r} are no range of whole numbers within 1 to 100")
 
 
+def check_arguments(model: str, choices, widths) -> None:
+    """Raises UsageError for a wrong (name, value, known values) of choices or (name, value, least) of widths."""
+    for name, value, known in choices:
+        if value not in known:
+            raise UsageError(f"{model}: {name} {value!r} is not known: use one of {', '.join(known)}")
+    for name, value, least in widths:
+        if type(value) is not int or not least <= value <= LARGEST_WIDTH:
+            raise UsageError(
+                f"{model}: {name}={value!r} is out of range: whole numbers from {least} to {LARGEST_WIDTH}"
+            )
+
+
 def with_channels(image: jax.Array, channels: int) -> jax.Array:
     """uint8 [B, H, W, 3] -> float [B, H, W, channels] in [0, 1]; grey is JPEG's luma, rounded to 8 bits."""
     image = to_float(image)
@@ -407,13 +327,13 @@ def sandwich_codec(
         condition = condition_of(codec, quality)
         shown = module.apply(variables, to_float(decoded), condition, method="after")[:, : size[0], : size[1]]
         shown = to_uint8(shown)
-        mse255 = per_example_sum((to_float(shown) - seen) ** 2) * (255.0**2 / seen[0].size)
+        mse = mse255(seen, to_float(shown))
         rate = bits / (size[0] * size[1])
         worth = worth_of_a_bit(quality, scale)
         # Of models around other codecs the distortion alone is a loss: nothing in them weighs bits.
-        loss = mse255 / worth + rate if codec in DIFFERENTIABLE else mse255
+        loss = mse / worth + rate if codec in DIFFERENTIABLE else mse
         reconstruction = jnp.broadcast_to(shown, (*shown.shape[:3], 3))
-        return {"loss": loss, "bits": bits, "mse255": mse255, "reconstruction": reconstruction}
+        return {"loss": loss, "bits": bits, "mse255": mse, "reconstruction": reconstruction}
 
     def estimate(params, state, image, quality=None):
         variables = {"params": params, "state": state}
@@ -458,7 +378,7 @@ def sandwich_codec(
         check(artifact)
         image = np.asarray(image)
         if channels == 1:
-            if not (image == image[..., :1]).all():
+            if not checks.is_grey(image):
                 raise UsageError(f"this model of {model} codes grey pictures: turn the picture to grey first")
             image = image[..., :1]
         height, width = image.shape[:2]

@@ -31,6 +31,7 @@ from mlic_jax import files, optimizers, parallel, zoo
 from mlic_jax.artifact import Artifact, flatten, unflatten
 from mlic_jax.checkpoint import Checkpoints, differences
 from mlic_jax.codec import Codec
+from mlic_jax.config import batch_parts, schedules, whose_turn
 from mlic_jax.errors import InputError, TrainingError, UsageError
 from mlic_jax.progress import Progress
 from mlic_jax.step import TrainState, check_schedule, initial_state, make_step
@@ -45,26 +46,6 @@ def make_codec(config: ConfigDict) -> Codec:
     if config.train.bfloat16:
         arguments["dtype"] = jnp.bfloat16
     return zoo.make(config.model.name, **arguments)
-
-
-def schedules(config: ConfigDict) -> list[tuple[str, ...]]:
-    """The objectives of a step, for each of the phases; all of them in every step where there are none.
-
-    Raises UsageError for phases that do not fit the schedule.
-    """
-    names, phases = tuple(config.schedule), tuple(config.phases)
-    if not phases:
-        return [names]
-    if len(phases) != len(names) or any(type(steps) is not int or steps < 1 for steps in phases):
-        raise UsageError(f"phases {phases} do not fit the schedule {names}: a number of steps for each is expected")
-    return [(name,) for name in names]
-
-
-def whose_turn(phases, step: int) -> int:
-    """Which phase a step, counted from 0, belongs to."""
-    if not phases:
-        return 0
-    return int(np.searchsorted(np.cumsum(phases), step % sum(phases), side="right"))
 
 
 def _hashable(value):
@@ -193,7 +174,7 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
     codec = make_codec(config)
     check_schedule(codec, config.schedule)
     turns = schedules(config)
-    parallel.check_batch(config.data.batch_size, max(map(len, turns)) * config.train.accumulate)
+    parallel.check_batch(config.data.batch_size, batch_parts(config))
     made = optimizers.make_all(config)
 
     # ------------------------------------------------------------------ data

@@ -60,14 +60,14 @@ def main() -> int:
 
     from mlic_jax import parallel
     from mlic_jax.commands import common
-    from mlic_jax.train import schedules
+    from mlic_jax.config import batch_parts
 
     # Output is for errors alone: a library that prints would be taken for one.
     words, sys.stdout = sys.stdout, sys.stderr
     common.prepare_jax()
     config = ConfigDict(job["config"])
     try:
-        parallel.use_all_cores(config.data.batch_size, max(map(len, schedules(config))) * config.train.accumulate)
+        parallel.use_all_cores(config.data.batch_size, batch_parts(config))
         train_here(job)
     except MlicError as reason:
         print(" ".join(str(reason).split()), file=words, flush=True)

@@ -26,6 +26,11 @@ def image(array: np.ndarray, codec: str, max_side: int) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
+def is_grey(array: np.ndarray) -> bool:
+    """Whether the channels of [H, W, 3] are equal everywhere."""
+    return bool((array == array[..., :1]).all())
+
+
 def quality(value: float, codec: str) -> float:
     """Returns `value` if it lies in 0..100.
 

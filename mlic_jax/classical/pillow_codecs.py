@@ -1,8 +1,8 @@
 """The codecs that Pillow's own wheels contain: JPEG, JPEG 2000, WebP and AVIF.
 
 Each pair takes and gives uint8 [H, W, 3] in sRGB and writes no metadata. JPEG and JPEG 2000 write pictures of three
-equal channels as grey ones. Files are what the library writes, container
-included (some 300 to 400 bytes for AVIF: it counts below 0.15 bits per pixel).
+equal channels as grey ones. Files are what the library writes, container included (some 300 to 400 bytes for AVIF: it
+counts below 0.15 bits per pixel).
 """
 
 from __future__ import annotations
@@ -40,14 +40,9 @@ def library(feature: str, name: str) -> Callable[[], str]:
     return lambda: f"Pillow {PIL.__version__}, {name} {features.version(feature)}"
 
 
-def _grey(image: np.ndarray) -> bool:
-    """Whether a picture has no colours: formats that know grey have no use for three equal channels."""
-    return bool((image == image[..., :1]).all())
-
-
 def _encode(image: np.ndarray, fmt: str, **options) -> bytes:
     image = checks.image(image, fmt, _MAX_SIDE[fmt])
-    if fmt in ("JPEG", "JPEG2000") and _grey(image):
+    if fmt in ("JPEG", "JPEG2000") and checks.is_grey(image):
         image = np.ascontiguousarray(image[..., 0])
         options = {key: value for key, value in options.items() if key not in ("subsampling", "mct")}
     out = io.BytesIO()

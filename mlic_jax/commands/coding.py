@@ -57,11 +57,11 @@ def compress(arguments):
             )
         original = batch.read(name)
         image = images.open_image(io.BytesIO(original), name, container.LARGEST_PICTURE)
-        common = {"effort": arguments.effort, "metadata": arguments.metadata}
+        options = {"effort": arguments.effort, "metadata": arguments.metadata}
         if target:
-            data = api.compress_to(image, model, **target, **common)
+            data = api.compress_to(image, model, **target, **options)
         else:
-            data = api.compress(image, model, arguments.quality, **common)
+            data = api.compress(image, model, arguments.quality, **options)
         record = {"input": name, "output": path, "input_bytes": len(original), **api.info(data)}
         if standard:
             picture_files.check(picture_files.format_of(path), container.read_header(data)[0].mode)
@@ -90,13 +90,12 @@ def extract(arguments):
     from mlic_jax import api
 
     outputs = batch.outputs(arguments.inputs, arguments.output, "")
-    if arguments.output is None or os.path.isdir(arguments.output):
-        # The suffix depends on what is inside.
-        endings = [api.to_standard(batch.read(name))[1] for name in arguments.inputs if name != batch.STANDARD]
-        outputs = [path + ending for path, ending in zip(outputs, endings, strict=True)] or outputs
+    unnamed = arguments.output is None or os.path.isdir(arguments.output)
     for name, path in zip(arguments.inputs, outputs, strict=True):
-        batch.refuse_overwriting(path, arguments.force)
         data, kind = api.to_standard(batch.read(name))
+        if unnamed and path != batch.STANDARD:
+            path += kind  # which is known only now
+        batch.refuse_overwriting(path, arguments.force)
         if path != batch.STANDARD and _names_a_picture(path) not in (kind, None):
             raise UsageError(f"inside {name!r} is a {kind} file, and {path!r} names another kind")
         batch.write(path, data)

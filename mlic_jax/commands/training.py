@@ -16,8 +16,7 @@ def train(arguments, rest):
     common.prepare_jax()
     config = configs.load(arguments.config, rest)
     if not several:
-        at_once = 1 if config.phases else len(config.schedule)
-        parallel.use_all_cores(config.data.batch_size, at_once * config.train.accumulate)
+        parallel.use_all_cores(config.data.batch_size, configs.batch_parts(config))
     from mlic_jax.train import train
 
     train(config, arguments.workdir, arguments.quiet)

@@ -29,20 +29,18 @@ import jax
 
 from mlic_jax.codec import Codec
 from mlic_jax.entropy.coders import per_example_sum
-from mlic_jax.errors import UsageError
+from mlic_jax.latent import mse255
 from mlic_jax.layers.conv import depth_to_space, space_to_depth
+from mlic_jax.layers.edge import BatchNorm, EdgeConv, box_downsample, upsample
 from mlic_jax.layers.windows import to_float, to_uint8
 from mlic_jax.sandwich import (
     DIFFERENTIABLE,
-    BatchNorm,
-    EdgeConv,
     Sandwich,
-    box_downsample,
+    check_arguments,
     check_range,
     real_codec,
     sandwich_codec,
     simulated,
-    upsample,
     worth_of_a_bit,
 )
 
@@ -56,8 +54,8 @@ TINY = {"form": "compact", "features": 48, "com_layers": 4, "rec_layers": 8}
 TOY = {"form": "compact", "features": 4, "com_layers": 2, "rec_layers": 4}
 
 
-class ComCNN(nn.Module):
-    """[B, H, W, c] -> [B, H/2, W/2, c]."""
+class _Network(nn.Module):
+    """What both networks are told."""
 
     channels: int
     features: int
@@ -66,11 +64,21 @@ class ComCNN(nn.Module):
     padding: str
     conditional: bool
 
-    @nn.compact
-    def __call__(self, image, condition):
+    def convolution(self, condition):
+        """(features, x, **options of EdgeConv) -> a convolution of its own, of x."""
+
         def convolve(features, x, **options):
             return EdgeConv(features, padding=self.padding, conditional=self.conditional, **options)(x, condition)
 
+        return convolve
+
+
+class ComCNN(_Network):
+    """[B, H, W, c] -> [B, H/2, W/2, c]."""
+
+    @nn.compact
+    def __call__(self, image, condition):
+        convolve = self.convolution(condition)
         if self.form == "published":
             x = nn.relu(convolve(self.features, image))
             x = nn.relu(convolve(self.features, x, stride=2))
@@ -83,21 +91,12 @@ class ComCNN(nn.Module):
         return box_downsample(image) + convolve(self.channels, x, gain=0.0)
 
 
-class RecCNN(nn.Module):
+class RecCNN(_Network):
     """What stands behind the codec, [B, H/2, W/2, c] -> [B, H, W, c]: bicubic upsampling, and a residual."""
-
-    channels: int
-    features: int
-    layers: int
-    form: str
-    padding: str
-    conditional: bool
 
     @nn.compact
     def __call__(self, decoded, condition, training=False):
-        def convolve(features, x, **options):
-            return EdgeConv(features, padding=self.padding, conditional=self.conditional, **options)(x, condition)
-
+        convolve = self.convolution(condition)
         y = upsample(decoded)
         if self.form == "published":
             x = nn.relu(convolve(self.features, y))
@@ -180,23 +179,18 @@ def jiang2017(
       UsageError: an argument out of range.
     """
     check_range("jiang2017", codec, channels, low, high)
-    choices = (("form", form, FORMS), ("padding", padding, PADDINGS), ("part", part, PARTS),
-               ("com_gradient", com_gradient, GRADIENTS))  # fmt: skip
-    for name, value, known in choices:
-        if value not in known:
-            raise UsageError(f"jiang2017: {name} {value!r} is not known: use one of {', '.join(known)}")
-    for name, value, least in (("features", features, 1), ("com_layers", com_layers, 2), ("rec_layers", rec_layers, 2)):
-        least = 3 if name == "com_layers" and form == "published" else least
-        if type(value) is not int or not least <= value <= 4096:
-            raise UsageError(f"jiang2017: {name}={value!r} is out of range: whole numbers from {least} to 4096")
+    check_arguments(
+        "jiang2017",
+        (("form", form, FORMS), ("padding", padding, PADDINGS), ("part", part, PARTS),
+         ("com_gradient", com_gradient, GRADIENTS)),
+        (("features", features, 1), ("com_layers", com_layers, 3 if form == "published" else 2),
+         ("rec_layers", rec_layers, 2)),
+    )  # fmt: skip
     architecture: dict[str, Any] = {
         "codec": codec, "channels": channels, "low": low, "high": high, "form": form, "features": features,
         "com_layers": com_layers, "rec_layers": rec_layers, "padding": padding, "part": part,
     }  # fmt: skip
     module = Jiang2017(codec, channels, features, com_layers, rec_layers, form, padding, part, conditional=high > low)
-
-    def mse255(image, shown):
-        return per_example_sum((image - shown) ** 2) * (255.0**2 / image[0].size)
 
     def through_codec(small, quality):
         """What the codec makes of the small picture: no gradient."""

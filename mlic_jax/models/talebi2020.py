@@ -35,12 +35,14 @@ from mlic_jax import jpeg
 from mlic_jax.codec import Codec
 from mlic_jax.entropy.coders import per_example_sum
 from mlic_jax.errors import UsageError
-from mlic_jax.layers.conv import Conv
+from mlic_jax.latent import mse255
+from mlic_jax.layers.conv import Conv, space_to_depth
+from mlic_jax.layers.edge import EdgeConv
 from mlic_jax.layers.windows import to_float, to_uint8
 from mlic_jax.sandwich import (
     DIFFERENTIABLE,
-    EdgeConv,
     Sandwich,
+    check_arguments,
     check_range,
     sandwich_codec,
     simulated,
@@ -116,9 +118,7 @@ class Field(nn.Module):
 
     @nn.compact
     def __call__(self, image, condition):
-        batch, height, width, channels = image.shape
-        x = image.reshape(batch, height // CELL, CELL, width // CELL, CELL, channels) - 0.5
-        x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // CELL, width // CELL, -1)
+        x = space_to_depth(image - 0.5, CELL)
         for _ in range(self.layers - 1):
             x = leaky(EdgeConv(self.features, conditional=self.conditional)(x, condition))
         return REACH * jnp.tanh(EdgeConv(2, gain=0.0, conditional=self.conditional)(x, condition))
@@ -291,13 +291,11 @@ def talebi2020(
     check_range("talebi2020", codec, channels, low, high)
     if codec not in DIFFERENTIABLE:
         raise UsageError(f"talebi2020 writes JPEG: codec {codec!r} is none of {', '.join(DIFFERENTIABLE)}")
-    choices = (("variant", variant, VARIANTS), ("form", form, FORMS), ("rounding", rounding, (EDIT, *jpeg.ROUNDINGS)))
-    for name, value, known in choices:
-        if value not in known:
-            raise UsageError(f"talebi2020: {name} {value!r} is not known: use one of {', '.join(known)}")
-    for name, value, least in (("features", features, 1), ("layers", layers, 2)):
-        if type(value) is not int or not least <= value <= 4096:
-            raise UsageError(f"talebi2020: {name}={value!r} is out of range: whole numbers from {least} to 4096")
+    check_arguments(
+        "talebi2020",
+        (("variant", variant, VARIANTS), ("form", form, FORMS), ("rounding", rounding, (EDIT, *jpeg.ROUNDINGS))),
+        (("features", features, 1), ("layers", layers, 2)),
+    )
     if not 0 <= perceptual <= 1:
         raise UsageError(f"talebi2020: perceptual={perceptual!r} is a share, from 0 to 1")
     architecture: dict[str, Any] = {
@@ -308,9 +306,9 @@ def talebi2020(
 
     def loss(apply, image, quality, condition, keys):
         edited, field = apply("edit", image, condition)
-        decoded, bits = simulated(codec, edited, quality, "noise" if rounding == EDIT else rounding, keys)
-        shown = edited if rounding == EDIT else decoded
-        mse = per_example_sum((image - shown) ** 2) * (255.0**2 / image[0].size)
+        # The bits are of coefficients before rounding: any kind of it will do for them.
+        decoded, bits = simulated(codec, edited, quality, "hard" if rounding == EDIT else rounding, keys)
+        mse = mse255(image, edited if rounding == EDIT else decoded)
         cost, metrics = (1 - perceptual) * mse, {}
         if perceptual:
             from mlic_jax.metrics.lpips import lpips

@@ -7,8 +7,10 @@ import time
 
 import jax
 import jax.numpy as jnp
+import jpeg_pictures
 import numpy as np
 import pytest
+from jpeg_pictures import KINDS, QUALITIES, pillow
 from PIL import Image
 
 import mlic_jax
@@ -17,24 +19,11 @@ from mlic_jax.jpeg import huffman, jfif, scan, tables
 from mlic_jax.jpeg.blocks import Coefficients
 
 PHOTOS = sorted((pathlib.Path(mlic_jax.__file__).parent / "data" / "photos").glob("*.png"))
-QUALITIES = (5, 10, 30, 50, 75, 95)
-KINDS = {"grey": ("L", "4:2:0"), "4:4:4": ("RGB", "4:4:4"), "4:2:0": ("RGB", "4:2:0")}
-
 simulate = jax.jit(jpeg.simulate, static_argnames=("subsampling",))
 
 
 def photo(path, kind="4:2:0", box=(100, 60, 228, 172)):
-    image = np.asarray(Image.open(path).convert("RGB").crop(box).convert(KINDS[kind][0]))
-    return image.reshape(*image.shape[:2], -1)
-
-
-def pillow(image, quality, kind="4:2:0", **options):
-    """uint8 [h, w, c] -> (file, decoded)."""
-    if image.shape[-1] == 3:
-        options["subsampling"] = KINDS[kind][1]
-    out = io.BytesIO()
-    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(out, "JPEG", quality=quality, **options)
-    return out.getvalue(), np.asarray(Image.open(out)).reshape(image.shape)
+    return jpeg_pictures.photo(path, kind, box)
 
 
 # ---------------------------------------------------------------- Huffman codes

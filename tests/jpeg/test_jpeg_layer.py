@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jpeg_pictures import KINDS, QUALITIES, photo, pillow
 from PIL import Image
 
 import mlic_jax
@@ -17,27 +18,7 @@ from mlic_jax.metrics import psnr
 PHOTOS = sorted((pathlib.Path(mlic_jax.__file__).parent / "data" / "photos").glob("*.png"))
 SHARED = pathlib.Path(__file__).parents[2].parent / "shared"
 KODAK = sorted((SHARED / "data" / "kodak").glob("*.png"))
-QUALITIES = (5, 10, 30, 50, 75, 95)
-# A name for each way to sample, the mode that Pillow calls it, and the layer's argument.
-KINDS = {"grey": ("L", "4:2:0"), "4:4:4": ("RGB", "4:4:4"), "4:2:0": ("RGB", "4:2:0")}
-
 simulate = jax.jit(jpeg.simulate, static_argnames=("subsampling", "rounding", "clip", "integers"))
-
-
-def photo(path, kind="4:2:0", box=None):
-    """uint8 [h, w, c]; box is (left, top, right, bottom)."""
-    image = Image.open(path).convert("RGB")
-    image = np.asarray((image.crop(box) if box else image).convert(KINDS[kind][0]))
-    return image.reshape(*image.shape[:2], -1)
-
-
-def pillow(image, quality, kind="4:2:0", **options):
-    """uint8 [h, w, c] -> (file, decoded)."""
-    if image.shape[-1] == 3:
-        options["subsampling"] = KINDS[kind][1]
-    out = io.BytesIO()
-    Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(out, "JPEG", quality=quality, **options)
-    return out.getvalue(), np.asarray(Image.open(out)).reshape(image.shape)
 
 
 def batch(image):
@@ -321,11 +302,13 @@ def test_clips():
 
 
 def test_a_constant_quality_within_a_jitted_function():
+    """Of an array made outside; whether jax traces one made inside depends on its version."""
     image = jnp.full((2, 8, 8, 1), 100.0)
-    constant = jnp.array([10, 50])
-    np.testing.assert_array_equal(jax.jit(lambda x: simulate(x, constant)[0])(image), simulate(image, constant)[0])
+    right, wrong = jnp.array([10, 50]), jnp.array([0, 50])
+    inside = jax.jit(lambda x: jpeg.simulate(x, right)[0])(image)
+    np.testing.assert_array_equal(inside, simulate(image, right)[0])
     with pytest.raises(errors.UsageError, match="1 to 100"):
-        jax.jit(lambda x: simulate(x, jnp.array([0, 50]))[0])(image)
+        jax.jit(lambda x: jpeg.simulate(x, wrong)[0])(image)
 
 
 # ---------------------------------------------------------------- bad arguments
