@@ -56,14 +56,18 @@ class Codec(NamedTuple):
       compress: (artifact, image uint8 [H, W, 3], quality, effort=0) -> Chunks. quality: a number in 0..100 in half
         steps, the higher the better, or None where the codec has one rate only. effort: 0..9, what the encoder may
         spend on a smaller file; the decoder does not know of it. Raises UsageError for a quality that the codec does
-        not have, or has to have.
+        not have, or has to have. A codec that is `guided` also takes importance=None: float [H, W] in 0..1, where the
+        user wants bits to go.
       decompress: (artifact, chunks, (H, W), quality) -> uint8 [H, W, 3]; quality as it was given to compress. Raises
-        CorruptStreamError.
+        CorruptStreamError. A codec that is `progressive` takes any number of leading chunks, one at least, and gives
+        the picture that they hold.
       ladder: the qualities at which a curve of this codec is measured; empty where it has one rate only.
       default_quality: what is taken where a user names none.
       quality_range: the least and the greatest quality, where it has several.
       extension: ".jpg" and the like, where the one chunk that it writes is a standard file of the whole picture, which
         needs no decoder of ours; else None.
+      progressive: whether any number of leading chunks is a picture.
+      guided: whether a user's importance map is taken.
     """
 
     init: Callable
@@ -76,3 +80,5 @@ class Codec(NamedTuple):
     default_quality: float | None = None
     quality_range: tuple[float, float] = (0.0, 100.0)
     extension: str | None = None
+    progressive: bool = False
+    guided: bool = False

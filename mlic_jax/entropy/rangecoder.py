@@ -28,6 +28,7 @@ BLOCK = 64
 # No image and no sane model makes larger symbols, and float32, in which latents live, cannot tell them apart.
 LARGEST_SYMBOL = 1 << 24
 _UNIFORM = functools.cache(constriction.stream.model.Uniform)
+_BIT = constriction.stream.model.Bernoulli(perfect=False)
 # Distances of escaped symbols, plus one, are below 2 to this.
 _ESCAPE_BITS = 27
 _HALF = 16
@@ -94,6 +95,13 @@ def _largest(symbols: np.ndarray) -> int:
     return max(int(symbols.max()), -int(symbols.min()))
 
 
+def _probabilities(frequencies: np.ndarray) -> np.ndarray:
+    """Of 1; exact in floating point, so that the coder sees the same numbers on every machine."""
+    if frequencies.size and (frequencies.min() < 1 or frequencies.max() >= TOTAL):
+        raise ValueError(f"frequencies of bits are 1 to {TOTAL - 1}")
+    return frequencies / TOTAL
+
+
 class Encoder:
     """Collects symbols into one stream."""
 
@@ -151,6 +159,22 @@ class Encoder:
                 pieces = (values[start:stop] >> shift) & ((1 << bits) - 1)
                 self._coder.encode(pieces.astype(np.int32), _UNIFORM(1 << bits))
 
+    def write_bits(self, bits: np.ndarray, frequencies: np.ndarray) -> None:
+        """Codes bits, each with a probability of its own: as a table row (2^16 - f, f) would.
+
+        Args:
+          bits: integers 0 or 1, of any shape, in the order of raveling.
+          frequencies: same shape, integers f in 1..2^16 - 1: 2^16 times the probability of 1.
+
+        Raises ValueError for anything else.
+        """
+        bits, frequencies = np.ravel(bits), np.ravel(frequencies)
+        if bits.shape != frequencies.shape:
+            raise ValueError(f"{bits.size} bits with {frequencies.size} probabilities")
+        if bits.size and (bits.min() < 0 or bits.max() > 1):
+            raise ValueError("bits other than 0 and 1 cannot be coded")
+        self._coder.encode(bits.astype(np.int32), _BIT, _probabilities(frequencies))
+
     def finish(self) -> bytes:
         """The stream, a multiple of four bytes."""
         return self._coder.get_compressed().astype("<u4").tobytes()
@@ -166,13 +190,14 @@ class Decoder:
         self._coder = constriction.stream.queue.RangeDecoder(self._words)
         self._mirror = constriction.stream.queue.RangeEncoder()
 
-    def _decode(self, model, count: int) -> np.ndarray:
+    def _decode(self, model, count: int | np.ndarray) -> np.ndarray:
+        """Entries; instead of their number, the parameters of a family of models."""
         try:
             entries = self._coder.decode(model, count)
         except (AssertionError, ValueError) as error:  # what constriction raises on impossible data
             raise CorruptStreamError(_DAMAGED) from error
         # A stream never becomes shorter by what is written to it: if this is too long now, the whole will be.
-        self._mirror.encode(entries, model)
+        self._mirror.encode(entries, model, *([count] if isinstance(count, np.ndarray) else []))
         if self._mirror.num_words() > len(self._words):
             raise CorruptStreamError(f"{_DAMAGED}: it ends before the last symbol")
         return entries
@@ -202,6 +227,13 @@ class Decoder:
                 blocks = np.empty(indexes.shape, np.int32)
             blocks[block] = part.reshape(indexes[block].shape)
         return np.empty(shape, np.int32) if blocks is None else blocks.reshape(shape)
+
+    def read_bits(self, frequencies: np.ndarray) -> np.ndarray:
+        """The bits that were written with these frequencies: int32 of their shape, 0 or 1.
+
+        Raises CorruptStreamError: the data cannot be that.
+        """
+        return self._decode(_BIT, _probabilities(np.ravel(frequencies))).reshape(np.shape(frequencies))
 
     def _read_block(self, indexes, models):
         """int32 [n], in raster order."""

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mlic_jax import reference
 from mlic_jax.entropy import tables
 from mlic_jax.entropy.gaussian import SCALE_TABLE, scale_tables
 from mlic_jax.entropy.rangecoder import BLOCK, LARGEST_SYMBOL, Decoder, Encoder, Models
@@ -299,3 +300,50 @@ def test_leftovers_are_noticed():
     for length in range(1, 4):
         with pytest.raises(CorruptStreamError, match="multiple of 4"):
             decode(data[:-length], part[1])
+
+
+# ---------------------------------------------------------------- bits with probabilities of their own
+
+
+def test_bits_are_rows_of_a_table_of_two():
+    """The stream of bits is, byte for byte, what the plain coder writes for rows (2^16 - f, f)."""
+    rng = np.random.default_rng(1)
+    frequencies = np.concatenate([rng.integers(1, 65536, 500), [1, 65535, 32768] * 20])
+    bits = rng.random(len(frequencies)) < frequencies / 65536
+    encoder, plain = Encoder(), reference.RangeEncoder()
+    encoder.write_bits(bits[:300], frequencies[:300])
+    encoder.write_bits(bits[300:], frequencies[300:])
+    for bit, frequency in zip(bits, frequencies, strict=True):
+        plain.write(int(bit), reference.cumulative((65536 - frequency, frequency)))
+    data = encoder.finish()
+    assert data == np.array(plain.finish(), "<u4").tobytes()
+    decoder = Decoder(data)
+    np.testing.assert_array_equal(decoder.read_bits(frequencies[:560].reshape(80, 7)), bits.reshape(80, 7))
+    decoder.finish()
+    length = -np.log2(np.where(bits, frequencies, 65536 - frequencies) / 65536).sum()
+    assert 0 <= 8 * len(data) - length <= 64
+
+
+def test_bits_out_of_range():
+    for bits, frequencies in (([2], [5]), ([-1], [5]), ([0], [0]), ([0], [65536]), ([0, 1], [5])):
+        with pytest.raises(ValueError):
+            Encoder().write_bits(np.array(bits), np.array(frequencies))
+
+
+def test_damaged_bits_are_refused_or_others():
+    rng = np.random.default_rng(2)
+    frequencies = rng.integers(1, 65536, 300)
+    encoder = Encoder()
+    encoder.write_bits(bits := (rng.random(300) < frequencies / 65536).astype(int), frequencies)
+    data = encoder.finish()
+    refused = 0
+    for other in damaged(data, rng):
+        try:
+            decoder = Decoder(other)
+            found = decoder.read_bits(frequencies)
+            decoder.finish()
+        except CorruptStreamError:
+            refused += 1
+        else:
+            assert other == data or (found != bits).any()
+    assert refused
