@@ -6,6 +6,7 @@
     data = mlic.compress_to(image, size=20_000)  # the best quality that fits
     image = mlic.decompress(data)                # bytes -> an array of the same kind
     image = mlic.decompress_image(data)          # bytes -> a PIL image, with ICC, EXIF and XMP
+    for part in mlic.prefixes(data): ...         # what a progressive file shows while it arrives
 
 Everything is imported when it is first used: `import mlic_jax` is instant and needs no accelerator.
 """
@@ -19,6 +20,7 @@ from mlic_jax.errors import (
     MlicError,
     ModelError,
     TrainingError,
+    TruncationWarning,
     UsageError,
 )
 
@@ -30,6 +32,7 @@ _HOME = {
     "decompress": "api",
     "decompress_image": "api",
     "info": "api",
+    "prefixes": "api",
     "load_model": "api",
     "Artifact": "artifact",
 }
@@ -41,6 +44,7 @@ __all__ = [
     "MlicError",
     "ModelError",
     "TrainingError",
+    "TruncationWarning",
     "UsageError",
     *_HOME,
 ]

@@ -1,4 +1,5 @@
-"""Pictures to files and back, for programs: `compress`, `decompress`, `decompress_image`, `info` and `load_model`.
+"""Pictures to files and back, for programs: `compress`, `decompress`, `decompress_image`, `prefixes`, `info` and
+`load_model`.
 
 All of it can be called from several threads. `info` imports neither NumPy nor jax.
 """
@@ -10,10 +11,12 @@ import numbers
 import os
 import pathlib
 import threading
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlic_jax import container, zoo
-from mlic_jax.errors import InputError, ModelError, UsageError
+from mlic_jax.errors import CorruptStreamError, InputError, ModelError, TruncationWarning, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,6 +124,7 @@ def compress(
     *,
     effort: int = 0,
     metadata: str = "all",
+    importance: np.ndarray | Image.Image | None = None,
 ) -> bytes:
     """A picture as the content of a `.mlic` file.
 
@@ -133,17 +137,20 @@ def compress(
       effort: 0..9, what is spent on a smaller file of the same quality; decompressing takes the same time.
       metadata: what is kept of a PIL image's: "all", "none", or some of "icc,exif,xmp". An EXIF orientation is applied
         in any case.
+      importance: where bits are to go, for models that allocate them (`Codec.guided`): a grey picture, or numbers
+        [H, W] of the upright picture: floats in 0..1, integers of 8 bits, or bool. None: as the model sees fit.
 
     Raises:
-      InputError, LimitError: a picture of another kind, or too large.
+      InputError, LimitError: a picture of another kind, or too large; an importance map of another size or kind.
       ModelError: no such model.
-      UsageError: a quality or effort out of range, or for a model of one rate; unknown metadata.
+      UsageError: a quality or effort out of range, or for a model of one rate; unknown metadata; an importance map for
+        a model that takes none.
     """
     quality = _checked_quality(quality)
     _check_effort(effort)
     seen, chunks = _seen(image, metadata)
     artifact = load_model(model)
-    return _file(artifact, seen, chunks, quality, effort)[0]
+    return _file(artifact, seen, chunks, quality, effort, _importance(importance, artifact, seen))[0]
 
 
 def _checked_quality(quality):
@@ -178,13 +185,43 @@ def _seen(image, metadata):
     return seen, alpha + kept.to_chunks(seen.metadata)
 
 
-def _file(artifact, seen, further, quality, effort):
+def _importance(given, artifact, seen) -> dict[str, Any]:
+    """The further arguments of a codec's `compress`."""
+    import numpy as np
+    from PIL import Image
+
+    if given is None:
+        return {}
+    if not zoo.codec_of(artifact).guided:
+        raise UsageError(f"{artifact.model} takes no importance map: li2018 and johnston2018 do")
+    if isinstance(given, Image.Image):
+        given = given.convert("L")
+    found = np.asarray(given)
+    if found.shape != seen.rgb.shape[:2]:
+        wanted = "x".join(map(str, reversed(seen.rgb.shape[:2])))
+        raise InputError(
+            f"the importance map has shape {list(found.shape)}, the picture {wanted} pixels: one number each"
+        )
+    largest = {"u": 255, "b": 1, "f": 1}.get(found.dtype.kind)
+    if largest is None or found.dtype.itemsize > 1 and largest == 255:
+        raise InputError(
+            f"the importance map is {found.dtype}: floats in 0..1, integers of 8 bits or bool are possible"
+        )
+    found = found.astype(np.float32) / largest
+    if not (np.isfinite(found) & (found >= 0) & (found <= 1)).all():
+        raise InputError("the importance map has numbers outside of 0..1")
+    return {"importance": found}
+
+
+def _file(artifact, seen, further, quality, effort, guide):
     """(the content of a file, the chunks of its picture, the quality)."""
     codec = zoo.codec_of(artifact)
     if quality is None:
         quality = codec.default_quality
-    parts = codec.compress(artifact, seen.rgb, quality, effort=effort)
-    chunks = [container.Chunk(container.DATA, bytes(data)) for data in parts] + further
+    parts = codec.compress(artifact, seen.rgb, quality, effort=effort, **guide)
+    first, *more = [container.Chunk(container.DATA, bytes(data)) for data in parts]
+    # Alpha and metadata stand behind the first part of the picture: of a file that was cut off, they are there.
+    chunks = [first, *further, *more]
     height, width, _ = seen.rgb.shape
     header = container.Header(zoo.stream_id(artifact.model), artifact.fingerprint, width, height, seen.mode, quality)
     return container.pack(header, chunks), parts, quality
@@ -199,6 +236,7 @@ def compress_to(
     psnr_db: float | None = None,
     effort: int = 0,
     metadata: str = "all",
+    importance: np.ndarray | Image.Image | None = None,
 ) -> bytes:
     """As `compress`, at the quality that a size or a PSNR asks for, found by bisection over half steps.
 
@@ -206,7 +244,7 @@ def compress_to(
       size: bytes that the file may have, all of it; it will have the highest quality that fits.
       bpp: the same in bits per pixel.
       psnr_db: that the decoded picture (its RGB of 8 bits) has at least, in the smallest file that does.
-      image, model, effort, metadata: see `compress`. The bisection runs at the lowest effort.
+      image, model, effort, metadata, importance: see `compress`. The bisection runs at the lowest effort.
 
     Raises:
       UsageError: none or several targets, a model of one rate, or a target that no quality meets; and as `compress`.
@@ -223,10 +261,11 @@ def compress_to(
     if codec.default_quality is None:
         raise UsageError(f"{artifact.model} has one rate, fixed in training: it cannot meet a target")
     height, width, _ = seen.rgb.shape
+    guide = _importance(importance, artifact, seen)
 
     @functools.cache
     def attempt(half_steps, effort):
-        data, parts, quality = _file(artifact, seen, further, half_steps / 2, effort)
+        data, parts, quality = _file(artifact, seen, further, half_steps / 2, effort, guide)
         if psnr_db is None:
             rate = 8 * len(data) / (height * width)  # computed as `info` does: what it says of a file, that file meets
             return data, len(data) <= size if bpp is None else rate <= bpp, f"{len(data)} bytes ({rate:.4f} bpp)"
@@ -260,13 +299,38 @@ def _words(given):
     return {"size": f"{value:g} bytes", "bpp": f"{value:g} bits per pixel", "psnr_db": f"{value:g} dB"}[name]
 
 
-def _decode(data, model, chosen):
-    """(mode, array of this mode, chosen metadata)."""
-    from mlic_jax import metadata as kept
-    from mlic_jax import picture, plane
+class _Opened(NamedTuple):
+    """A file and its model: the parts of the picture and the other chunks that are there.
 
+    Attributes:
+      ends: how many bytes of the file each part's picture takes.
+    """
+
+    header: container.Header
+    artifact: Artifact
+    parts: tuple[bytes, ...]
+    others: tuple[container.Chunk, ...]
+    ends: tuple[int, ...]
+
+    def array(self, count: int) -> np.ndarray:
+        """The picture of the first `count` parts, in the mode of the file."""
+        from mlic_jax import picture, plane
+
+        size = (self.header.height, self.header.width)
+        planes = [
+            plane.decode(chunk.content, *size, container.bit_depth(self.header.mode))
+            for chunk in self.others
+            if chunk.type == container.ALPHA
+        ]
+        codec = zoo.codec_of(self.artifact)
+        rgb = codec.decompress(self.artifact, self.parts[:count], size, quality=self.header.quality)
+        return picture.to_array(self.header.mode, rgb, *planes)
+
+
+def _open(data, model) -> _Opened:
+    """Reads a file and finds its model. Of a progressive file that was cut off, it takes what is whole, and warns."""
     _check_content(data)
-    header, chunks = container.unpack(data)
+    header, chunks, places = container.unpack_partial(data)
     described = _describe(header)
     if model is None:
         artifact = _find_model(header)
@@ -277,12 +341,45 @@ def _decode(data, model, chosen):
                 f"the file needs {described}; given is {artifact.model} with fingerprint {artifact.fingerprint.hex()}. "
                 f"{_WHERE}"
             )
-    found = kept.from_chunks(chunks, chosen)
-    size = (header.height, header.width)
-    contents = {type: [chunk.content for chunk in chunks if chunk.type == type] for type in container.NAMES}
-    alpha = [plane.decode(content, *size, container.bit_depth(header.mode)) for content in contents[container.ALPHA]]
-    rgb = zoo.codec_of(artifact).decompress(artifact, tuple(contents[container.DATA]), size, quality=header.quality)
-    return header.mode, picture.to_array(header.mode, rgb, *alpha), found
+    parts = tuple(chunk.content for chunk in chunks if chunk.type == container.DATA)
+    others = tuple(chunk for chunk in chunks if chunk.type != container.DATA)
+    if container.whole(places, len(data)) < len(places):
+        if not zoo.codec_of(artifact).progressive:
+            container.unpack(data)  # which says how much is missing
+        _check_start(header, parts, others, places, len(data))
+        announced = sum(place.type == container.DATA for place in places)
+        warnings.warn(
+            f"the file is truncated: {len(data)} of {container.end_of(places[-1])} bytes are there, with {len(parts)} "
+            f"of {announced} parts of the picture",
+            TruncationWarning,
+            stacklevel=4,
+        )
+    # No part is a picture before its alpha plane is there.
+    alpha = max((container.end_of(place) for place in places if place.type == container.ALPHA), default=0)
+    ends = [max(alpha, container.end_of(place)) for place in places if place.type == container.DATA]
+    return _Opened(header, artifact, parts, others, tuple(ends[: len(parts)]))
+
+
+def _check_start(header, parts, others, places, size) -> None:
+    """Raises CorruptStreamError where a file was cut off before it shows anything."""
+    has_alpha = any(chunk.type == container.ALPHA for chunk in others)
+    if not parts or container.has_alpha(header.mode) != has_alpha:
+        needed = max(container.end_of(place) for place in places[: 2 if container.has_alpha(header.mode) else 1])
+        raise CorruptStreamError(
+            f"the file is truncated: {size} bytes of {container.end_of(places[-1])} are there, and {needed} are needed "
+            "for the first picture"
+        )
+
+
+def _count(opened, iterations) -> int:
+    """How many parts are to be shown."""
+    if iterations is None:
+        return len(opened.parts)
+    if not zoo.codec_of(opened.artifact).progressive:
+        raise UsageError(f"a file of {opened.artifact.model} has no iterations: it is read whole")
+    if not isinstance(iterations, numbers.Integral) or not 1 <= iterations <= len(opened.parts):
+        raise UsageError(f"iterations {iterations} are not in the file: it has 1 to {len(opened.parts)}")
+    return int(iterations)
 
 
 def _check_content(data) -> None:
@@ -290,27 +387,37 @@ def _check_content(data) -> None:
         raise InputError(f"a {type(data).__name__} is not the content of a file: give its bytes")
 
 
-def decompress(data: bytes, model: str | os.PathLike | Artifact | None = None) -> np.ndarray:
+def decompress(
+    data: bytes, model: str | os.PathLike | Artifact | None = None, *, iterations: int | None = None
+) -> np.ndarray:
     """The picture of a `.mlic` file's content, as an array of the mode it was compressed from.
 
     Args:
       data: the file's content.
       model: as for `compress`; None to search the models used so far, MLIC_MODEL, and the folders in MLIC_MODELS.
+      iterations: of a progressive file, how many of its parts to use; None for all.
 
     Returns:
       uint8 or uint16 [H, W], [H, W, 2], [H, W, 3] or [H, W, 4] for grey, grey and alpha, RGB, RGBA; bool [H, W] for
       1-bit pictures.
 
     Raises:
-      CorruptStreamError: not such a file, or a damaged one.
+      CorruptStreamError: not such a file, or a damaged one. A progressive file that was cut off gives the picture of
+        the parts that are whole, and a TruncationWarning, as long as there is one.
       ModelError: the model is missing, or is not the one the file was written with.
       LimitError: more pixels or metadata than the format allows.
+      UsageError: iterations that the file does not have.
     """
-    return _decode(data, model, ())[1]
+    opened = _open(data, model)
+    return opened.array(_count(opened, iterations))
 
 
 def decompress_image(
-    data: bytes, model: str | os.PathLike | Artifact | None = None, *, metadata: str = "all"
+    data: bytes,
+    model: str | os.PathLike | Artifact | None = None,
+    *,
+    metadata: str = "all",
+    iterations: int | None = None,
 ) -> Image.Image:
     """The picture of a `.mlic` file's content as a PIL image; arguments and errors as for `decompress`.
 
@@ -321,10 +428,44 @@ def decompress_image(
     from mlic_jax import metadata as kept
     from mlic_jax import picture
 
-    mode, array, found = _decode(data, model, kept.choose(metadata))
-    image = picture.to_pillow(mode, array)
+    chosen = kept.choose(metadata)
+    opened = _open(data, model)
+    found = kept.from_chunks(opened.others, chosen)
+    image = picture.to_pillow(opened.header.mode, opened.array(_count(opened, iterations)))
     image.info.update(kept.to_pillow(found))
     return image
+
+
+class Prefix(NamedTuple):
+    """What the beginning of a progressive file shows.
+
+    Attributes:
+      iterations: parts of the picture that are in it.
+      bytes: of the file, that it takes.
+      image: array of the file's mode, see `decompress`.
+    """
+
+    iterations: int
+    bytes: int
+    image: np.ndarray
+
+
+def prefixes(data: bytes, model: str | os.PathLike | Artifact | None = None) -> Iterator[Prefix]:
+    """The pictures that a progressive file shows while it arrives, one after the other.
+
+    Args:
+      data: the file's content, or the beginning of it.
+      model: as for `decompress`.
+
+    Raises:
+      UsageError: the model is not progressive.
+      CorruptStreamError, ModelError, LimitError: as `decompress`.
+    """
+    opened = _open(data, model)
+    if not zoo.codec_of(opened.artifact).progressive:
+        raise UsageError(f"a file of {opened.artifact.model} shows nothing before it is whole")
+    for count, end in enumerate(opened.ends, 1):
+        yield Prefix(count, end, opened.array(count))
 
 
 def to_standard(data: bytes) -> tuple[bytes, str]:

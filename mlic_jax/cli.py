@@ -38,6 +38,12 @@ def _number(word: str) -> int:
     return int(word)
 
 
+def _iterations(word: str) -> int:
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"{word!r} is no number of iterations: 1 or more are possible")
+    return int(word)
+
+
 def _rate(word: str) -> float:
     try:
         rate = float(word)
@@ -196,7 +202,13 @@ def _parser() -> argparse.ArgumentParser:
         help="0 to 9: time spent on a smaller file of the same quality (default 0: none; each step doubles it)",
     )
 
-    command_on_files(
+    compress.add_argument(
+        "--importance",
+        metavar="PICTURE",
+        help="where bits are to go: a grey picture of the same size, white for more (li2018, johnston2018)",
+    )
+
+    decompress = command_on_files(
         "decompress",
         coding.decompress,
         "Decompress .mlic files. The suffix of the output names its format.",
@@ -204,6 +216,23 @@ def _parser() -> argparse.ArgumentParser:
         "model file (default: the package's, MLIC_MODEL, and what is in the folders of MLIC_MODELS)",
         "(default: beside the input, .png; PNG goes to standard output)",
     )
+    decompress.add_argument(
+        "--iterations", type=_iterations, metavar="K", help="the first K parts of a progressive file (default: all)"
+    )
+
+    prefixes = command(
+        "prefixes", coding.prefixes, "Show what a progressive file looks like while it arrives, and measure it."
+    )
+    prefixes.add_argument("input", metavar="FILE", help="- for standard input")
+    prefixes.add_argument(
+        "-o", "--output", help="an animation (.gif), a page to compare them on (.html), or a folder for all (.png)"
+    )
+    prefixes.add_argument("--original", metavar="PICTURE", help="what was compressed: metrics are against this")
+    prefixes.add_argument("-m", "--model", help="model file (default: as for decompress)")
+    prefixes.add_argument("--metrics", default=METRICS, help=METRICS_HELP)
+    prefixes.add_argument("-f", "--force", action="store_true", help="overwrite")
+    prefixes.add_argument("--json", action="store_true", help="print the table as JSON")
+    prefixes.epilog = EXIT_CODES
 
     extract = command(
         "extract",

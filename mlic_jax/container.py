@@ -203,12 +203,13 @@ class _Reader:
             shift += 7
 
 
-def read_header(data: bytes, size: int | None = None) -> tuple[Header, tuple[Place, ...]]:
+def read_header(data: bytes, size: int | None = None, partial: bool = False) -> tuple[Header, tuple[Place, ...]]:
     """The header of a file, and where its chunks lie.
 
     Args:
       data: the file's content, or its first LONGEST_HEADER bytes or more.
       size: the file's length in bytes, where `data` is not all of it.
+      partial: whether the file may end within its chunks; where they would lie is given all the same.
 
     Raises:
       CorruptStreamError: not such a file, of an unknown version, truncated or damaged, or with an unknown critical
@@ -248,7 +249,7 @@ def read_header(data: bytes, size: int | None = None) -> tuple[Header, tuple[Pla
     for type, length in table:
         places.append(Place(type, reader.at, length))
         reader.at += length + _CRC.size
-    if reader.at != size:
+    if reader.at != size and not (partial and reader.at > size):
         more = "is truncated" if reader.at > size else "goes on behind its last chunk"
         raise CorruptStreamError(f"the file {more}: {size} bytes, its header says {reader.at}")
     if width * height > PIXELS_PER_BYTE * size:
@@ -276,9 +277,30 @@ def unpack(data: bytes) -> tuple[Header, tuple[Chunk, ...]]:
     """Header and chunks of a whole file, without padding and ancillary chunks that are not known. Raises as
     `read_header` and `read_chunk` do; the checksums of all chunks are verified."""
     header, places = read_header(data)
+    return header, _chunks(data, places)
+
+
+def unpack_partial(data: bytes) -> tuple[Header, tuple[Chunk, ...], tuple[Place, ...]]:
+    """As `unpack`, of a file that may have been cut off: its header, its leading chunks as far as they are whole, and
+    the places of all chunks that the whole file has. Raises as `unpack`."""
+    header, places = read_header(data, partial=True)
+    return header, _chunks(data, places[: whole(places, len(data))]), places
+
+
+def whole(places: Sequence[Place], size: int) -> int:
+    """How many leading chunks the first `size` bytes of a file hold."""
+    return sum(end_of(place) <= size for place in places)
+
+
+def end_of(place: Place) -> int:
+    """How many bytes of the file it takes to have a chunk and its checksum."""
+    return place.offset + place.length + _CRC.size
+
+
+def _chunks(data, places):
     view = memoryview(data)
-    chunks = [Chunk(p.type, read_chunk(p, bytes(view[p.offset : p.offset + p.length + _CRC.size]))) for p in places]
-    return header, tuple(chunk for chunk in chunks if chunk.type in NAMES and chunk.type != PAD)
+    chunks = [Chunk(place.type, read_chunk(place, bytes(view[place.offset : end_of(place)]))) for place in places]
+    return tuple(chunk for chunk in chunks if chunk.type in NAMES and chunk.type != PAD)
 
 
 def inflate(content: bytes, at_most: int, what: str) -> bytes:

@@ -11,6 +11,10 @@ class MlicError(Exception):
     exit_code = 1
 
 
+class TruncationWarning(UserWarning):
+    """A file was cut off, and the picture is that of the part which is there."""
+
+
 class UsageError(MlicError):
     """A command, option or configuration that makes no sense as given."""
 

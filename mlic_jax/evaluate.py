@@ -150,15 +150,7 @@ def to_json(label: str, description: str, points: list[dict[str, float]], rows: 
     document["points"] = points
     document["per_image"] = rows
     # JSON has no nan or infinity: a missing MS-SSIM, or the PSNR of an exact copy, become null.
-    return json.dumps(_finite(document), indent=1).encode()
-
-
-def _finite(value):
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_finite(entry) for entry in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    return json.dumps(tables.finite(document), indent=1).encode()
 
 
 def compare(

@@ -1,7 +1,7 @@
 """A lossless codec without jax, for tests of what is around a codec: files, modes, metadata, commands.
 
 `ENTRIES` has to be added to the zoo, which the fixture `plain_zoo` does; `artifact()` is its model. `graded()` is the
-model of a second codec, whose size and error are known for every quality.
+model of a second codec, whose size and error are known for every quality; `planes()` that of a progressive one.
 """
 
 import zlib
@@ -14,7 +14,11 @@ from mlic_jax.codec import Codec
 from mlic_jax.container import inflate
 from mlic_jax.errors import CorruptStreamError, UsageError
 
-ENTRIES = {"plain": zoo.Entry(65003, "plain:codec"), "graded": zoo.Entry(65004, "plain:graded_codec")}
+ENTRIES = {
+    "plain": zoo.Entry(65003, "plain:codec"),
+    "graded": zoo.Entry(65004, "plain:graded_codec"),
+    "planes": zoo.Entry(65007, "plain:planes_codec"),
+}
 
 
 def artifact(rates=1, name=0):
@@ -60,3 +64,27 @@ def graded_codec():
         return np.frombuffer(chunks[0][:count], np.uint8).reshape(*size, 3)
 
     return Codec(None, {}, None, None, compress, decompress, (0.0, 100.0), 50.0)
+
+
+def planes():
+    """A progressive model that takes an importance map."""
+    return Artifact("planes", {}, {"name": np.zeros(1, np.int32)}, {}, {})
+
+
+def planes_codec():
+    """A chunk for each bit of the samples, the highest first; unimportant pixels lose their 4 low bits."""
+
+    def compress(artifact, image, quality, effort=0, importance=None):
+        if importance is not None:
+            image = np.where(importance[..., None] < 0.5, image & 0xF0, image)
+        return tuple(zlib.compress(np.packbits(image >> shift & 1).tobytes()) for shift in range(7, -1, -1))
+
+    def decompress(artifact, chunks, size, quality=None):
+        count = 3 * size[0] * size[1]
+        found = np.zeros(count, np.uint8)
+        for chunk, shift in zip(chunks, range(7, -1, -1), strict=False):
+            bits = np.unpackbits(np.frombuffer(inflate(chunk, count, "data chunk"), np.uint8), count=count)
+            found |= bits << shift
+        return found.reshape(*size, 3)
+
+    return Codec(None, {}, None, None, compress, decompress, progressive=True, guided=True)

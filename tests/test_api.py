@@ -284,8 +284,8 @@ def test_info():
     assert {key: about[key] for key in ("model", "width", "height", "mode", "bit_depth", "quality")} == {
         "model": "plain", "width": 5, "height": 4, "mode": "RGBA", "bit_depth": 8, "quality": 40.0,
     }  # fmt: skip
-    assert [chunk["type"] for chunk in about["chunks"]] == ["data", "data", "alpha", "xmp"]
-    assert about["metadata"] == {"xmp": about["chunks"][3]["bytes"]}
+    assert [chunk["type"] for chunk in about["chunks"]] == ["data", "alpha", "xmp", "data"]
+    assert about["metadata"] == {"xmp": about["chunks"][2]["bytes"]}
     assert about["bpp"] == 8 * len(data) / 20
 
 

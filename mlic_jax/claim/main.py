@@ -120,7 +120,7 @@ def run(
     missing = failures | lacking
     if not options.only_report:
         failures |= {name: reason for name, reason in lacking.items() if not reason.startswith(measuring.UNTRAINED)}
-    found = results.plain(
+    found = tables.finite(
         {
             "command": options.command or f"mlic claim {path.stem}",
             "paper": path.stem,

@@ -222,15 +222,6 @@ def compute(claim: Claim, curves: Sequence[Curve]) -> dict[str, Any]:
     }
 
 
-def plain(value: Any) -> Any:
-    """The same without nan and infinity, which JSON has not: they become None."""
-    if isinstance(value, dict):
-        return {key: plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def images(curves: Sequence[Curve]) -> list[Row]:
     """A row per curve, point and picture."""
     return [

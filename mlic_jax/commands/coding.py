@@ -1,14 +1,16 @@
-"""`mlic compress`, `decompress`, `extract` and `info`."""
+"""`mlic compress`, `decompress`, `prefixes`, `extract` and `info`."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import sys
+import warnings
 
 from mlic_jax import batch, files
 from mlic_jax.commands import common
-from mlic_jax.errors import UsageError
+from mlic_jax.errors import TruncationWarning, UsageError
 
 STREAM_SUFFIX = ".mlic"
 
@@ -40,6 +42,8 @@ def compress(arguments):
     target = {name: value for name, value in targets.items() if value is not None}
     if len(target) + (arguments.quality is not None) > 1:
         raise UsageError("give one of --quality, --target-size, --target-bpp and --target-psnr")
+    if arguments.importance == batch.STANDARD:
+        raise UsageError("--importance names a file: standard input is for pictures")
 
     def check(name, path):
         batch.can_be_read_twice(name)
@@ -58,6 +62,10 @@ def compress(arguments):
         original = batch.read(name)
         image = images.open_image(io.BytesIO(original), name, container.LARGEST_PICTURE)
         options = {"effort": arguments.effort, "metadata": arguments.metadata}
+        if arguments.importance:
+            options["importance"] = images.open_image(
+                io.BytesIO(batch.read(arguments.importance)), arguments.importance, container.LARGEST_PICTURE
+            )
         if target:
             data = api.compress_to(image, model, **target, **options)
         else:
@@ -114,23 +122,78 @@ def decompress(arguments):
     def check(name, path):
         format = format_of(path)
         if batch.can_be_read_twice(name):
-            header, _ = container.read_header(*batch.start_of(name, container.LONGEST_HEADER))
+            header, _ = container.read_header(*batch.start_of(name, container.LONGEST_HEADER), partial=True)
             picture_files.check(format, header.mode)
 
     def start():
         common.prepare_jax()
+        warnings.simplefilter("ignore", TruncationWarning)  # said below, with the name of the file
         return api.load_model(arguments.model) if arguments.model else None
 
     def work(name, path, model):
         data = batch.read(name)
-        header, _ = container.read_header(data)
+        header, places = container.read_header(data, partial=True)
         picture_files.check(format_of(path), header.mode)
-        image = api.decompress_image(data, model, metadata=arguments.metadata)
+        image = api.decompress_image(data, model, metadata=arguments.metadata, iterations=arguments.iterations)
         batch.write(path, picture_files.to_bytes(image, format_of(path)))
         record = {"input": name, "output": path, "width": header.width, "height": header.height, "mode": image.mode}
+        there = container.whole(places, len(data))
+        if there < len(places):
+            parts = [sum(place.type == container.DATA for place in some) for some in (places[:there], places)]
+            record["truncated"] = {"parts": parts[0], "of": parts[1]}
+            print(
+                f"mlic: warning: {name}: the file is truncated: the picture is that of {parts[0]} of {parts[1]} parts",
+                file=sys.stderr,
+            )
         return record, f"{name}: {header.width}x{header.height} pixels of mode {image.mode}, written to {path}"
 
     return _run(arguments, ".png", check, start, work)
+
+
+def prefixes(arguments):
+    from mlic_jax import api
+    from mlic_jax.data import images
+    from mlic_jax.metrics import registry
+    from mlic_jax.report import prefixes as report
+    from mlic_jax.report import tables
+
+    suffix = os.path.splitext(arguments.output or "")[1].lower()
+    if suffix not in ("", ".gif", ".html"):
+        raise UsageError(f"{arguments.output!r}: prefixes are shown as .gif, as .html, or as .png files in a folder")
+    if suffix == ".html" and not arguments.original:
+        raise UsageError("the page compares with the picture that was compressed: name it with --original")
+    if arguments.output:
+        batch.refuse_overwriting(arguments.output, arguments.force or os.path.isdir(arguments.output))
+    names = registry.parse(arguments.metrics)
+    data = batch.read(arguments.input)
+    original = None
+    if arguments.original:
+        original = images.decode_image(batch.read(arguments.original), arguments.original)
+    common.prepare_jax()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TruncationWarning)
+        found = report.measure(api.prefixes(data, arguments.model), original, names)
+    for warning in caught:
+        print(f"mlic: warning: {arguments.input}: {warning.message}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(tables.finite([row for row, _ in found])))
+    else:
+        print(report.table(found), end="")
+    if not arguments.output:
+        return
+    if suffix == ".gif":
+        batch.write(arguments.output, report.to_gif([image for _, image in found]))
+    elif suffix == ".html":
+        report.write_page(arguments.output, os.path.basename(arguments.input), original, found)
+    else:
+        os.makedirs(arguments.output, exist_ok=True)
+        for path, content in report.to_files(found, os.path.join(arguments.output, _stem(arguments.input))):
+            batch.refuse_overwriting(path, arguments.force)
+            batch.write(path, content)
+
+
+def _stem(name: str) -> str:
+    return "picture" if name == batch.STANDARD else os.path.splitext(os.path.basename(name))[0]
 
 
 def info(arguments):

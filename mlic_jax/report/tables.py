@@ -69,6 +69,15 @@ def markdown_table(rows: Sequence[Row]) -> str:
     return "\n".join([line(keys), ruler, *(line([cell(row.get(key)) for key in keys]) for row in rows)]) + "\n"
 
 
+def finite(value: Any) -> Any:
+    """The same for JSON, which has no nan and no infinity: they become None, in nested dicts and sequences too."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> pathlib.Path:
     """Writes the rows with all their digits below a line of names; missing cells stay empty. Raises InputError."""
     out = io.StringIO()
