@@ -33,6 +33,9 @@ MODELS = {
     "kltnet": Entry(4, "mlic_jax.models.kltnet:kltnet"),
     "jiang2017": Entry(5, "mlic_jax.models.jiang2017:jiang2017"),
     "talebi2020": Entry(6, "mlic_jax.models.talebi2020:talebi2020"),
+    "li2018": Entry(7, "mlic_jax.models.li2018:li2018"),
+    "toderici2017": Entry(8, "mlic_jax.models.toderici2017:toderici2017"),
+    "johnston2018": Entry(9, "mlic_jax.models.johnston2018:johnston2018"),
 }
 
 

@@ -1,0 +1,77 @@
+"""Li 2018 in miniature: an importance map beside as many bits in every cell, and what context coding saves of both."""
+
+from mlic_jax.claim import Arm, Claim
+
+CONFIG = "configs/li2018.py"
+# Of the networks, and of the coder's behind them, on codes that stand still.
+FIRST, SECOND, CODER = 500, 400, 100
+
+
+def _length(steps):
+    return {
+        "train.steps": steps + CODER,
+        "phases": (steps, CODER),
+        "optimizer.decay_steps": steps,
+        "optimizers.entropy": {"learning_rate": 5e-3, "warmup_steps": 20, "decay_steps": CODER},
+    }
+
+
+def get_claim() -> Claim:
+    return Claim(
+        title="An importance map says where bits go",
+        source="Li, Zuo, Gu, Zhao, Zhang: *Learning Convolutional Networks for Content-Weighted Image Compression*, "
+        "CVPR 2018, [arXiv 1703.10553](https://arxiv.org/abs/1703.10553)",
+        text="""The paper: a network that says for each cell of 8x8 pixels how many of its binary codes are sent gives
+better pictures at the same rate than as many codes everywhere; and coding what is sent by a network that looks at the
+bits before saves 11 to 21 % of it.
+
+The arms are models of one rate, of compact networks on 8x8 cells (64 channels). `map` has up to 16 bits a cell and 8
+levels; its curve is one of weights gamma of the rate (r0 = 0: the mean of the map always costs). As in the paper, it
+begins with the weights of a first stage in which all bits are sent. `no map` has a fixed number of bits a cell. Every
+model has 900 steps of its networks, those of `map` in two stages, and 100 of its coder's. The arms with `raw bits` are
+the same models, and write bits and levels as they are. Bytes of whole files, the map's included.""",
+        arms=(
+            # Its last phase is never reached: the second stage has a coder of its own to train.
+            Arm(
+                "first stage",
+                f"{CONFIG}:tiny_no_map",
+                {"train.steps": FIRST, "phases": (FIRST, CODER), "optimizer.decay_steps": FIRST},
+                shown=False,
+            ),
+            Arm(
+                "map",
+                f"{CONFIG}:tiny",
+                {**_length(SECOND), "model.arguments.r0": 0.0},
+                after="first stage",
+                points=tuple({"model.arguments.gamma": gamma} for gamma in (0.25, 0.5, 0.75, 1.25)),
+            ),
+            Arm(
+                "no map",
+                f"{CONFIG}:tiny_no_map",
+                {**_length(FIRST + SECOND), "model.arguments.levels": 2},
+                points=tuple({"model.arguments.n": n} for n in (4, 8, 12, 16)),
+            ),
+            Arm("map, raw bits", of="map", changes={"model.arguments.entropy": "none"}),
+            Arm("no map, raw bits", of="no map", changes={"model.arguments.entropy": "none"}),
+        ),
+        seeds=(0, 1, 2),
+        codecs=("jpeg",),
+        anchors=("no map", "jpeg"),
+        metrics=("psnr", "ms-ssim"),
+        published=(
+            {"pictures": "Kodak at 752x496, released models", "bits a cell": "64", "bpp of bits, raw": "0.124",
+             "coded": "0.098", "bpp of the map, raw": "0.0625", "map, coded": "0.020", "whole bpp": "0.118"},
+            {"pictures": "the same", "bits a cell": "64", "bpp of bits, raw": "0.168", "coded": "0.145",
+             "bpp of the map, raw": "0.0625", "map, coded": "0.027", "whole bpp": "0.172"},
+            {"pictures": "the same", "bits a cell": "64", "bpp of bits, raw": "0.320", "coded": "0.260",
+             "bpp of the map, raw": "0.0625", "map, coded": "0.033", "whole bpp": "0.293"},
+            {"pictures": "the same", "bits a cell": "64", "bpp of bits, raw": "0.489", "coded": "0.435",
+             "bpp of the map, raw": "0.0625", "map, coded": "0.037", "whole bpp": "0.472"},
+            {"pictures": "the same; PSNR 33.47 dB, MS-SSIM 0.979", "bits a cell": "128", "bpp of bits, raw": "0.740",
+             "coded": "0.633", "bpp of the map, raw": "0.078", "map, coded": "0.039", "whole bpp": "0.671"},
+        ),
+        notes="""Published rates are those of the authors' released models (their files of rates), and the quality of
+the last is that of their released reconstructions, measured for this comparison; the paper gives curves. Networks of
+36 times fewer multiplications, trained for a minute in place of days, are far from those, and from JPEG: what is
+compared here is the map with its absence.""",
+    )  # fmt: skip

@@ -1,0 +1,216 @@
+"""Convolutional recurrent cells: a state [B, h, w, C] at every place, which convolutions mix with the input.
+
+Toderici et al. 2017, "Full Resolution Image Compression with Recurrent Neural Networks", section 3.1. Every cell is a
+Flax module
+
+    start(batch, height, width) -> state                    all zeros; the size is that of outputs
+    __call__(state, x [B, stride h, stride w, Cin]) -> (state, output [B, h, w, features])
+
+whose input is convolved 3x3 with the layer's stride, and whose hidden state is convolved with `hidden_kernel`; the
+convolutions of all gates are one. Names: s is the logistic function, * a convolution, products are of single samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlic_jax.layers import conv_forms as forms
+from mlic_jax.layers import init
+from mlic_jax.layers.conv import conv, pointwise
+
+# What is added to the forget gate's sum, so that a cell remembers before it has learned to.
+FORGET = 1.0
+# Output samples of one image up to which, on a CPU, a convolution is one product.
+SMALL = 256
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
+    """Convolution with odd k, padding k // 2, as fast as `conv` on large images and faster on small ones.
+
+    On a CPU the images of training are so small here, down to 2x2, that one product of all their shifted copies takes a
+    fiftieth of the time of a convolution.
+    """
+    size = kernel.shape[0]
+    if size == 1 and stride == 1:
+        return pointwise(x, kernel)
+    if x.shape[1] * x.shape[2] > SMALL * stride**2:
+        return conv(x, kernel, None, stride)
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        # Of all copies nothing is kept for the gradient: there are nine times as many as samples.
+        cpu=jax.checkpoint(lambda x, kernel: _as_product(x, kernel, stride), prevent_cse=False),
+        default=lambda x, kernel: forms.conv_lax(x, kernel, stride),
+    )
+
+
+def _as_product(x, kernel, stride):
+    size, _, channels, features = kernel.shape
+    pad = size // 2
+    rows, columns = ((side - 1) // stride * stride + 1 for side in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    copies = [x[:, i : i + rows : stride, j : j + columns : stride] for i in range(size) for j in range(size)]
+    x = jnp.concatenate(copies, -1)
+    return (x.reshape(-1, size * size * channels) @ kernel.reshape(-1, features)).reshape(*x.shape[:3], features)
+
+
+class Conv(nn.Module):
+    """Convolution by `convolve`: [B, H, W, Cin] -> [B, ceil(H / stride), ceil(W / stride), features].
+
+    Attributes:
+      features: output channels.
+      kernel: odd size k.
+      stride: of the output grid.
+      use_bias: add a vector [features].
+      gain: initial kernels are normal with this over the square root of their fan in; biases are zero.
+    """
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    use_bias: bool = True
+    gain: float = 1.0
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        y = convolve(x, self.param("kernel", init.Normal(self.gain), shape), self.stride)
+        return y + self.param("bias", init.constant(0.0), (self.features,)) if self.use_bias else y
+
+
+class _Cell(nn.Module):
+    """What all cells are told.
+
+    Attributes:
+      features: channels of state and output.
+      stride: of the output grid.
+      hidden_kernel: odd size of the kernels of hidden states.
+      gain: inputs' kernels begin normal with this over the square root of their fan in.
+    """
+
+    features: int
+    stride: int = 1
+    hidden_kernel: int = 1
+    gain: float = 1.0
+
+    def start(self, batch: int, height: int, width: int):
+        return jnp.zeros((batch, height, width, self.features))
+
+    def of_input(self, count, x):
+        """[B, h, w, count]: the input's part of the gates' sums, and their biases."""
+        return Conv(count, 3, self.stride, gain=self.gain, name="input")(x)
+
+    def of_hidden(self, count, hidden, name="hidden"):
+        return Conv(count, self.hidden_kernel, use_bias=False, name=name)(hidden)
+
+
+class LSTM(_Cell):
+    """i, f, o = s(W * x + U * h + b), j = tanh(W * x + U * h + b), c' = f c + i j, h' = o tanh(c')."""
+
+    def start(self, batch, height, width):
+        zeros = super().start(batch, height, width)
+        return zeros, zeros
+
+    @nn.compact
+    def __call__(self, state, x):
+        memory, hidden = state
+        count = 4 * self.features
+        i, f, o, j = jnp.split(self.of_input(count, x) + self.of_hidden(count, hidden), 4, axis=-1)
+        memory = nn.sigmoid(f + FORGET) * memory + nn.sigmoid(i) * jnp.tanh(j)
+        hidden = nn.sigmoid(o) * jnp.tanh(memory)
+        return (memory, hidden), hidden
+
+
+class GRU(_Cell):
+    """z, r = s(W * x + U * h + b), h' = (1 - z) h + z tanh(W * x + U * (r h) + b); the output is h'.
+
+    With residuals, as the paper has it: h' has a_h (W_h * h) added, and the output is h' + a_x (W_ox * x). The state
+    that is carried on is h', not the output.
+
+    Attributes:
+      residual: a_h = a_x, 0.1 in the paper; None for the plain cell, which has none of these kernels.
+    """
+
+    residual: float | None = None
+
+    @nn.compact
+    def __call__(self, hidden, x):
+        n = self.features
+        plain = self.residual is None
+        of_input = self.of_input(3 * n if plain else 4 * n, x)
+        of_hidden = self.of_hidden(2 * n if plain else 3 * n, hidden)
+        z, r = jnp.split(nn.sigmoid(of_input[..., : 2 * n] + of_hidden[..., : 2 * n]), 2, axis=-1)
+        candidate = jnp.tanh(of_input[..., 2 * n : 3 * n] + self.of_hidden(n, r * hidden, "candidate"))
+        hidden = (1 - z) * hidden + z * candidate
+        if plain:
+            return hidden, hidden
+        hidden = hidden + self.residual * of_hidden[..., 2 * n :]
+        return hidden, hidden + self.residual * of_input[..., 3 * n :]
+
+
+class AssociativeLSTM(_Cell):
+    """An LSTM whose memory is complex and holds several copies under permuted keys (Danihelka et al. 2016).
+
+    Units are complex, half as many as features; k numbers the copies, P_k is a fixed permutation of units, and
+    bound(z) = z / max(1, |z|):
+
+        f, i, o = s(.)  real;  j, r_in, r_out = bound(.)  complex, of sums as in the LSTM
+        c_k' = f c_k + (P_k r_in) i j
+        h'   = o bound(mean_k (P_k r_out) c_k'), real parts first, then imaginary ones
+
+    Attributes:
+      features: even.
+      copies: of the memory.
+    """
+
+    copies: int = 4
+
+    def start(self, batch, height, width):
+        zeros = jnp.zeros((batch, height, width, self.copies, self.features // 2))
+        return zeros, zeros, super().start(batch, height, width)
+
+    @nn.compact
+    def __call__(self, state, x):
+        real, imaginary, hidden = state
+        n = self.features // 2
+        sums = self.of_input(9 * n, x) + self.of_hidden(9 * n, hidden)
+        f, i, o, *complex_ones = jnp.split(sums, 9, axis=-1)
+        f, i, o = nn.sigmoid(f + FORGET)[..., None, :], nn.sigmoid(i)[..., None, :], nn.sigmoid(o)
+        j, key_in, key_out = (bound(*complex_ones[k : k + 2]) for k in (0, 2, 4))
+        written = _product(tuple(self._permuted(part) for part in key_in), [i * part[..., None, :] for part in j])
+        real, imaginary = f * real + written[0], f * imaginary + written[1]
+        read = _product(tuple(self._permuted(part) for part in key_out), (real, imaginary))
+        read = bound(*(part.mean(-2) for part in read))
+        hidden = jnp.concatenate([o * part for part in read], axis=-1)
+        return (real, imaginary, hidden), hidden
+
+    def _permuted(self, x):
+        """[.., n] -> [.., copies, n], by a product: a gather's gradient would be a slow scatter. Sums of one term."""
+        chosen = np.eye(x.shape[-1], dtype=np.float32)[permutations(self.copies, x.shape[-1]).ravel()]
+        y = jnp.dot(x, chosen.T, precision=jax.lax.Precision.HIGHEST)
+        return y.reshape(*x.shape[:-1], self.copies, x.shape[-1])
+
+
+def permutations(copies: int, units: int) -> np.ndarray:
+    """int [copies, units]: copy k of unit u is unit [k, u]. From hashes, so that no library's generator decides it."""
+
+    def order(copy):
+        return sorted(range(units), key=lambda unit: hashlib.sha256(f"{copy} {unit}".encode()).digest())
+
+    return np.array([order(copy) for copy in range(copies)])
+
+
+def bound(real: jax.Array, imaginary: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """z / max(1, |z|)."""
+    factor = jax.lax.rsqrt(jnp.maximum(real**2 + imaginary**2, 1.0))
+    return real * factor, imaginary * factor
+
+
+def _product(a, b):
+    """Of two complex arrays."""
+    return a[0] * b[0] - a[1] * b[1], a[0] * b[1] + a[1] * b[0]
