@@ -131,7 +131,8 @@ def _check_table(mode: str, table: Sequence[tuple[int, int]]) -> None:
 # ---------------------------------------------------------------------- writing
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A number from 0: 7 bits a byte, the least significant first."""
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
@@ -160,12 +161,12 @@ def _pack(header: Header, chunks: Sequence[Chunk]) -> bytes:
     has_quality = header.quality is not None
     size = (header.width - 1) | (header.height - 1) << 15 | has_quality << 30 | bool(more) << 31
     start = _FIXED.pack(SIGNATURE, VERSION << 4 | MODES.index(header.mode), size)
-    start += _varint(header.model_id) + header.fingerprint
+    start += varint(header.model_id) + header.fingerprint
     if has_quality:
         start += bytes([round(2 * header.quality)])
-    start += _varint(len(first.content))
+    start += varint(len(first.content))
     if more:
-        start += _varint(len(more)) + b"".join(bytes([c.type]) + _varint(len(c.content)) for c in more)
+        start += varint(len(more)) + b"".join(bytes([c.type]) + varint(len(c.content)) for c in more)
     parts = [start, _CRC.pack(google_crc32c.value(start))]
     for chunk in chunks:
         parts += [chunk.content, _CRC.pack(_chunk_crc(chunk.type, chunk.content))]

@@ -88,6 +88,12 @@ def pad(image, stride):
     return jnp.pad(image, ((0, 0), (0, h - height), (0, w - width), (0, 0)), mode="edge")
 
 
+def pad_picture(image: np.ndarray, stride: int) -> np.ndarray:
+    """As `pad`, of [H, W, ...] in NumPy."""
+    more = [(0, -side % stride) for side in image.shape[:2]]
+    return np.pad(image, more + [(0, 0)] * (image.ndim - 2), mode="edge") if np.any(more) else image
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _largest(module, variables, image, quality):
     return module.apply(variables, pad(to_float(image), module.stride), coders.Calibrating, quality)[1].largest
@@ -124,10 +130,7 @@ def encode(
     Raises:
       ModelError: the model is damaged.
     """
-    height, width, _ = image.shape
-    h, w = padded_size(height, width, module.stride)
-    if (h, w) != (height, width):
-        image = np.pad(image, ((0, h - height), (0, w - width), (0, 0)), mode="edge")
+    image = pad_picture(image, module.stride)
     chosen = _one(module, quality)
     latents = module.apply(artifact.variables, image[None], *_and(chosen), method="analyze")
     rounding = module.bits_per_square

@@ -30,10 +30,10 @@ from jax import lax
 
 from mlic_jax.artifact import Artifact, check_arrays
 from mlic_jax.codec import Chunks, Codec, Objective
-from mlic_jax.entropy import binary_rnn
+from mlic_jax.entropy import binary_rnn, raw
 from mlic_jax.entropy import heights as height_maps
 from mlic_jax.errors import CorruptStreamError, UsageError
-from mlic_jax.latent import LARGEST_WIDTH, pad
+from mlic_jax.latent import LARGEST_WIDTH, pad, pad_picture
 from mlic_jax.layers import init as initialisers
 from mlic_jax.layers.windows import to_float, to_uint8
 
@@ -230,8 +230,7 @@ def pack(stream: Stream, iterations: int) -> Chunks:
     if stream.heights is None:
         start = b"\0"
     else:
-        coded = height_maps.encode(stream.heights, iterations)
-        start = b"\1" + _varint(len(coded)) + coded
+        start = b"\1" + raw.with_length(height_maps.encode(stream.heights, iterations))
     return (start + stream.parts[0], *stream.parts[1:])
 
 
@@ -244,34 +243,11 @@ def unpack(chunks: Chunks, shape: tuple[int, int], iterations: int) -> Stream:
         raise CorruptStreamError("a stream does not say whether it has heights: its first byte is neither 0 nor 1")
     first, flag = first[1:], first[0]
     if flag:
-        length, first = _read_varint(first)
-        if length > len(first):
-            raise CorruptStreamError(f"a map of heights has {length} bytes, and {len(first)} are left: truncated?")
-        heights, first = height_maps.decode(first[:length], shape, iterations), first[length:]
+        coded, first = raw.split(first)
+        heights = height_maps.decode(coded, shape, iterations)
         if len(chunks) > heights.max():
             raise CorruptStreamError(f"a stream has {len(chunks)} chunks, and no height is above {heights.max()}")
     return Stream(heights, (first, *map(bytes, chunks[1:])))
-
-
-def _varint(value):
-    """7 bits a byte, the least significant first."""
-    found = bytearray()
-    while value > 127:
-        found.append(value & 127 | 128)
-        value >>= 7
-    return bytes((*found, value))
-
-
-def _read_varint(data):
-    """(value, what is left)."""
-    value = 0
-    for i, byte in enumerate(data[:5]):
-        value |= (byte & 127) << 7 * i
-        if byte < 128:
-            if i and not byte:
-                break
-            return value, data[i + 1 :]
-    raise CorruptStreamError("the length of a map of heights is damaged")
 
 
 def _sent(heights, t, shape):
@@ -282,7 +258,7 @@ def _sent(heights, t, shape):
 def to_bits(codes: np.ndarray, heights: np.ndarray | None) -> tuple[bytes, ...]:
     """Codes int8 [K, h, w, C] as bits, each iteration's in bytes of its own."""
     shape = codes.shape[1:3]
-    return tuple(np.packbits(code[_sent(heights, t, shape)] > 0).tobytes() for t, code in enumerate(codes))
+    return tuple(raw.pack(code[_sent(heights, t, shape)].ravel() > 0) for t, code in enumerate(codes))
 
 
 def from_bits(parts: tuple[bytes, ...], shape: tuple[int, int, int], heights: np.ndarray | None) -> np.ndarray:
@@ -290,11 +266,8 @@ def from_bits(parts: tuple[bytes, ...], shape: tuple[int, int, int], heights: np
     codes = np.zeros((len(parts), *shape), np.int8)
     for t, part in enumerate(parts):
         sent = _sent(heights, t, shape[:2])
-        count = int(sent.sum()) * shape[2]
-        bits = np.unpackbits(np.frombuffer(part, np.uint8))
-        if len(bits) != -count % 8 + count or bits[count:].any():
-            raise CorruptStreamError(f"iteration {t + 1} has {len(part)} bytes, and {count} bits are sent")
-        codes[t][sent] = 2 * bits[:count].reshape(-1, shape[2]).astype(np.int8) - 1
+        bits = raw.unpack(part, int(sent.sum()) * shape[2])
+        codes[t][sent] = 2 * bits.reshape(-1, shape[2]).astype(np.int8) - 1
     return codes
 
 
@@ -460,7 +433,7 @@ def recurrent_codec(
         return np.asarray(estimated_lengths(params, codes[None].astype(np.float32)), np.float64)
 
     def estimate_one(params, state, image, quality):
-        size, padded = image.shape[:2], _padded(image, stride)
+        size, padded = image.shape[:2], pad_picture(image, stride)
         chosen = default if quality is None else float(quality)
         heights, codes, pictures = coded(params, padded, chosen)
         lengths = code_lengths(params, state, codes, heights)
@@ -518,9 +491,9 @@ def recurrent_codec(
                 raise UsageError(
                     f"the importance map is {importance.shape}: {image.shape[:2]}, as the picture, is needed"
                 )
-            importance = _padded(importance, stride)
+            importance = pad_picture(importance, stride)
         check(artifact)
-        heights, codes, _ = coded(artifact.variables["params"], _padded(image, stride), quality, importance)
+        heights, codes, _ = coded(artifact.variables["params"], pad_picture(image, stride), quality, importance)
         if entropy == "none":
             parts = to_bits(codes, heights)
         else:
@@ -552,9 +525,3 @@ def recurrent_codec(
         progressive=True,
         guided=guided,
     )
-
-
-def _padded(image, stride):
-    """[H, W, ..], its edge repeated until both sides are multiples of stride."""
-    pads = [(0, -side % stride) for side in image.shape[:2]]
-    return np.pad(image, pads + [(0, 0)] * (image.ndim - 2), mode="edge")

@@ -29,7 +29,7 @@ from mlic_jax.artifact import Artifact, check_arrays
 from mlic_jax.classical import checks
 from mlic_jax.codec import Chunks, Codec, Objective
 from mlic_jax.errors import CorruptStreamError, UsageError
-from mlic_jax.latent import LARGEST_WIDTH, mse255, pad
+from mlic_jax.latent import LARGEST_WIDTH, mse255, pad, pad_picture
 from mlic_jax.layers import init as initialisers
 from mlic_jax.layers.windows import to_float, to_uint8
 
@@ -382,7 +382,7 @@ def sandwich_codec(
                 raise UsageError(f"this model of {model} codes grey pictures: turn the picture to grey first")
             image = image[..., :1]
         height, width = image.shape[:2]
-        padded = np.pad(image, ((0, -height % cell), (0, -width % cell), (0, 0)), mode="edge")
+        padded = pad_picture(image, cell)
         before = functools.partial(on_window, method="before")
         condition = condition_of(codec, np.full(1, quality))
         coded = by_windows(before, padded, cell, cell // scale, module.margin[0], artifact.variables, condition)

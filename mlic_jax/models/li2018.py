@@ -44,10 +44,10 @@ import numpy as np
 
 from mlic_jax.artifact import Artifact, check_arrays
 from mlic_jax.codec import Chunks, Codec, Objective
-from mlic_jax.entropy import trimmed
+from mlic_jax.entropy import raw, trimmed
 from mlic_jax.entropy.coders import per_example_sum
 from mlic_jax.errors import CorruptStreamError, UsageError
-from mlic_jax.latent import mse255, pad, padded_size
+from mlic_jax.latent import mse255, pad, pad_picture, padded_size
 from mlic_jax.layers import init
 from mlic_jax.layers.blocks import ConvBlock, Dense, DepthToSpace, SpaceToDepth, block_transform
 from mlic_jax.layers.conv import Conv
@@ -319,43 +319,6 @@ def level_of_planes(bits: np.ndarray) -> np.ndarray:
     return bits.astype(np.int64) @ (1 << np.arange(bits.shape[-1])[::-1])
 
 
-# ---------------------------------------------------------------------- streams
-
-
-def write_size(value: int) -> bytes:
-    """A varint: 7 bits a byte, least significant first."""
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def read_size(data: bytes) -> tuple[int, bytes]:
-    """A varint that data begins with, and what follows it. Raises CorruptStreamError."""
-    value = 0
-    for i, byte in enumerate(data[:5]):
-        value |= (byte & 0x7F) << 7 * i
-        if byte < 0x80 and (byte or not i):
-            return value, data[i + 1 :]
-    raise CorruptStreamError("the stream is damaged: it begins with no length of its map")
-
-
-def _pack(bits, sent):
-    """Bits as they are, in order of coding rows, columns, channels."""
-    return np.packbits(bits[sent].astype(np.uint8)).tobytes()
-
-
-def _unpack(data, sent):
-    count = int(sent.sum())
-    found = np.unpackbits(np.frombuffer(data, np.uint8))
-    if len(data) != -(-count // 8) or found[count:].any():
-        raise CorruptStreamError(f"the stream is damaged: {len(data)} bytes where {count} bits were sent")
-    bits = np.zeros(sent.shape, np.int8)
-    bits[sent] = found[:count]
-    return bits
-
-
 # ---------------------------------------------------------------------- the codec
 
 
@@ -537,12 +500,14 @@ def li2018(
 
     def write(artifact, name, bits, sent):
         if entropy == "none":
-            return _pack(bits, sent)
+            return raw.pack(bits[sent])
         return trimmed.encode(priors[name], artifact.state[name], bits, sent)
 
     def read(artifact, name, data, sent):
         if entropy == "none":
-            return _unpack(data, sent)
+            found = np.zeros(sent.shape, np.int8)
+            found[sent] = raw.unpack(data, int(sent.sum()))
+            return found
         return trimmed.decode(priors[name], artifact.state[name], data, sent)
 
     def sent_at(level):
@@ -558,7 +523,7 @@ def li2018(
         check(artifact)
         image = np.asarray(image)
         height, width = image.shape[:2]
-        padded = _padded(image)
+        padded = pad_picture(image, CELL)
         e, p = module.apply({"params": artifact.variables["params"]}, padded[None], method="analyze")
         bits = (e[0] > 0.5).astype(np.int8)
         if not mapped:
@@ -567,7 +532,7 @@ def li2018(
         level = levels_of(p, levels).astype(np.int64)
         volume = planes_of(level, module.planes)
         first = write(artifact, "map_prior", volume, np.ones(volume.shape, bool))
-        return (write_size(len(first)) + first + write(artifact, "code_prior", bits, sent_at(level)),)
+        return (raw.with_length(first) + write(artifact, "code_prior", bits, sent_at(level)),)
 
     def decompress(artifact, chunks, size, quality=None):
         if quality is not None:
@@ -578,11 +543,9 @@ def li2018(
         cells = tuple(side // CELL for side in padded_size(*size, CELL))
         rest = chunks[0]
         if mapped:
-            length, rest = read_size(rest)
-            if length > len(rest):
-                raise CorruptStreamError("the stream is truncated: it ends within its map")
-            planes = read(artifact, "map_prior", rest[:length], np.ones((*cells, module.planes), bool))
-            sent, rest = sent_at(level_of_planes(planes)), rest[length:]
+            first, rest = raw.split(rest)
+            planes = read(artifact, "map_prior", first, np.ones((*cells, module.planes), bool))
+            sent = sent_at(level_of_planes(planes))
         else:
             sent = np.ones((*cells, n), bool)
         bits = read(artifact, "code_prior", rest, sent)
@@ -594,12 +557,6 @@ def li2018(
     return Codec(initialise, objectives, estimate, export, compress, decompress, guided=mapped)
 
 
-def _padded(image):
-    """[H, W, ...] with the last row and column repeated until both sides are multiples of a cell."""
-    (height, width), (h, w) = image.shape[:2], padded_size(*image.shape[:2], CELL)
-    return np.pad(image, ((0, h - height), (0, w - width), *((0, 0),) * (image.ndim - 2)), mode="edge")
-
-
 def _per_cell(importance, size):
     """A user's map, float [H, W] in 0..1 -> the means of cells, float64 [h, w]. Raises UsageError."""
     importance = np.asarray(importance, np.float64)
@@ -608,6 +565,6 @@ def _per_cell(importance, size):
             f"an importance map has one number from 0 to 1 for each of {size[1]}x{size[0]} pixels: "
             f"this one has the shape {importance.shape}, or numbers beyond"
         )
-    padded = _padded(importance)
+    padded = pad_picture(importance, CELL)
     height, width = padded.shape
     return padded.reshape(height // CELL, CELL, width // CELL, CELL).mean((1, 3))
