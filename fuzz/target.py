@@ -157,7 +157,7 @@ def read_symbols(data: bytes) -> None:
     except CorruptStreamError:
         found = None
     try:
-        coder = reference._Mirrored(stream)
+        coder = reference.Mirrored(stream)
         other = reference._read_latent(coder, rows, models.table, rangecoder.LARGEST_SYMBOL if limit is None else limit)
         coder.finish()
     except CorruptStreamError:

@@ -16,7 +16,7 @@ import bisect
 import functools
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -258,7 +258,7 @@ ESCAPE_LENGTHS = 27
 PIECE = 16
 
 
-class _Mirrored:
+class Mirrored:
     """A decoder that encodes again what it reads: only what an encoder writes is a stream."""
 
     def __init__(self, data: bytes):
@@ -476,11 +476,33 @@ def decode_stream(
     """The symbols of a data chunk; see `decode_symbols`. quality: in half steps, as the header has it."""
     for name, read in MODELS.values():
         if name == model.model:
-            coder = _Mirrored(stream)
+            coder = Mirrored(stream)
             found = read(coder, model, height, width, quality)
             coder.finish()
             return found
     raise ModelError(f"{model.model} is no model of this decoder: it has {', '.join(n for n, _ in MODELS.values())}")
+
+
+def data_chunks(data: bytes, model: Artifact, names: Mapping[int, str]) -> tuple[File, list[bytes]]:
+    """A file taken apart, and the content of its data chunks.
+
+    Args:
+      data: the file.
+      model: the one it was written with.
+      names: id -> name of the models that the caller can read.
+
+    Raises:
+      CorruptStreamError: a damaged file.
+      ModelError: it was written with another model, or with one that is not among the names.
+    """
+    file = parse(data)
+    if file.model_id not in names:
+        raise ModelError(f"the file was written by a model with id {file.model_id}, which this decoder does not know")
+    name = names[file.model_id]
+    if name != model.model or file.fingerprint != model.fingerprint[:6]:
+        wanted = f"{name} {file.fingerprint.hex()}"
+        raise ModelError(f"the file was written with {wanted}, not with {model.model} {model.fingerprint.hex()}")
+    return file, [content for kind, content in file.chunks if kind == DATA]
 
 
 def decode_symbols(data: bytes, model: Artifact) -> dict[str, np.ndarray]:
@@ -499,30 +521,23 @@ def decode_symbols(data: bytes, model: Artifact) -> dict[str, np.ndarray]:
       CorruptStreamError: a damaged file.
       ModelError: it was written with another model.
     """
-    file = parse(data)
-    if file.model_id not in MODELS:
-        raise ModelError(f"the file was written by a model with id {file.model_id}, which this decoder does not know")
-    name, _ = MODELS[file.model_id]
-    if name != model.model or file.fingerprint != model.fingerprint[:6]:
-        wanted = f"{name} {file.fingerprint.hex()}"
-        raise ModelError(f"the file was written with {wanted}, not with {model.model} {model.fingerprint.hex()}")
-    streams = [content for kind, content in file.chunks if kind == DATA]
+    file, streams = data_chunks(data, model, {number: name for number, (name, _) in MODELS.items()})
     if len(streams) != 1:
-        raise CorruptStreamError(f"{name} writes one data chunk, the file has {len(streams)}")
+        raise CorruptStreamError(f"{model.model} writes one data chunk, the file has {len(streams)}")
     return decode_stream(streams[0], model, file.height, file.width, file.quality)
 
 
-def main(arguments: list[str]) -> int:
-    """Prints one line for every array of a file's symbols."""
+def main(arguments: list[str], decode: Callable = decode_symbols, name: str = "mlic_jax.reference") -> int:
+    """Prints one line for every array that `decode` finds in a file. name: of the module that is run."""
     if len(arguments) != 2:
-        print("usage: python -m mlic_jax.reference FILE.mlic MODEL.mlicm", file=sys.stderr)
+        print(f"usage: python -m {name} FILE.mlic MODEL.mlicm", file=sys.stderr)
         return 2
     try:
         with open(arguments[0], "rb") as file:
             data = file.read()
-        for name, array in decode_symbols(data, Artifact.load(arguments[1])).items():
+        for key, array in decode(data, Artifact.load(arguments[1])).items():
             shape = "x".join(map(str, array.shape))
-            print(hashlib.sha256(array.astype("<i4").tobytes()).hexdigest(), shape, name)
+            print(hashlib.sha256(array.astype("<i4").tobytes()).hexdigest(), shape, key)
     except (MlicError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return getattr(error, "exit_code", 3)
