@@ -38,7 +38,7 @@ from mlic_jax.layers import init as initialisers
 from mlic_jax.layers.windows import to_float, to_uint8
 
 CELL = 16  # pixels
-ENTROPY = ("binary_rnn", "none")
+ENTROPY = ("binary_rnn", "single_iteration", "none")
 ALLOCATIONS = ("uniform", "adaptive")
 LARGEST_ITERATIONS = 64
 # Of a ladder; models of more iterations show every second one.
@@ -324,7 +324,8 @@ def recurrent_codec(
       module: the networks.
       model: its name in the zoo.
       architecture: keyword arguments of its factory that rebuild it.
-      entropy: "binary_rnn", or "none" for bits as they are. The weights are the same.
+      entropy: "binary_rnn"; the same without what it remembers of iterations before, "single_iteration"; or "none" for
+        bits as they are, where the weights are those of "binary_rnn".
       allocation: "uniform", or "adaptive": heights by the errors of each cell (Johnston et al. 2018, section 3.3).
       guided: whether a user's importance map is taken, for heights of his own.
       loss: as `mean_absolute`.
@@ -344,7 +345,12 @@ def recurrent_codec(
     if not 0 <= masked <= 1:
         raise UsageError(f"{model}: masked={masked!r} is out of range: a share from 0 to 1")
     iterations, stride = module.iterations, module.stride
-    coder = binary_rnn.BinaryRNN(channels=module.code, hidden=2 * module.code, iterations=iterations)
+    coder = binary_rnn.BinaryRNN(
+        channels=module.code,
+        hidden=2 * module.code,
+        iterations=iterations,
+        progressive=entropy != "single_iteration",
+    )
     of_loss = dict(loss_state or {})
     step = 1 if iterations <= LONGEST_LADDER else 2
     # Half steps: the container knows no others.

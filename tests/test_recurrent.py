@@ -10,7 +10,7 @@ from small import crops
 
 from mlic_jax import api, recurrent, zoo
 from mlic_jax.artifact import Artifact, flatten, unflatten
-from mlic_jax.errors import CorruptStreamError, ModelError, UsageError
+from mlic_jax.errors import CorruptStreamError, ModelError, TruncationWarning, UsageError
 from mlic_jax.models import johnston2018, toderici2017
 
 SIZE = 44, 40  # one program for all: 48x48 pixels, nine cells
@@ -212,3 +212,38 @@ def test_wrong_use():
     ):
         with pytest.raises(UsageError, match=name):
             toderici2017.toderici2017(**{**toderici2017.TOY, name: wrong})
+
+
+# ---------------------------------------------------------------- whole files
+
+
+@pytest.mark.parametrize("entropy", ["binary_rnn", "none"])
+def test_a_file_cut_off_anywhere_shows_its_longest_whole_prefix(entropy):
+    _, artifact = made(entropy=entropy)
+    data = api.compress(photo(), artifact, BEST)
+    found = list(api.prefixes(data, artifact))
+    assert [prefix.iterations for prefix in found] == [1, 2, 3] and found[-1].bytes == len(data)
+    ends = [prefix.bytes for prefix in found]
+    for size in (5, 30, ends[0] - 1, ends[0], ends[0] + 1, ends[1] - 1, ends[1], ends[2] - 1):
+        if size < ends[0]:
+            with pytest.raises(CorruptStreamError):
+                api.decompress(data[:size], artifact)
+        else:
+            with pytest.warns(TruncationWarning):
+                shown = api.decompress(data[:size], artifact)
+            np.testing.assert_array_equal(shown, found[sum(end <= size for end in ends) - 1].image)
+    np.testing.assert_array_equal(api.decompress(data, artifact, iterations=2), found[1].image)
+
+
+def test_files_of_a_size_and_of_a_users_heights():
+    _, artifact = made(allocation="adaptive")
+    image = np.ascontiguousarray(crops(1, 96, seed=5)[0])
+    sizes = [len(api.compress(image, artifact, quality)) for quality in (40, 70, 100)]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[2]
+    data = api.compress_to(image, artifact, size=sizes[1])
+    assert sizes[0] <= len(data) <= sizes[1]
+    left = np.zeros(image.shape[:2], np.float32)
+    left[:, :48] = 1
+    files = [api.compress(image, artifact, 60, importance=importance) for importance in (left, 1 - left)]
+    shown = [api.decompress(data, artifact) for data in files]
+    assert (shown[0] != shown[1]).any()

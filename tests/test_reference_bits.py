@@ -176,7 +176,8 @@ def random_stream(artifact, size, mapped=False, count=None, seed=0):
     if architecture["entropy"] == "none":
         parts = recurrent.to_bits(codes, chosen)
     else:
-        module = binary_rnn.BinaryRNN(channels, 2 * channels, iterations)
+        progressive = architecture["entropy"] == "binary_rnn"
+        module = binary_rnn.BinaryRNN(channels, 2 * channels, iterations, progressive)
         parts = binary_rnn.encode(module, artifact.state["entropy"], codes, chosen)
     return codes, chosen, recurrent.pack(recurrent.Stream(chosen, parts), iterations)
 
@@ -185,6 +186,7 @@ RECURRENT = {
     "lstm": ("toderici2017", {}),
     "scaling": ("toderici2017", {"framework": "scaling", "cell": "gru"}),
     "one iteration": ("toderici2017", {"iterations": 1}),
+    "single iterations": ("toderici2017", {"entropy": "single_iteration"}),
     "johnston": ("johnston2018", {}),
     "plain bits": ("johnston2018", {"entropy": "none", "code": 5}),
 }

@@ -16,6 +16,9 @@ IDS = {
     "kltnet": 4,
     "jiang2017": 5,
     "talebi2020": 6,
+    "li2018": 7,
+    "toderici2017": 8,
+    "johnston2018": 9,
 }
 OWN = {name: entry for name, entry in zoo.MODELS.items() if entry.factory.startswith("mlic_jax.")}
 

@@ -233,7 +233,7 @@ def toderici2017(
       code: bits of 16x16 pixels in a pass.
       iterations: passes, at most.
       copies: of an associative LSTM's memory.
-      entropy: "binary_rnn", or "none" for bits as they are. The weights are the same.
+      entropy: one of recurrent.ENTROPY: how bits are coded.
       remat: in training, compute what is within a pass again for the gradient: a fraction of the memory, a third more
         time.
 
