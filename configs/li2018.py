@@ -34,7 +34,7 @@ def get_config(variant: str = "tiny"):
     config.model.name = "li2018"
     config.model.arguments = {
         **WIDTHS[size], "importance": "none" if variant.endswith("_no_map") else "map", "floor_levels": "released",
-        "mask_gradient": "local", "rate": "hinge", "r0": 0.5, "gamma": 0.2, "entropy": "trimmed",
+        "mask_gradient": "local", "rate": "hinge", "r0": 0.5, "gamma": 0.2, "entropy": "trimmed", "nested": False,
     }  # fmt: skip
     arguments = config.model.arguments
     if size.startswith("paper"):

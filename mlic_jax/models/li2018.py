@@ -27,6 +27,8 @@ Not as published:
   sent are 0 there, others -1 or 1; with 36 times fewer multiplications, for two CPU cores.
 - The released code's push on pictures with too many ones is left out, since its threshold is not known.
 - Kernels begin with normal values of the variance that Caffe's uniform ones have.
+- `nested=True` is ours: in the first stage each cell's bits are cut at random, so that the first ones learn to matter
+  most before the map begins to cut.
 - A user may give the map (`importance=` of compress).
 """
 
@@ -338,6 +340,7 @@ def li2018(
     code_features: int = 4,
     map_features: int = 16,
     blocks: int = 3,
+    nested: bool = False,
 ) -> Codec:
     """The codec, with the objectives "rd" (the networks) and "entropy" (the coder's networks, on codes as they are).
 
@@ -355,6 +358,7 @@ def li2018(
       gamma: weight of the rate in the paper's units.
       entropy: "trimmed", or "none": bits are written as they are.
       code_features, map_features, blocks: of the coder's networks, see mlic_jax.entropy.trimmed.
+      nested: without a map, train with a random number of bits in each cell; files have all of them.
 
     Raises:
       UsageError: an argument out of range.
@@ -408,10 +412,19 @@ def li2018(
     def of_networks(params):
         return {"params": {name: params[name] for name in networks}}
 
-    def coded(params, image):
-        """float [B, H, W, 3] -> bits with a gradient [B, h, w, n], mask likewise, p or None."""
+    def coded(params, image, keys=None):
+        """float [B, H, W, 3] -> bits with a gradient [B, h, w, n], mask likewise, p or None.
+
+        With keys [B], what a model without a map sends is cut at random, where it is `nested`.
+        """
         e, p = module.apply(of_networks(params), pad(image, CELL), method="analyze")
-        sent = mask(p, n, levels, floor_levels, mask_gradient) if mapped else jnp.ones_like(e)
+        if mapped:
+            sent = mask(p, n, levels, floor_levels, mask_gradient)
+        elif nested and keys is not None:
+            drawn = jax.vmap(lambda key: jax.random.uniform(key, e.shape[1:3]))(keys)
+            sent = mask(drawn, n, levels, floor_levels, mask_gradient)
+        else:
+            sent = jnp.ones_like(e)
         return binarise(e), sent, p
 
     def shown(params, bits, sent, size):
@@ -439,10 +452,10 @@ def li2018(
         }
 
     def rd_loss(params, state, batch, keys, step):
-        del keys, step
+        del step
         image = to_float(batch["image"])
         size = image.shape[1:3]
-        bits, sent, p = coded(params, image)
+        bits, sent, p = coded(params, image, keys)
         squared = mse255(image, shown(params, bits, sent, size))
         total = jnp.mean(squared + gamma * PER_CELL * rate_of(p, sent))
         metrics = {
