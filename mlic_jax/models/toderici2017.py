@@ -50,6 +50,8 @@ TOY = {"divisor": 32, "code": 8, "iterations": 3}
 # needs much for untrained bits to say something of the picture; D needs little, or it learns first to keep their noise
 # low.
 E_GAIN, D_GAIN, B_GAIN = 4.0, 0.5, 4.0
+# An associative memory multiplies three bounded numbers, which are to begin near their bounds.
+ASSOCIATIVE_GAIN = 4.0
 
 
 def make_cell(kind: str, features: int, stride: int, hidden_kernel: int, copies: int, gain: float) -> nn.Module:
@@ -57,7 +59,7 @@ def make_cell(kind: str, features: int, stride: int, hidden_kernel: int, copies:
     if kind == "lstm":
         return LSTM(features, stride, hidden_kernel, gain)
     if kind == "associative_lstm":
-        return AssociativeLSTM(features, stride, hidden_kernel, gain, copies)
+        return AssociativeLSTM(features, stride, hidden_kernel, ASSOCIATIVE_GAIN, copies)
     return GRU(features, stride, hidden_kernel, gain, RESIDUAL if kind == "residual_gru" else None)
 
 
