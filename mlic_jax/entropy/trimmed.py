@@ -174,7 +174,7 @@ def check(module: TrimmedConv, state: Mapping[str, Any]) -> None:
         kernel = (layer.kernel, layer.kernel, inputs, outputs)
         needed[f"layer_{i}/kernel"] = (kernel, np.int8, -integers.LARGEST_WEIGHT, integers.LARGEST_WEIGHT)
         needed[f"layer_{i}/bias"] = ((outputs,), np.int32, -_LARGEST_BIAS, _LARGEST_BIAS)
-        needed[f"layer_{i}/multiplier"] = ((outputs,), np.int32, 0, (1 << 15) - 1)
+        needed[f"layer_{i}/multiplier"] = ((outputs,), np.int32, 1, (1 << 15) - 1)
         needed[f"layer_{i}/shift"] = ((outputs,), np.int8, *integers.SHIFTS)
     found = {}
     for name, value in state.items():
