@@ -72,8 +72,8 @@ def main():
         each = (time.perf_counter() - began) / arguments.steps
         loss = float(jax.device_get(metrics["loss"] if "loss" in metrics else metrics[f"{schedule[0]}/loss"]))
         print(
-            f"step of {', '.join(schedule)}: {part} x {patch}x{patch}: {each:.2f} s ({1 / each:.2f} a second; the first, "
-            f"with compilation, {first:.1f} s), loss {loss:.4g}, {gigabytes():.2f} GB"
+            f"step of {', '.join(schedule)}: {part} x {patch}x{patch}: {each:.2f} s ({1 / each:.2f} a second; the "
+            f"first, with compilation, {first:.1f} s), loss {loss:.4g}, {gigabytes():.2f} GB"
         )
 
     params, kept = jax.device_get((state.params, state.state))
@@ -84,8 +84,8 @@ def main():
     codec = zoo.codec_of(artifact)
     found = {}
     for turn in ("with compilation", "again"):
-        stream, encode = seconds(lambda: api.compress(image, artifact))
-        decoded, decode = seconds(lambda: api.decompress(stream, artifact))
+        stream, encode = seconds(api.compress, image, artifact)
+        decoded, decode = seconds(api.decompress, stream, artifact)
         found[turn] = f"{turn} {encode:.1f} and {decode:.1f} s"
     estimate = codec.estimate(artifact.params, artifact.state, image[None])
     difference = np.abs(np.asarray(estimate["reconstruction"][0], int) - decoded).max()

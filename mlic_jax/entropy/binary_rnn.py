@@ -433,7 +433,7 @@ class _Walk:
         if self.memory is not None:
             return self._convolve("state", k, self.memory)
         layer = self._layer("state", k)
-        return np.broadcast_to(self._tanh(layer(np.zeros(len(layer.kernel)))), (len(self.inside), len(layer.bias)))
+        return np.broadcast_to(self._tanh(layer(np.zeros((1, len(layer.kernel))))), (len(self.inside), len(layer.bias)))
 
     def _convolve(self, name, k, grid):
         """tanh of a 3x3 convolution of [places, n]: int8 [cells, features]."""
@@ -472,7 +472,7 @@ class _Layer(NamedTuple):
     factor: np.ndarray  # multiplier 2^-shift, exactly
 
     def __call__(self, x):
-        return np.floor((x @ self.kernel + self.bias) * self.factor + 0.5)
+        return np.floor((whole.product(x, self.kernel) + self.bias) * self.factor + 0.5)
 
 
 def _gather(grid, places, offsets):

@@ -271,7 +271,7 @@ def _run(
             for k, start, stop in groups:
                 seen = windows[i][..., : _reach(one.layer, n, k)][rows[start:stop], columns[start:stop]]
                 seen = seen.reshape(stop - start, -1).astype(np.float64)
-                np.matmul(seen, one.kernels[k], out=sums[start:stop])
+                sums[start:stop] = integers.product(seen, one.kernels[k])
             sums += one.bias[channels]
             x = integers.rescale(sums, one.multiplier[channels], one.shift[channels])
             if one.layer.adds:

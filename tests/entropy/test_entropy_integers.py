@@ -43,3 +43,11 @@ def test_rescale_is_exact():
     found = integers.rescale(sums.astype(np.float64), multiplier, shift)
     for value, m, s, y in zip(sums.tolist(), multiplier.tolist(), shift.tolist(), found.tolist(), strict=True):
         assert y == (2 * value * m + (1 << s) >> s + 1)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 3), (1000, 300, 64), (7, 70_000, 8), (0, 4, 4)])
+def test_products_in_pieces(shape):
+    rng = np.random.default_rng(0)
+    n, inputs, outputs = shape
+    x, kernel = rng.integers(-127, 128, (n, inputs)), rng.integers(-127, 128, (inputs, outputs))
+    np.testing.assert_array_equal(integers.product(x.astype(float), kernel.astype(float)), x @ kernel)
