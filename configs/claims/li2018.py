@@ -75,10 +75,10 @@ are. Bytes of whole files, the map's included.""",
              "coded": "0.633", "bpp of the map, raw": "0.078", "map, coded": "0.039", "whole bpp": "0.671"},
         ),
         notes="""At this size the map does not pay. What is coded by context is cheap where a picture is flat, map or
-no map; with raw bits, where nothing else makes flat cells cheap, the map loses half as much. It wins on one picture, the
-flattest (kodim02). Tried before, on four photos: 16 bits a cell, 900 steps, the gradient of all channels (it empties the
-map), r0 in place of 0, maps from scratch, first stages in which all bits are sent (0.4 dB worse at 0.16 bpp than one
-with random cuts). A map of 64 bits a cell, trained to its end, has more to choose from.
+no map; with raw bits, where nothing else makes flat cells cheap, the map loses half as much. It wins on one picture,
+the flattest (kodim02). Tried before, on four photos: 16 bits a cell, 900 steps, the gradient of all channels (it
+empties the map), r0 in place of 0, maps from scratch, first stages in which all bits are sent (0.4 dB worse at 0.16 bpp
+than one with random cuts). A map of 64 bits a cell, trained to its end, has more to choose from.
 
 Published rates are those of the authors' released models (their files of rates), and the quality of the last is that of
 their released reconstructions, measured for this comparison; the paper gives curves. Networks of 36 times fewer
