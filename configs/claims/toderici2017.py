@@ -48,5 +48,8 @@ the same pictures, and the difference of the files is what the entropy coder sav
         notes="""The published points are the authors' own of their best model, with bits as they are, read from the
 results in the repository of TensorFlow Compression. The paper trains for about a million steps of 32 tiles on six
 million photos; these arms train for 500 steps of four tiles on the package's photos and are far from converged, so that
-the order of the arms says how fast they learn, not how good they become.""",
+the order of the arms says how fast they learn, not how good they become.
+
+The entropy coder saves 36 % of the bits after the first pass and 35, 31 and 26 % after two, four and eight: later passes
+are closer to noise. The recipe was tuned on additive LSTMs; the associative LSTM's gains were set by one trial.""",
     )
