@@ -50,6 +50,6 @@ results in the repository of TensorFlow Compression. The paper trains for about 
 million photos; these arms train for 500 steps of four tiles on the package's photos and are far from converged, so that
 the order of the arms says how fast they learn, not how good they become.
 
-The entropy coder saves 36 % of the bits after the first pass and 35, 31 and 26 % after two, four and eight: later passes
+The entropy coder saves 36 % of the bits after the first pass, and 35, 31 and 26 % after two, four and eight: later ones
 are closer to noise. The recipe was tuned on additive LSTMs; the associative LSTM's gains were set by one trial.""",
     )
