@@ -41,8 +41,9 @@ the map of their heights is in the file.""",
         ),
         seeds=(0, 1, 2),
         codecs=("jpeg",),
-        anchors=("plain", "jpeg"),
+        anchors=("plain", "primed, weighted", "jpeg"),
         metrics=("psnr", "ms-ssim"),
+        rates=(0.1, 0.2, 0.3, 0.5),
         published=(
             {"pictures": "Kodak, 0.098 bpp", "codec": "the authors' best", "PSNR dB": "25.04", "MS-SSIM": "0.8917"},
             {"pictures": "Kodak, 0.217 bpp", "codec": "the authors' best", "PSNR dB": "27.26", "MS-SSIM": "0.9415"},
@@ -52,5 +53,9 @@ the map of their heights is in the file.""",
         notes="""The published points are the authors' own of all three parts together, read from the results in the
 repository of TensorFlow Compression; by our computation from them, files are 42.7 % smaller than those of Toderici et
 al. 2017 (bits as they are) at the same MS-SSIM on Kodak, and 6.8 % smaller than BPG's (4:2:0). What each part adds
-alone could not be read. The arms here are trained for minutes, on the package's photos.""",
+alone could not be read. The arms here are trained for two minutes each, on the package's photos, and end at 20 dB.
+
+What shows after that: priming is worth 1.1 dB in the first pass, at 0.012 bpp more, and nothing after the third. The
+weighted loss costs PSNR and buys no MS-SSIM yet. Heights take passes from cells that would still gain by them, since
+pictures are far from good enough anywhere: adaptive files are worse than uniform ones of the same size.""",
     )

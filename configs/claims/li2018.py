@@ -62,6 +62,7 @@ are. Bytes of whole files, the map's included.""",
         codecs=("jpeg",),
         anchors=("no map", "no map, raw bits", "jpeg"),
         metrics=("psnr", "ms-ssim"),
+        rates=(0.08, 0.1, 0.15, 0.2),
         published=(
             {"pictures": "Kodak at 752x496, released models", "bits a cell": "64", "bpp of bits, raw": "0.124",
              "coded": "0.098", "bpp of the map, raw": "0.0625", "map, coded": "0.020", "whole bpp": "0.118"},

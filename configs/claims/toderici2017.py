@@ -38,6 +38,7 @@ the same pictures, and the difference of the files is what the entropy coder sav
         codecs=("jpeg",),
         anchors=("LSTM additive, bits as they are", "jpeg"),
         metrics=("psnr", "ms-ssim"),
+        rates=(0.1, 0.2, 0.4, 0.5),
         published=(
             {"pictures": "Kodak, 0.125 bpp", "codec": "the authors' best", "PSNR dB": "23.01", "MS-SSIM": "0.8191"},
             {"pictures": "Kodak, 0.25 bpp", "codec": "the authors' best", "PSNR dB": "25.65", "MS-SSIM": "0.9037"},
