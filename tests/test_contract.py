@@ -4,6 +4,7 @@ import importlib.util
 import inspect
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -35,6 +36,14 @@ def _tiny(name, steps):
         config.train.update(steps=steps, log_every=1, evaluate_every=2, checkpoint_every=1, samples=1)
         config.data.update(batch_size=4, patch_size=64, validation_patch=64, validation_images=1)
     return config
+
+
+@pytest.fixture(autouse=True)
+def forget_programs_of_a_config():
+    """Each config has programs of its own. Those of all together are more mappings of memory than Linux allows a
+    process by default, and XLA ends it then."""
+    yield
+    jax.clear_caches()
 
 
 def test_all_configs_are_here():
