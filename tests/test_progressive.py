@@ -9,10 +9,11 @@ import numpy as np
 import plain
 import pytest
 from PIL import Image
+from test_cli import run
 from test_metadata import exif
 from test_picture import sample
 
-from mlic_jax import api, cli, container
+from mlic_jax import api, container
 from mlic_jax.errors import CorruptStreamError, InputError, MlicError, TruncationWarning, UsageError
 from mlic_jax.metrics.psnr import psnr_db
 from mlic_jax.report import prefixes as report
@@ -165,15 +166,6 @@ def files(tmp_path):
     plain.planes().save(tmp_path / "planes.mlicm")
     (tmp_path / "photo.mlic").write_bytes(api.compress(picture(), plain.planes()))
     return tmp_path
-
-
-def run(capsys, *words):
-    try:
-        status = cli.main([str(word) for word in words])
-    except SystemExit as reason:  # argparse
-        status = reason.code
-    out = capsys.readouterr()
-    return status, out.out, out.err
 
 
 def test_decompress_iterations(capsys, files):
