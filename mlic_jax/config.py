@@ -91,6 +91,8 @@ def defaults() -> ConfigDict:
     c.train.accumulate = 1  # micro-batches that a step's batch is cut into, to save memory
     c.train.ema = 0.0  # decay of an exponential moving average of the parameters; 0: none
     c.train.bfloat16 = False  # transforms compute in bfloat16; parameters and priors stay float32
+    # Products and convolutions round their operands to bfloat16; all else, sums included, is float32.
+    c.train.rounded_products = False
     c.train.max_bad_steps = 20  # non-finite steps in a row, skipped, before training stops
     c.train.log_every = 50
     c.train.evaluate_every = 1000

@@ -16,6 +16,7 @@ import optax
 
 from mlic_jax.codec import Codec
 from mlic_jax.errors import UsageError
+from mlic_jax.layers import rounded
 
 
 class TrainState(NamedTuple):
@@ -78,6 +79,7 @@ def make_step(
     seed: int,
     accumulate: int = 1,
     ema: float = 0.0,
+    rounded_products: bool = False,
     axis: str | None = None,
 ) -> Callable:
     """The function (TrainState, batch) -> (TrainState, metrics).
@@ -89,6 +91,7 @@ def make_step(
       seed: of the noise.
       accumulate: micro-batches per objective; gradients and metrics are their means.
       ema: decay of the parameters' average, 0 for none; in step t it is at most (1 + t) / (10 + t).
+      rounded_products: whether layers round the operands of their products to bfloat16, see layers/rounded.py.
       axis: name of the mapped device axis over which gradients, metrics and state are averaged.
 
     The batch, {"image": uint8 [b, H, W, 3], "position": int32 [b]}, is one device's share.
@@ -111,7 +114,11 @@ def make_step(
             return objective.loss({**rest, **owned}, state, batch, keys, step)
 
         owned = _owned(params, objective.owns)
-        differentiate = jax.value_and_grad(loss, has_aux=True)
+
+        def differentiate(*args):
+            with rounded.operands(rounded_products):
+                return jax.value_and_grad(loss, has_aux=True)(*args)
+
         if accumulate == 1:
             (value, (metrics, state)), grads = differentiate(owned, state, batch)
         else:

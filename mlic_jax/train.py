@@ -234,6 +234,7 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
                 seed=config.seed,
                 accumulate=config.train.accumulate,
                 ema=config.train.ema,
+                rounded_products=config.train.rounded_products,
                 axis=parallel.AXIS,
             )
         )

@@ -18,7 +18,7 @@ import numpy as np
 from jax import lax
 
 from mlic_jax.layers import conv_forms as forms
-from mlic_jax.layers import init
+from mlic_jax.layers import init, rounded
 
 
 def _by_platform(cpu, default, *args, **static):
@@ -31,7 +31,6 @@ def _bias_gradient(bias, g):
     return None if bias is None else g.sum((0, 1, 2))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, stride: int = 1) -> jax.Array:
     """Convolution with odd k, padding k // 2.
 
@@ -44,7 +43,13 @@ def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, stride:
     Returns:
       [B, ceil(H / stride), ceil(W / stride), Cout].
     """
+    if rounded.active(x):
+        return forms.add_bias(rounded.conv(x, kernel, stride), bias)
+    return _conv(x, kernel, bias, stride)
 
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _conv(x, kernel, bias, stride):
     def default(x, kernel, bias, stride):
         return forms.add_bias(forms.conv_lax(x, kernel, stride), bias)
 
@@ -52,7 +57,7 @@ def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, stride:
 
 
 def _conv_forward(x, kernel, bias, stride):
-    return conv(x, kernel, bias, stride), (x, kernel, bias)
+    return _conv(x, kernel, bias, stride), (x, kernel, bias)
 
 
 def _conv_backward(stride, residuals, g):
@@ -61,10 +66,9 @@ def _conv_backward(stride, residuals, g):
     return *gradients, _bias_gradient(bias, g)
 
 
-conv.defvjp(_conv_forward, _conv_backward)
+_conv.defvjp(_conv_forward, _conv_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def conv_transpose(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, stride: int = 2) -> jax.Array:
     """Transposed convolution with odd k: torch's `ConvTranspose2d(padding=k // 2, output_padding=stride - 1)`.
 
@@ -77,7 +81,13 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = Non
     Returns:
       [B, H * stride, W * stride, Cout].
     """
+    if rounded.active(x):
+        return forms.add_bias(rounded.conv_transpose(x, kernel, stride), bias)
+    return _conv_transpose(x, kernel, bias, stride)
 
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _conv_transpose(x, kernel, bias, stride):
     def default(x, kernel, bias, stride):
         return forms.add_bias(forms.conv_transpose_lax(x, kernel, stride), bias)
 
@@ -85,7 +95,7 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = Non
 
 
 def _conv_transpose_forward(x, kernel, bias, stride):
-    return conv_transpose(x, kernel, bias, stride), (x, kernel, bias)
+    return _conv_transpose(x, kernel, bias, stride), (x, kernel, bias)
 
 
 def _conv_transpose_backward(stride, residuals, g):
@@ -94,12 +104,13 @@ def _conv_transpose_backward(stride, residuals, g):
     return *gradients, _bias_gradient(bias, g)
 
 
-conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
+_conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
 
 
 def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """1x1 convolution as one matrix product: [B, H, W, Cin], [1, 1, Cin, Cout] -> [B, H, W, Cout]."""
-    flat = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+    product = rounded.matmul if rounded.active(x) else jnp.matmul
+    flat = product(x.reshape(-1, x.shape[-1]), kernel[0, 0])
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
 
 

@@ -24,13 +24,15 @@ STRIP = 256
 # --- The plain lax forms: what the layers mean, and what GPUs and TPUs run.
 
 
-def conv_lax(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """[B, H, W, Cin], [k, k, Cin, Cout] -> [B, ceil(H / stride), ceil(W / stride), Cout]."""
+def conv_lax(x: jax.Array, kernel: jax.Array, stride: int = 1, result=None) -> jax.Array:
+    """[B, H, W, Cin], [k, k, Cin, Cout] -> [B, ceil(H / stride), ceil(W / stride), Cout], of dtype `result`."""
     pad = kernel.shape[0] // 2
-    return lax.conv_general_dilated(x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=_LAYOUT)
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), [(pad, pad)] * 2, dimension_numbers=_LAYOUT, preferred_element_type=result
+    )
 
 
-def conv_transpose_lax(x: jax.Array, kernel: jax.Array, stride: int = 2) -> jax.Array:
+def conv_transpose_lax(x: jax.Array, kernel: jax.Array, stride: int = 2, result=None) -> jax.Array:
     """[B, H, W, Cin], [k, k, Cin, Cout] -> [B, H * stride, W * stride, Cout]; the adjoint of a flipped `conv_lax`."""
     pad = kernel.shape[0] // 2
     return lax.conv_general_dilated(
@@ -40,6 +42,7 @@ def conv_transpose_lax(x: jax.Array, kernel: jax.Array, stride: int = 2) -> jax.
         [(pad, pad + stride - 1)] * 2,
         lhs_dilation=(stride, stride),
         dimension_numbers=_LAYOUT,
+        preferred_element_type=result,
     )
 
 
@@ -64,7 +67,7 @@ def add_bias(y, bias):
     return y if bias is None else y + bias
 
 
-def _adjoint_kernel(kernel):
+def adjoint_kernel(kernel):
     """[k, k, Cin, Cout] -> [k, k, Cout, Cin], flipped: `conv_transpose(., adjoint)` is the transpose of `conv`."""
     return kernel[::-1, ::-1].transpose(0, 1, 3, 2)
 
@@ -207,7 +210,7 @@ def _conv_kernel_gradient(x, g, size, stride):
 
 
 def _conv_input_gradient(g, kernel, shape, stride):
-    dx = conv_transpose_cpu(g, _adjoint_kernel(kernel), None, stride)
+    dx = conv_transpose_cpu(g, adjoint_kernel(kernel), None, stride)
     return dx[:, : shape[1], : shape[2]]
 
 
@@ -225,9 +228,9 @@ def conv_transpose_vjp_lax(x, kernel, g, stride):
 
 
 def conv_transpose_vjp_cpu(x, kernel, g, stride):
-    dx = conv_cpu(g, _adjoint_kernel(kernel), None, stride)
+    dx = conv_cpu(g, adjoint_kernel(kernel), None, stride)
     # y = adjoint of conv(., K'), so <g, y> = <conv(g, K'), x>: the gradient of K' is that of a convolution of g.
-    return dx, _adjoint_kernel(_conv_kernel_gradient(g, x, kernel.shape[0], stride))
+    return dx, adjoint_kernel(_conv_kernel_gradient(g, x, kernel.shape[0], stride))
 
 
 def _shifts(x, size, stride):
