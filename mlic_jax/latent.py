@@ -41,6 +41,9 @@ LARGEST_WIDTH = 4096  # of any layer; a damaged model file should not ask for mo
 WEIGHT_EXPONENT = 0.5
 # Qualities at which a model of every rate is validated and its curve is drawn, and the one that is taken unasked.
 VALIDATED = (10.0, 50.0, 90.0)
+# Qualities at which ranges of integers are measured. Fine enough to meet whatever a model interpolates between at its
+# fullest: a range that is too small cuts values off.
+CALIBRATED = tuple(float(quality) for quality in np.linspace(0, 100, 29))
 LADDER = tuple(float(quality) for quality in np.linspace(0, 100, 9))
 DEFAULT_QUALITY = 50.0
 
@@ -49,6 +52,8 @@ class LatentModel(nn.Module):
     """Base of latent models: the way through all three methods."""
 
     has_quality = False
+    # Modules on the parse path: the objective "priors" trains these alone. Without any there is no such objective.
+    priors = ()
     # Name of a latent -> see coders.Encoding: how rounding weighs bits against errors, where it is not to nearest.
     bits_per_square = {}
     bits_per_square_refined = {}  # the same, for latents that were refined
@@ -297,6 +302,11 @@ def latent_codec(
         log = low + (high - low) / 100 * quality
         return jnp.exp(log), jnp.exp(((low + high) / 2 - log) * WEIGHT_EXPONENT)
 
+    def drawn(keys):  # one for each example
+        if not module.has_quality:
+            return None
+        return 100 * jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, _QUALITY)))(keys)
+
     def distort(image, reconstruction):  # float [B, H, W, 3] both -> ([B], [B])
         squared = mse255(image, reconstruction)
         if distortion == "mse":
@@ -309,9 +319,7 @@ def latent_codec(
         image = to_float(batch["image"])
         pixels = image.shape[1] * image.shape[2]
         quantised = None if quantise_from < 0 else step >= quantise_from
-        quality = None
-        if module.has_quality:
-            quality = 100 * jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, _QUALITY)))(keys)
+        quality = drawn(keys)
         (reconstruction, coder), changed = module.apply(
             {"params": params, "state": state},
             pad(image, module.stride),
@@ -335,6 +343,18 @@ def latent_codec(
         }
         return total, (metrics, state)
 
+    def loss_of_priors(params, state, batch, keys, step):
+        del step
+        image = pad(to_float(batch["image"]), module.stride)
+        quality = drawn(keys)
+        latents = module.apply({"params": params}, image, *_and(quality), method="analyze")
+        latents = jax.lax.stop_gradient(latents)
+        coder = coders.Fitting(latents, quality=quality, bits_per_square=module.bits_per_square)
+        module.apply({"params": params}, coder, method="transmit")
+        bpp = sum(coder.bits.values()) / (batch["image"].shape[1] * batch["image"].shape[2])
+        total = jnp.mean(weight(quality)[1] * bpp)
+        return total, ({"loss": total, "bpp": jnp.mean(bpp)}, state)
+
     def estimate_at(params, state, image, quality):
         if quality is not None:
             quality = jnp.full(len(image), quality, jnp.float32)
@@ -355,7 +375,7 @@ def latent_codec(
         check_params(exact, variables["params"], model)
         # Integers are made anew: those of an artifact that is exported again are of no use for it.
         variables["state"] = _without_integers(variables["state"])
-        qualities = [np.array([q], np.float32) for q in (0, *VALIDATED, 100)] if module.has_quality else [None]
+        qualities = [np.array([q], np.float32) for q in CALIBRATED] if module.has_quality else [None]
         largest = [
             jax.device_get(_largest(exact, variables, image[None], quality))
             for image in _calibration(images)
@@ -415,4 +435,7 @@ def latent_codec(
 
     owns = tuple(_shapes(module)["params"])
     ladder, default = (LADDER, DEFAULT_QUALITY) if module.has_quality else ((), None)
-    return Codec(init, {"rd": Objective(owns, loss)}, estimate, export, compress, decompress, ladder, default)
+    objectives = {"rd": Objective(owns, loss)}
+    if module.priors:
+        objectives["priors"] = Objective(tuple(module.priors), loss_of_priors)
+    return Codec(init, objectives, estimate, export, compress, decompress, ladder, default)

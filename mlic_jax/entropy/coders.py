@@ -30,7 +30,7 @@ import numpy as np
 from mlic_jax.entropy import rangecoder
 from mlic_jax.errors import ModelError
 
-PROXIES = ("noise", "ste", "mixed")
+PROXIES = ("noise", "ste", "mixed", "split")
 # Quantisation-aware training holds the largest activation of every channel as an average over examples ...
 _MEMORY = 0.99
 # ... and makes room for more than the average example's.
@@ -84,7 +84,9 @@ class Training(_Summing):
       keys: [B] PRNG keys, one per example.
       proxy: "noise": uniform noise in [-1/2, 1/2] for rate and synthesis (Ballé 2017). "ste": rounding with the
         gradient of the identity for both (Theis 2017). "mixed": noise for the rate, straight-through rounding for
-        everything downstream (Minnen and Singh 2020).
+        everything downstream (Minnen and Singh 2020). "split": as "mixed" for latents; priors learn from rounded
+        latents, and the bits are those of these. (With noise they learn scales that are too small where most symbols
+        are zero: rare symbols cost more, rounded, than noise lets them see.)
       quantised: bool scalar, whether exact networks compute with their rounding by now; None: not in this training.
         Otherwise the collection "state" must be mutable: it keeps the largest activations.
       quality: float [B] or None.
@@ -105,8 +107,17 @@ class Training(_Summing):
         if self.proxy != "noise":
             center = prior.center
             rounded = straight_through_round(latent - center) + center
-        self._count(name, prior, rounded if self.proxy == "ste" else noisy)
+        if self.proxy == "split":
+            self._split(name, prior, rounded, noisy)
+        else:
+            self._count(name, prior, rounded if self.proxy == "ste" else noisy)
         return noisy if self.proxy == "noise" else rounded
+
+    def _split(self, name, prior, rounded, noisy):
+        _, pull = jax.vjp(prior.bits, noisy)
+        slope = jax.lax.stop_gradient(pull(jnp.ones_like(noisy))[0]) * noisy
+        bits = prior.bits(jax.lax.stop_gradient(rounded))
+        self.bits[name] = per_example_sum(bits + slope - jax.lax.stop_gradient(slope))
 
     def exact(self, network, latent, prior=None):
         del prior
@@ -126,6 +137,33 @@ class Training(_Summing):
         network.put_variable("state", "largest", now)
         network.put_variable("state", "quantised", jnp.asarray(self.quantised))
         return plain
+
+
+class Fitting(_Summing):
+    """For training priors alone: latents are rounded as the encoder does, and nothing but priors has a gradient.
+
+    Args:
+      latents, quality: as for Training.
+      bits_per_square: see Encoding.
+    """
+
+    def __init__(self, latents, quality=None, bits_per_square=None):
+        super().__init__(latents, quality)
+        self._bits_per_square = bits_per_square or {}
+
+    def __call__(self, name, prior):
+        latent = self.latents[name]
+        if name in self._bits_per_square:
+            value = _rounded_for_rate(latent, prior, self._bits_per_square[name])
+        else:
+            value = jnp.round(latent - prior.center) + prior.center
+        value = jax.lax.stop_gradient(value)
+        self._count(name, prior, value)
+        return value
+
+    def exact(self, network, latent, prior=None):
+        del prior
+        return network(latent)
 
 
 class Estimating(_Summing):

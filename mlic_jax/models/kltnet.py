@@ -39,7 +39,7 @@ import numpy as np
 
 from mlic_jax.codec import Codec
 from mlic_jax.entropy.exact import ONE, ExactStack
-from mlic_jax.entropy.gaussian import LogGaussian
+from mlic_jax.entropy.gaussian import LogMixture
 from mlic_jax.errors import UsageError
 from mlic_jax.latent import LatentModel, latent_codec
 from mlic_jax.layers import init
@@ -159,7 +159,7 @@ def _place(quality: np.ndarray) -> int:
 
 
 class QualityPrior(nn.Module):
-    """The prior of z: zero-mean Gaussians, a scale for each channel and level, interpolated.
+    """The prior of z: around zero, a scale for each channel and level, interpolated.
 
     Coders take them from the artifact's state, in steps of 1/256.
     """
@@ -167,11 +167,11 @@ class QualityPrior(nn.Module):
     channels: int
 
     @nn.compact
-    def __call__(self, quality) -> LogGaussian:
+    def __call__(self, quality) -> LogMixture:
         """quality float [B] -> the prior of [B, h, w, channels]."""
         logs = self.param("log_scale", init.constant(1.0), (LEVELS, self.channels))
         if not isinstance(quality, np.ndarray):
-            return LogGaussian((interpolation(quality, LEVELS) @ logs)[:, None, None])
+            return LogMixture((interpolation(quality, LEVELS) @ logs)[:, None, None])
         if self.has_variable("state", "log_scale"):
             fixed = np.asarray(self.get_variable("state", "log_scale"), np.int64)
         else:
@@ -181,7 +181,7 @@ class QualityPrior(nn.Module):
         beyond = place - node * SPACING
         mixed = (fixed[node] * (SPACING - beyond) + fixed[node + 1] * beyond + SPACING // 2) // SPACING
         kept = {self.name: {"log_scale": fixed.astype(np.int32)}}
-        return LogGaussian((mixed / ONE).astype(np.float32)[None, None, None], kept=kept)
+        return LogMixture((mixed / ONE).astype(np.float32)[None, None, None], kept=kept)
 
 
 def _constants(like, quality):
@@ -208,6 +208,7 @@ class KltNet(LatentModel):
     dtype: Any = None
     stride = 64
     has_quality = True
+    priors = ("h_s", "context", "prior_z")
     # With the steps of `water_filling`, lmbda 255^2 times a squared error of one step is 6 / ln 2 bits at every rate.
     curvature = 6 / np.log(2)
     # Without refinement twice that is best (docs/training.md): what a symbol saves itself is not all that depends on
@@ -322,7 +323,7 @@ class KltNet(LatentModel):
                 seen = xp.concatenate([features, y * LATENT_UNIT, self._which(y, step)], axis=-1)
                 change = code.exact(self.context, seen)
                 mean, log_scale = mean + change[..., :M] * MEAN_UNIT, log_scale + change[..., M:]
-            prior = LogGaussian(gather(log_scale, step, self.steps), gather(mean, step, self.steps))
+            prior = LogMixture(gather(log_scale, step, self.steps), gather(mean, step, self.steps))
             part = scatter(code(f"y_{step}", prior), step, self.steps)
             y = part if y is None else y + part
         return y

@@ -1,12 +1,14 @@
 """The coders: what each makes of a latent, with one coding order."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from mlic_jax.entropy import coders, rangecoder
-from mlic_jax.entropy.gaussian import Gaussian, LogGaussian, scale_tables
+from mlic_jax.entropy.gaussian import Gaussian, LogGaussian, LogMixture, scale_tables
 from mlic_jax.errors import CorruptStreamError, ModelError
 
 SHAPE = (4, 3, 5, 2)
@@ -59,7 +61,8 @@ def test_proxies(proxy):
     received, coder = train(LATENT, proxy)
     noisy, _ = train(LATENT, "noise")
     np.testing.assert_allclose(received, noisy if proxy == "noise" else rounded(LATENT), atol=1e-6)
-    np.testing.assert_allclose(coder.bits["y"], bits_at(rounded(LATENT) if proxy == "ste" else noisy), rtol=1e-5)
+    at = rounded(LATENT) if proxy in ("ste", "split") else noisy
+    np.testing.assert_allclose(coder.bits["y"], bits_at(at), rtol=1e-5)
 
 
 @pytest.mark.parametrize("proxy", coders.PROXIES)
@@ -68,13 +71,45 @@ def test_gradients_of_proxies(proxy):
     received, _ = train(LATENT, proxy)
     noisy, _ = train(LATENT, "noise")
 
-    # Downstream, all three are the identity.
+    # Downstream, all are the identity.
     downstream = jax.grad(lambda latent: (train(latent, proxy)[0] * weights).sum())(LATENT)
     np.testing.assert_allclose(downstream, weights, rtol=1e-6)
     # The rate's gradient is that of -log2 P where the rate is taken.
     rate = jax.grad(lambda latent: train(latent, proxy)[1].bits["y"].sum())(LATENT)
     at = received if proxy == "ste" else noisy
     np.testing.assert_allclose(rate, jax.grad(lambda x: Gaussian(SCALE, MEAN).bits(x).sum())(at), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [functools.partial(coders.Training, keys=None, proxy="split"), coders.Fitting])
+def test_priors_learn_from_rounded_latents(make):
+    def bits(scale, mean):
+        coder = make({"y": LATENT}, **({"keys": keys(0, 1, 2, 3)} if make is not coders.Fitting else {}))
+        coder("y", Gaussian(scale, mean))
+        return coder.bits["y"].sum()
+
+    def wanted(scale, mean):
+        return Gaussian(scale, mean).bits(rounded(LATENT)).sum()
+
+    at = jnp.asarray(SCALE), jnp.asarray(MEAN)
+    for found, other in zip(jax.grad(bits, (0, 1))(*at), jax.grad(wanted, (0, 1))(*at), strict=True):
+        np.testing.assert_allclose(found, other, rtol=1e-4, atol=1e-6)
+
+
+def test_fitting_rounds_as_the_encoder_does_and_leaves_latents_alone():
+    prior = LogMixture(jnp.zeros(SHAPE), jnp.asarray(MEAN))
+
+    def received(latent):
+        coder = coders.Fitting({"y": latent}, bits_per_square={"y": 4.0})
+        value = coder("y", prior)
+        return value.sum() + coder.bits["y"].sum(), (value, coder)
+
+    slope, (value, coder) = jax.grad(received, has_aux=True)(jnp.asarray(LATENT))
+    assert not slope.any()
+    encoder = coders.Encoding({"y": LATENT[:1]}, {"log_mixture": rangecoder.Models(prior.tabulate())}, None, {"y": 4.0})
+    one = LogMixture(np.zeros((1, *SHAPE[1:]), np.float32), MEAN[:1])
+    np.testing.assert_allclose(encoder("y", one), value[:1], atol=1e-6)
+    assert np.abs(value[:1] - rounded(LATENT)[:1]).max() > 0.9  # or nothing was rounded for rate
+    np.testing.assert_allclose(coder.bits["y"], coders.per_example_sum(prior.bits(value)), rtol=1e-6)
 
 
 def test_rounding_reaches_the_mean():

@@ -13,7 +13,9 @@ from mlic_jax.entropy.gaussian import (
     SCALE_MIN,
     SCALE_TABLE,
     Gaussian,
+    MIXTURE,
     LogGaussian,
+    LogMixture,
     likelihood,
     scale_index,
     scale_tables,
@@ -195,16 +197,46 @@ def test_bits_of_logarithms():
     assert jax.grad(bits)(30.0, 1.0) > 0 == jax.grad(bits)(30.0, 900.0)
 
 
-def test_bits_of_symbols():
+def test_the_mixture_is_a_mixture():
+    rng = np.random.default_rng(0)
+    logs = rng.uniform(np.log(SCALE_MIN), np.log(SCALE_MAX / 8), 300).astype(np.float32)
+    x, mean = (rng.normal(0, 2, (2, 300)) * np.exp(logs)).astype(np.float32)
+    parts = [share * 2 ** -np.asarray(Gaussian(factor * np.exp(logs), mean).bits(x)) for share, factor in MIXTURE]
+    wanted = -np.log2(np.sum(parts, axis=0))
+    fair = factor_of_the_smallest(logs) >= SCALE_MIN  # a Gaussian's own scale stops there
+    np.testing.assert_allclose(np.asarray(LogMixture(logs, mean).bits(x))[fair], wanted[fair], rtol=2e-3, atol=1e-4)
+    assert sum(share for share, _ in MIXTURE) == pytest.approx(1)
+
+
+def factor_of_the_smallest(logs):
+    return min(factor for _, factor in MIXTURE) * np.exp(logs)
+
+
+def test_tables_of_the_mixture():
+    table = LogMixture(jnp.zeros(1)).tabulate()
+    tables.check(table)
+    np.testing.assert_array_equal(table.thresholds, LogGaussian(jnp.zeros(1)).tabulate().thresholds)
+    for row, scale in enumerate(SCALE_TABLE):
+        frequencies, first = table.row(row) / 65536, table.first[row]
+        symbols = np.arange(first, first + len(frequencies) - 1)
+        assert len(symbols) == 1 - 2 * first and frequencies[-1] < 2**-10  # symmetric; the escape is rare
+        bits = LogMixture(np.log(scale)).symbol_bits(symbols, np.zeros(len(symbols), int), (1,))
+        mass = 2.0**-bits
+        extra = (mass * (-np.log2(frequencies[:-1]) - bits)).sum()
+        assert extra < 0.02 and (frequencies[:-1] == frequencies[:-1][::-1]).mean() > 0.4
+
+
+@pytest.mark.parametrize("prior", [LogGaussian, LogMixture])
+def test_bits_of_symbols(prior):
     # What the encoder weighs, in NumPy, is what training weighs.
     rng = np.random.default_rng(1)
     shape = (1, 4, 5, 6)
     logs = rng.uniform(-4, 7, shape).astype(np.float32)
     symbols = np.rint(rng.normal(0, 2, shape) * np.exp(logs.clip(-2, 5)))
     places = rng.permutation(symbols.size)[:70]
-    found = LogGaussian(logs).symbol_bits(symbols.ravel()[places], places, shape)
-    wanted = np.asarray(LogGaussian(logs).bits(symbols)).ravel()[places]
+    found = prior(logs).symbol_bits(symbols.ravel()[places], places, shape)
+    wanted = np.asarray(prior(logs).bits(symbols)).ravel()[places]
     np.testing.assert_allclose(found, wanted, atol=2e-3)
-    one = LogGaussian(logs[:, :1, :1]).symbol_bits(symbols.ravel()[places], places, shape)
-    wanted = np.asarray(LogGaussian(np.broadcast_to(logs[:, :1, :1], shape)).bits(symbols)).ravel()[places]
+    one = prior(logs[:, :1, :1]).symbol_bits(symbols.ravel()[places], places, shape)
+    wanted = np.asarray(prior(np.broadcast_to(logs[:, :1, :1], shape)).bits(symbols)).ravel()[places]
     np.testing.assert_allclose(one, wanted, atol=2e-3)
