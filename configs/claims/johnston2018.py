@@ -27,8 +27,8 @@ def get_claim() -> Claim:
 hidden states alone, before the first bit; the *weighted loss* counts blocks more whose SSIM is low; *SABR* sends fewer
 passes of the cells that need fewer. With all three, MS-SSIM is above BPG's.
 
-The arms are networks of an eighth of the paper's widths, residual GRUs, with 3x3 kernels everywhere, six passes, trained for equal
-numbers of steps: without priming and with the plain loss; with three steps of priming; with the weighted loss besides.
+The arms are networks of an eighth of the paper's widths, residual GRUs, with 3x3 kernels everywhere, six passes,
+trained for equal numbers of steps: without priming and with the plain loss; with three steps of priming; with the weighted loss besides.
 `primed, weighted, adaptive` is the last model again, its passes distributed by the errors of each cell of 16x16 pixels;
 the map of their heights is in the file.""",
         arms=(

@@ -1,8 +1,8 @@
 """Products and convolutions whose operands are rounded to bfloat16; their sums, and all else, stay float32.
 
 Matrix units do these several times faster than products of float32: those of GPUs and TPUs, and the AMX of Intel's
-processors since 2023, which XLA uses where a product has bfloat16 operands, a float32 result, and rows in order. So on a
-CPU a convolution becomes a product here: what the kernel sees of each sample side by side, times the kernel.
+processors since 2023, which XLA uses where a product has bfloat16 operands, a float32 result, and rows in order. So on
+a CPU a convolution becomes products here, one for each tap of its kernel.
 
 A training step is traced within `operands(True)` where its config asks for it (`train.rounded_products`); the layers of
 conv.py ask `active`. Gradients are rounded likewise where they are operands, as usual in mixed precision
@@ -158,9 +158,8 @@ def _transposed_cpu(x, kernel, stride):
     for a in range(stride):
         for b in range(stride):
             # Taps of this phase, in a square kernel of `reach` whose first tap meets the sample `first` further.
-            (ta, first_a), (tb, first_b) = (
-                ((pad - p) % stride, (p + (pad - p) % stride - pad) // stride) for p in (a, b)
-            )
+            ta, tb = (pad - a) % stride, (pad - b) % stride
+            first_a, first_b = (a + ta - pad) // stride, (b + tb - pad) // stride
             sub = kernel[ta::stride, tb::stride]
             sub = jnp.pad(sub, ((0, reach - sub.shape[0]), (0, reach - sub.shape[1]), (0, 0), (0, 0)))
             pads = ((-first_a, first_a + reach - 1), (-first_b, first_b + reach - 1))

@@ -9,11 +9,11 @@ from scipy import stats
 from mlic_jax.entropy import tables
 from mlic_jax.entropy.gaussian import (
     LIKELIHOOD_FLOOR,
+    MIXTURE,
     SCALE_MAX,
     SCALE_MIN,
     SCALE_TABLE,
     Gaussian,
-    MIXTURE,
     LogGaussian,
     LogMixture,
     likelihood,

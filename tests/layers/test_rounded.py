@@ -10,7 +10,14 @@ import pytest
 from mlic_jax.layers import blocks, conv, conv_forms, rounded
 
 # kernel, stride, channels in and out, height, width: odd sizes, few channels, phases that no tap meets.
-SHAPES = [(3, 1, 6, 5, 9, 7), (5, 2, 25, 4, 8, 11), (3, 2, 30, 3, 7, 9), (5, 1, 3, 40, 6, 6), (3, 4, 5, 4, 8, 5), (1, 2, 26, 5, 5, 6)]  # fmt: skip
+SHAPES = [
+    (3, 1, 6, 5, 9, 7),
+    (5, 2, 25, 4, 8, 11),
+    (3, 2, 30, 3, 7, 9),
+    (5, 1, 3, 40, 6, 6),
+    (3, 4, 5, 4, 8, 5),
+    (1, 2, 26, 5, 5, 6),
+]
 FUNCTIONS = {
     "conv": (conv.conv, conv_forms.conv_lax),
     "transpose": (conv.conv_transpose, conv_forms.conv_transpose_lax),
