@@ -4,7 +4,7 @@ from mlic_jax.claim import Arm, Claim
 
 CONFIG = "configs/johnston2018.py:tiny"
 # Of the networks, and of the coder's behind them.
-STEPS, CODER = 1000, 150
+STEPS, CODER = 600, 100
 UNIFORM = {
     "model.arguments.allocation": "uniform",
     "model.arguments.cell": "residual_gru",
@@ -28,7 +28,8 @@ hidden states alone, before the first bit; the *weighted loss* counts blocks mor
 passes of the cells that need fewer. With all three, MS-SSIM is above BPG's.
 
 The arms are networks of an eighth of the paper's widths, residual GRUs, with 3x3 kernels everywhere, six passes,
-trained for equal numbers of steps: without priming and with the plain loss; with three steps of priming; with the weighted loss besides.
+trained for equal numbers of steps: without priming and with the plain loss; with three steps of priming; with the
+weighted loss besides.
 `primed, weighted, adaptive` is the last model again, its passes distributed by the errors of each cell of 16x16 pixels;
 the map of their heights is in the file.""",
         arms=(

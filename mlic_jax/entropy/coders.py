@@ -84,9 +84,9 @@ class Training(_Summing):
       keys: [B] PRNG keys, one per example.
       proxy: "noise": uniform noise in [-1/2, 1/2] for rate and synthesis (Ballé 2017). "ste": rounding with the
         gradient of the identity for both (Theis 2017). "mixed": noise for the rate, straight-through rounding for
-        everything downstream (Minnen and Singh 2020). "split": as "mixed" for latents; priors learn from rounded
-        latents, and the bits are those of these. (With noise they learn scales that are too small where most symbols
-        are zero: rare symbols cost more, rounded, than noise lets them see.)
+        everything downstream (Minnen and Singh 2020). "split": as "mixed" for latents and means; scales learn
+        from rounded latents, and the bits are those of these. (With noise they become too small where most symbols are
+        zero: rare symbols cost more, rounded, than noise shows. Means would learn nothing from a symbol that is zero.)
       quantised: bool scalar, whether exact networks compute with their rounding by now; None: not in this training.
         Otherwise the collection "state" must be mutable: it keeps the largest activations.
       quality: float [B] or None.
@@ -105,18 +105,22 @@ class Training(_Summing):
             noisy = latent + noise
         self.calls += 1
         if self.proxy != "noise":
-            center = prior.center
-            rounded = straight_through_round(latent - center) + center
+            rounded = self._rounded(name, prior)
         if self.proxy == "split":
             self._split(name, prior, rounded, noisy)
         else:
             self._count(name, prior, rounded if self.proxy == "ste" else noisy)
         return noisy if self.proxy == "noise" else rounded
 
+    def _rounded(self, name, prior):
+        return straight_through_round(self.latents[name] - prior.center) + prior.center
+
     def _split(self, name, prior, rounded, noisy):
+        # Of rounded latents only the distance to the mean counts, and that the mean does not change.
+        center = prior.center
+        bits = prior.bits(jax.lax.stop_gradient(rounded - center) + center)
         _, pull = jax.vjp(prior.bits, noisy)
-        slope = jax.lax.stop_gradient(pull(jnp.ones_like(noisy))[0]) * noisy
-        bits = prior.bits(jax.lax.stop_gradient(rounded))
+        slope = jax.lax.stop_gradient(pull(jnp.ones_like(noisy))[0]) * (noisy - center)
         self.bits[name] = per_example_sum(bits + slope - jax.lax.stop_gradient(slope))
 
     def exact(self, network, latent, prior=None):
@@ -139,31 +143,24 @@ class Training(_Summing):
         return plain
 
 
-class Fitting(_Summing):
-    """For training priors alone: latents are rounded as the encoder does, and nothing but priors has a gradient.
+class Fitting(Training):
+    """For training priors alone: the proxy "split", but rounded as the encoder does, and latents have no gradient.
 
     Args:
-      latents, quality: as for Training.
+      latents, keys, quality: as for Training.
       bits_per_square: see Encoding.
     """
 
-    def __init__(self, latents, quality=None, bits_per_square=None):
-        super().__init__(latents, quality)
+    def __init__(self, latents, keys, quality=None, bits_per_square=None):
+        super().__init__(jax.lax.stop_gradient(latents), keys, "split", quality=quality)
         self._bits_per_square = bits_per_square or {}
 
-    def __call__(self, name, prior):
+    def _rounded(self, name, prior):
+        if name not in self._bits_per_square:
+            return super()._rounded(name, prior)
         latent = self.latents[name]
-        if name in self._bits_per_square:
-            value = _rounded_for_rate(latent, prior, self._bits_per_square[name])
-        else:
-            value = jnp.round(latent - prior.center) + prior.center
-        value = jax.lax.stop_gradient(value)
-        self._count(name, prior, value)
-        return value
-
-    def exact(self, network, latent, prior=None):
-        del prior
-        return network(latent)
+        distance = _rounded_for_rate(latent, prior, self._bits_per_square[name]) - prior.center
+        return jax.lax.stop_gradient(distance) + prior.center
 
 
 class Estimating(_Summing):
