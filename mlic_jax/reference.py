@@ -423,7 +423,7 @@ def _kltnet(coder, model, height, width, quality):
     levels, steps, M = 8, model.architecture["steps"], model.architecture["M"]
     if quality is None:
         raise CorruptStreamError("the file has no quality")
-    table = model.tables["log_mixture"]
+    table = model.tables["log_gaussian"]
 
     def read(name, scales):
         rows = np.searchsorted(table.thresholds, scales, side="right")  # how many of them are <= the scale

@@ -183,9 +183,11 @@ _MIXTURE_TAIL = 2.0**-12
 
 
 class LogMixture(LogGaussian):
-    """`LogGaussian` with the shape of `MIXTURE` in place of a Gaussian's."""
+    """`LogGaussian` with the shape of `MIXTURE` in place of a Gaussian's.
 
-    family = "log_mixture"
+    Its table has the name of the other's, by which model files know it: the name says how rows are chosen, and what is
+    in them is every model file's own. So files of models that were exported with Gaussian rows decode as ever.
+    """
 
     def bits(self, x: jax.Array) -> jax.Array:
         """-log2 of the likelihood of x, same shape."""

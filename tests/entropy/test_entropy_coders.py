@@ -110,7 +110,8 @@ def test_fitting_rounds_as_the_encoder_does_and_leaves_latents_alone():
 
     slope, (value, bits) = jax.grad(received, has_aux=True)(jnp.asarray(LATENT))
     assert not slope.any()
-    encoder = coders.Encoding({"y": LATENT[:1]}, {"log_mixture": rangecoder.Models(prior.tabulate())}, None, {"y": 4.0})
+    models = {"log_gaussian": rangecoder.Models(prior.tabulate())}
+    encoder = coders.Encoding({"y": LATENT[:1]}, models, None, {"y": 4.0})
     one = LogMixture(np.zeros((1, *SHAPE[1:]), np.float32), MEAN[:1])
     np.testing.assert_allclose(encoder("y", one), value[:1], atol=1e-6)
     assert np.abs(value[:1] - rounded(LATENT)[:1]).max() > 0.9  # or nothing was rounded for rate

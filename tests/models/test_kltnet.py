@@ -282,7 +282,7 @@ def test_two_decoders_find_the_same_symbols(steps, monkeypatch):
 @in_steps
 def test_export(steps):
     codec, artifact = small.noisy(steps)
-    assert set(artifact.state) == {"h_s", "context", "prior_z"} and set(artifact.tables) == {"log_mixture"}
+    assert set(artifact.state) == {"h_s", "context", "prior_z"} and set(artifact.tables) == {"log_gaussian"}
     assert set(artifact.state["h_s"]) == {"input", "layer_0", "layer_1", "layer_2"} == set(artifact.state["context"])
     assert artifact.state["prior_z"]["log_scale"].shape == (kltnet.LEVELS, kltnet.TOY["Z"])
     # Exporting what was exported changes nothing, nor does a way through a file.
