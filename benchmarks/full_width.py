@@ -17,11 +17,10 @@ import time
 import jax
 import numpy as np
 
-from mlic_jax import api, data, optimizers, parallel, zoo
+from mlic_jax import api, data, parallel, zoo
 from mlic_jax.artifact import flatten
 from mlic_jax.config import batch_parts, load, schedules
-from mlic_jax.step import make_step
-from mlic_jax.train import initialise, make_codec
+from mlic_jax.train import initialise, make_codec, step_functions
 
 
 def gigabytes() -> float:
@@ -52,16 +51,12 @@ def main():
     count = sum(a.size for a in flatten(jax.device_get(state.params)).values())
     print(f"{arguments.config}: {count / 1e6:.2f} M parameters, on {jax.devices()[0].device_kind}")
 
-    made = optimizers.make_all(config)
     batch, patch = config.data.batch_size, config.data.patch_size
     rng = np.random.default_rng(0)
     photo = data.read_image(data.bundled("validation")[0])
     corners = rng.integers(0, [photo.shape[0] - patch, photo.shape[1] - patch], (batch, 2))
     crops = np.stack([photo[y : y + patch, x : x + patch] for y, x in corners])
-    for schedule in schedules(config):
-        step = parallel.pmap(
-            make_step(codec, schedule, made, seed=0, accumulate=config.train.accumulate, axis=parallel.AXIS)
-        )
+    for schedule, step in zip(schedules(config), step_functions(codec, config), strict=True):
         part = batch // batch_parts(config) * len(schedule) * config.train.accumulate or 1
         shown = parallel.deal({"image": crops[:part], "position": np.arange(part, dtype=np.int32)})
         (state, _), first = seconds(step, state, shown)

@@ -123,13 +123,11 @@ class Ours:
     """Our trainer's own step on batches from a file; the optimiser is the config's, as `mlic train` makes it."""
 
     def __init__(self, config):
-        from mlic_jax import optimizers, parallel, step, train
+        from mlic_jax import train
 
         self.config, self.codec = config, train.make_codec(config)
         self.start = train.initialise(self.codec, config)
-        made = optimizers.make_all(config)
-        step = step.make_step(self.codec, tuple(config.schedule), made, seed=config.seed, axis=parallel.AXIS)
-        self.step = parallel.pmap(step)
+        (self.step,) = train.step_functions(self.codec, config)
 
     def train(self, batches, run=0):
         """(the last train state, {"loss", "bpp", "mse255": a number for every step})."""

@@ -20,22 +20,14 @@ import numpy as np
 
 
 def make_step_of(config, batch):
-    """A function that takes one step of the config's first objective."""
+    """A function that takes one step of the config's first turn and returns its seconds."""
     import jax
 
-    from mlic_jax import optimizers, parallel
-    from mlic_jax.config import schedules
-    from mlic_jax.step import make_step
-    from mlic_jax.train import initialise, make_codec
+    from mlic_jax import parallel
+    from mlic_jax.train import initialise, make_codec, step_functions
 
     codec = make_codec(config)
-    rounded = config.train.rounded_products
-    step = parallel.pmap(
-        make_step(
-            codec, schedules(config)[0], optimizers.make_all(config), seed=0, ema=config.train.ema,
-            rounded_products=rounded, axis=parallel.AXIS,
-        )
-    )  # fmt: skip
+    step = step_functions(codec, config)[0]
     state = initialise(codec, config)
 
     def one():

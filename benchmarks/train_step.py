@@ -48,16 +48,14 @@ def make_our_step(devices):
 
     jax.config.update("jax_num_cpu_devices", devices)
     from mlic_jax import config as defaults
-    from mlic_jax import optimizers, parallel
-    from mlic_jax.step import make_step
-    from mlic_jax.train import initialise, make_codec
+    from mlic_jax import parallel
+    from mlic_jax.train import initialise, make_codec, step_functions
 
     config = defaults.defaults()
     config.model.name = "bmshj2018-hyperprior"
     config.model.arguments = {"N": N, "M": M, "lmbda": LMBDA}
     codec = make_codec(config)
-    made = optimizers.make_all(config)
-    step = parallel.pmap(make_step(codec, tuple(config.schedule), made, seed=0, axis=parallel.AXIS))
+    (step,) = step_functions(codec, config)
     state = initialise(codec, config)
     batch = {"image": images(), "position": np.arange(BATCH, dtype=np.int32)}
 

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mlic_jax import calibration
 from mlic_jax.artifact import Artifact, check_arrays
 from mlic_jax.codec import Chunks, Codec, Objective
 from mlic_jax.entropy import coders
@@ -31,11 +32,7 @@ from mlic_jax.layers import init as initialisers
 from mlic_jax.layers.windows import to_float, to_uint8
 
 DISTORTIONS = ("mse", "ms-ssim")
-CALIBRATION_SIDE = 256  # pixels
 _QUALITY = 1 << 20  # folded into an example's key where its quality is drawn; latents count from 0
-# Of the largest values that a network of values shows in calibration, what integers hold: the few that are larger are
-# cut off, which costs less than steps for all that are 2.5 times as coarse (docs/training.md).
-HELD = 0.4
 LARGEST_WIDTH = 4096  # of any layer; a damaged model file should not ask for more memory than there is
 
 
@@ -44,9 +41,6 @@ LARGEST_WIDTH = 4096  # of any layer; a damaged model file should not ask for mo
 WEIGHT_EXPONENT = 0.5
 # Qualities at which a model of every rate is validated and its curve is drawn, and the one that is taken unasked.
 VALIDATED = (10.0, 50.0, 90.0)
-# Qualities at which ranges of integers are measured. Fine enough to meet whatever a model interpolates between at its
-# fullest: a range that is too small cuts values off.
-CALIBRATED = tuple(float(quality) for quality in np.linspace(0, 100, 29))
 LADDER = tuple(float(quality) for quality in np.linspace(0, 100, 9))
 DEFAULT_QUALITY = 50.0
 
@@ -233,28 +227,6 @@ def _without_integers(state):
     }
 
 
-def _calibration(images):
-    """The middles, uint8 [256, 256, 3] or less, of the pictures given, or of the bundled photos for training."""
-    if images is None:
-        from mlic_jax import data
-
-        images = [data.read_image(path) for path in data.bundled("train")]
-    corners = [[max(0, side - CALIBRATION_SIDE) // 2 for side in image.shape[:2]] for image in images]
-    return [
-        image[y : y + CALIBRATION_SIDE, x : x + CALIBRATION_SIDE] for image, (y, x) in zip(images, corners, strict=True)
-    ]
-
-
-def _held(shown):
-    """How large values integers are to hold, of how large those of a network were: both {"layer_i" or "input": [C]}."""
-    if "input" not in shown:
-        return shown  # it reads symbols
-    # Constants among the input, which are 1 somewhere, are held in full.
-    full = np.minimum(shown["input"], 1)
-    held = {layer: HELD * largest for layer, largest in shown.items()}
-    return {**held, "input": np.maximum(held["input"], full)}
-
-
 def check_params(module: LatentModel, params: Mapping[str, Any], name: str) -> None:
     """Raises ModelError unless params are finite float32 arrays with the names and shapes that the module needs."""
     check_arrays(nn.meta.unbox(_shapes(module)["params"]), params, name)
@@ -387,14 +359,8 @@ def latent_codec(
         check_params(exact, variables["params"], model)
         # Integers are made anew: those of an artifact that is exported again are of no use for it.
         variables["state"] = _without_integers(variables["state"])
-        qualities = [np.array([q], np.float32) for q in CALIBRATED] if module.has_quality else [None]
-        largest = [
-            jax.device_get(_largest(exact, variables, image[None], quality))
-            for image in _calibration(images)
-            for quality in qualities
-        ]
-        largest = jax.tree.map(lambda *values: np.max(values, axis=0), *largest)
-        largest = {network: _held(shown) for network, shown in largest.items()}
+        measure = functools.partial(_largest, exact, variables)
+        largest = calibration.ranges(measure, images, module.has_quality)
         # The coding order visits every prior, and each gives its table and what is fixed by it.
         shapes = _latent_shapes(exact, (module.stride, module.stride))
         coder = coders.Tabulating(shapes, largest, _one(exact, DEFAULT_QUALITY))

@@ -18,6 +18,7 @@ import pathlib
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -69,6 +70,20 @@ def initialise(codec: Codec, config: ConfigDict, weights: bool = True) -> TrainS
         params, state = load_weights(config.init_from, params, state)
     made = optimizers.make_all(config)
     return parallel.replicate(initial_state(codec, params, state, made, config.train.ema))
+
+
+def step_functions(codec: Codec, config: ConfigDict) -> list[Callable]:
+    """The functions (TrainState, dealt batch) -> (TrainState, metrics), over all devices, of a config's turns.
+
+    One for each part of `config.schedule` that has steps alone, see `config.phases`. Raises UsageError.
+    """
+    check_schedule(codec, config.schedule)
+    made = optimizers.make_all(config)
+    settings = {name: config.train[name] for name in ("accumulate", "ema", "rounded_products")}
+    return [
+        parallel.pmap(make_step(codec, turn, made, seed=config.seed, axis=parallel.AXIS, **settings))
+        for turn in schedules(config)
+    ]
 
 
 def load_weights(path: str, params, state):
@@ -172,10 +187,8 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
         if config.train[name] < 1:
             raise UsageError(f"train.{name} is {config.train[name]}: expected 1 or more")
     codec = make_codec(config)
-    check_schedule(codec, config.schedule)
-    turns = schedules(config)
+    step_of_turn = step_functions(codec, config)
     parallel.check_batch(config.data.batch_size, batch_parts(config))
-    made = optimizers.make_all(config)
 
     # ------------------------------------------------------------------ data
     data = config.data
@@ -224,23 +237,6 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
         overview = parameter_overview.get_parameter_overview(parallel.local(train_state.params), include_stats=False)
         files.write_bytes(workdir / "parameters.txt", overview.encode())
 
-    # ------------------------------------------------------------------ the step
-    step_functions = [
-        parallel.pmap(
-            make_step(
-                codec,
-                turn,
-                made,
-                seed=config.seed,
-                accumulate=config.train.accumulate,
-                ema=config.train.ema,
-                rounded_products=config.train.rounded_products,
-                axis=parallel.AXIS,
-            )
-        )
-        for turn in turns
-    ]
-
     # ------------------------------------------------------------------ the loop
     stop = []
     previous = signal.signal(signal.SIGTERM, lambda *_: stop.append(True)) if _in_main_thread() else None
@@ -269,8 +265,8 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
             exits.callback(signal.signal, signal.SIGTERM, previous)
         exits.enter_context(progress)
         for step in range(start + 1, config.train.steps + 1):
-            step_function = step_functions[whose_turn(config.phases, step - 1)]
-            train_state, measured = step_function(train_state, parallel.deal(next(batches)))
+            take_step = step_of_turn[whose_turn(config.phases, step - 1)]
+            train_state, measured = take_step(train_state, parallel.deal(next(batches)))
             in_flight.append((step, measured))
             settle(2 if timed_at else 0)
             if timed_at is None:  # compiling is over

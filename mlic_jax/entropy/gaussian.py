@@ -29,21 +29,35 @@ ONE = 256
 # Where one row of the table begins: the geometric means of neighbours, in units of 1/256, rounded up.
 _THRESHOLDS = np.ceil(ONE * np.sqrt(SCALE_TABLE[1:].astype(np.float64) * SCALE_TABLE[:-1])).astype(np.int32)
 
+ONE_GAUSSIAN = ((1.0, 1.0),)
+
 
 def _tail(x):
     """P(X > x) of the standard normal."""
     return 0.5 * jax.scipy.special.erfc(x * (2**-0.5))
 
 
-def likelihood(x: jax.Array, scale: jax.Array, mean: jax.Array | float = 0.0) -> jax.Array:
+def likelihood(x: jax.Array, scale: jax.Array, mean: jax.Array | float = 0.0, mixture=ONE_GAUSSIAN) -> jax.Array:
     """P(x - 1/2 < X < x + 1/2) for X ~ N(mean, scale^2), all of one shape, at least LIKELIHOOD_FLOOR.
 
     scale is bounded below by SCALE_MIN, with the gradient of `lower_bound` (the networks emit it unconstrained).
+    mixture: ((share, factor), ..) for a sum of Gaussians of scales factor * scale.
     """
     scale = lower_bound(scale, SCALE_MIN)
     distance = jnp.abs(x - mean)  # both tails with the digits of the left one
-    mass = _tail((distance - 0.5) / scale) - _tail((distance + 0.5) / scale)
+    mass = sum(
+        share * (_tail((distance - 0.5) / (factor * scale)) - _tail((distance + 0.5) / (factor * scale)))
+        for share, factor in mixture
+    )
     return lower_bound(mass, LIKELIHOOD_FLOOR)
+
+
+def _mass(distance, scale, mixture=ONE_GAUSSIAN):
+    """The same of a symbol at some distance from the mean, float64 in NumPy, and without a floor."""
+    return sum(
+        share * (special.ndtr((0.5 - distance) / (factor * scale)) - special.ndtr((-0.5 - distance) / (factor * scale)))
+        for share, factor in mixture
+    )
 
 
 def scale_index(scale, thresholds=_THRESHOLDS) -> np.ndarray:
@@ -102,8 +116,7 @@ def scale_tables() -> tables.Table:
     width = np.ceil(-special.ndtri(TAIL_MASS / 2) * scales).astype(int)
     rows = []
     for scale, w in zip(scales, width, strict=True):
-        distance = np.abs(np.arange(-w, w + 1))
-        rows.append(special.ndtr(-(distance - 0.5) / scale) - special.ndtr(-(distance + 0.5) / scale))
+        rows.append(_mass(np.abs(np.arange(-w, w + 1)), scale))
     return tables.build(rows, -width, _THRESHOLDS)
 
 
@@ -128,11 +141,12 @@ class LogGaussian(NamedTuple):
 
     family = "log_gaussian"
     limit = None
+    mixture = ONE_GAUSSIAN
 
     def bits(self, x: jax.Array) -> jax.Array:
         """-log2 of the likelihood of x, same shape."""
         log_scale = upper_bound(lower_bound(self.log_scale, LOG_MIN), LOG_MAX)
-        return -jnp.log2(likelihood(x, jnp.exp(log_scale), self.mean))
+        return -jnp.log2(likelihood(x, jnp.exp(log_scale), self.mean, self.mixture))
 
     @property
     def center(self):
@@ -159,9 +173,7 @@ class LogGaussian(NamedTuple):
         """
         log_scale = np.broadcast_to(np.asarray(self.log_scale, np.float64), shape).reshape(-1)[places]
         scale = np.exp(np.clip(log_scale, LOG_MIN, LOG_MAX))
-        distance = np.abs(symbols)
-        mass = special.ndtr((0.5 - distance) / scale) - special.ndtr((-0.5 - distance) / scale)
-        return -np.log2(np.maximum(mass, LIKELIHOOD_FLOOR))
+        return -np.log2(np.maximum(_mass(np.abs(symbols), scale, self.mixture), LIKELIHOOD_FLOOR))
 
     def settled(self) -> dict:
         """What of it an artifact stores as state."""
@@ -189,37 +201,15 @@ class LogMixture(LogGaussian):
     in them is every model file's own. So files of models that were exported with Gaussian rows decode as ever.
     """
 
-    def bits(self, x: jax.Array) -> jax.Array:
-        """-log2 of the likelihood of x, same shape."""
-        scale = jnp.exp(upper_bound(lower_bound(self.log_scale, LOG_MIN), LOG_MAX))
-        distance = jnp.abs(x - self.mean)
-        mass = sum(
-            share * (_tail((distance - 0.5) / (factor * scale)) - _tail((distance + 0.5) / (factor * scale)))
-            for share, factor in MIXTURE
-        )
-        return -jnp.log2(lower_bound(mass, LIKELIHOOD_FLOOR))
-
-    def symbol_bits(self, symbols: np.ndarray, places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """See `LogGaussian.symbol_bits`."""
-        log_scale = np.broadcast_to(np.asarray(self.log_scale, np.float64), shape).reshape(-1)[places]
-        scale = np.exp(np.clip(log_scale, LOG_MIN, LOG_MAX))
-        return -np.log2(np.maximum(_mixture_mass(np.abs(symbols), scale), LIKELIHOOD_FLOOR))
+    mixture = MIXTURE
 
     def tabulate(self) -> tables.Table:
         """The 64 integer tables, the same for every model."""
         rows, first = [], []
         for scale in SCALE_TABLE.astype(np.float64):
-            mass = _mixture_mass(np.arange(int(8 * MIXTURE[-1][1] * scale) + 8), scale)
+            mass = _mass(np.arange(int(8 * MIXTURE[-1][1] * scale) + 8), scale, MIXTURE)
             within = 2 * np.cumsum(mass) - mass[0]  # of -n..n
             width = max(1, int(np.argmax(1 - within <= _MIXTURE_TAIL)))
             rows.append(np.concatenate([mass[width:0:-1], mass[: width + 1]]))
             first.append(-width)
         return tables.build(rows, np.array(first), _LOG_THRESHOLDS)
-
-
-def _mixture_mass(distance, scale):
-    """P of a symbol at some distance from zero, float64."""
-    return sum(
-        share * (special.ndtr((0.5 - distance) / (factor * scale)) - special.ndtr((-0.5 - distance) / (factor * scale)))
-        for share, factor in MIXTURE
-    )

@@ -15,16 +15,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from mlic_jax.layers import conv_forms as forms
 from mlic_jax.layers import init, rounded
-
-
-def _by_platform(cpu, default, *args, **static):
-    return lax.platform_dependent(
-        *args, cpu=functools.partial(cpu, **static), default=functools.partial(default, **static)
-    )
 
 
 def _bias_gradient(bias, g):
@@ -53,7 +46,7 @@ def _conv(x, kernel, bias, stride):
     def default(x, kernel, bias, stride):
         return forms.add_bias(forms.conv_lax(x, kernel, stride), bias)
 
-    return _by_platform(forms.conv_cpu, default, x, kernel, bias, stride=stride)
+    return forms.by_platform(forms.conv_cpu, default, x, kernel, bias, stride=stride)
 
 
 def _conv_forward(x, kernel, bias, stride):
@@ -62,7 +55,7 @@ def _conv_forward(x, kernel, bias, stride):
 
 def _conv_backward(stride, residuals, g):
     x, kernel, bias = residuals
-    gradients = _by_platform(forms.conv_vjp_cpu, forms.conv_vjp_lax, x, kernel, g, stride=stride)
+    gradients = forms.by_platform(forms.conv_vjp_cpu, forms.conv_vjp_lax, x, kernel, g, stride=stride)
     return *gradients, _bias_gradient(bias, g)
 
 
@@ -91,7 +84,7 @@ def _conv_transpose(x, kernel, bias, stride):
     def default(x, kernel, bias, stride):
         return forms.add_bias(forms.conv_transpose_lax(x, kernel, stride), bias)
 
-    return _by_platform(forms.conv_transpose_cpu, default, x, kernel, bias, stride=stride)
+    return forms.by_platform(forms.conv_transpose_cpu, default, x, kernel, bias, stride=stride)
 
 
 def _conv_transpose_forward(x, kernel, bias, stride):
@@ -100,7 +93,9 @@ def _conv_transpose_forward(x, kernel, bias, stride):
 
 def _conv_transpose_backward(stride, residuals, g):
     x, kernel, bias = residuals
-    gradients = _by_platform(forms.conv_transpose_vjp_cpu, forms.conv_transpose_vjp_lax, x, kernel, g, stride=stride)
+    gradients = forms.by_platform(
+        forms.conv_transpose_vjp_cpu, forms.conv_transpose_vjp_lax, x, kernel, g, stride=stride
+    )
     return *gradients, _bias_gradient(bias, g)
 
 
@@ -126,7 +121,7 @@ def depthwise(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     Returns:
       [B, ceil(H / stride), ceil(W / stride), C].
     """
-    return _by_platform(forms.depthwise_shifts, forms.depthwise_lax, x, kernel, stride=stride)
+    return forms.by_platform(forms.depthwise_shifts, forms.depthwise_lax, x, kernel, stride=stride)
 
 
 def _depthwise_forward(x, kernel, stride):
@@ -134,7 +129,7 @@ def _depthwise_forward(x, kernel, stride):
 
 
 def _depthwise_backward(stride, residuals, g):
-    return _by_platform(forms.depthwise_vjp_cpu, forms.depthwise_vjp_lax, *residuals, g, stride=stride)
+    return forms.by_platform(forms.depthwise_vjp_cpu, forms.depthwise_vjp_lax, *residuals, g, stride=stride)
 
 
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)

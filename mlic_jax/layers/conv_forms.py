@@ -21,6 +21,13 @@ STRIPS_FROM = 256
 STRIP = 256
 
 
+def by_platform(cpu, default, *args, **static):
+    """cpu(*args, **static) where the program is compiled for a CPU, default(*args, **static) elsewhere."""
+    return lax.platform_dependent(
+        *args, cpu=functools.partial(cpu, **static), default=functools.partial(default, **static)
+    )
+
+
 # --- The plain lax forms: what the layers mean, and what GPUs and TPUs run.
 
 
@@ -93,26 +100,28 @@ def conv_cpu(x, kernel, bias, stride):
     return _by_image(lambda x: add_bias(conv_lax(x, kernel, stride), bias), x, samples)
 
 
-def _conv_transpose_phases(x, kernel, bias, stride):
-    """Transposed convolution as stride^2 small convolutions, one for each output phase: no multiplications by zero."""
-    size, _, _, features = kernel.shape
+def _correlate(x, kernel, pads):
+    return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=_LAYOUT)
 
-    def phase(x, a, b):
+
+def conv_transpose_phases(x, kernel, stride, correlate=_correlate):
+    """`conv_transpose_lax` as stride^2 small convolutions, one for each output phase: no multiplications by zero.
+
+    correlate(x, kernel [h, w, Cin, Cout], pads) -> [B, H', W', Cout] does them; pads, ((top, bottom), (left, right)),
+    may be below zero.
+    """
+    size, _, _, features = kernel.shape
+    batch, height, width, _ = x.shape
+
+    def phase(a, b):
         (ta, na, sa), (tb, nb, sb) = _taps(size, stride, a), _taps(size, stride, b)
         if na == 0 or nb == 0:
-            return jnp.zeros((*x.shape[:3], features), x.dtype)
-        sub = kernel[ta::stride, tb::stride]
-        pads = [(-sa, sa + na - 1), (-sb, sb + nb - 1)]
-        return lax.conv_general_dilated(x, sub, (1, 1), pads, dimension_numbers=_LAYOUT)
+            return jnp.zeros((batch, height, width, features), x.dtype)
+        return correlate(x, kernel[ta::stride, tb::stride], ((-sa, sa + na - 1), (-sb, sb + nb - 1)))
 
-    def upsample(x):
-        batch, height, width, _ = x.shape
-        phases = jnp.stack([phase(x, a, b) for a in range(stride) for b in range(stride)])
-        phases = phases.reshape(stride, stride, batch, height, width, features)
-        y = phases.transpose(2, 3, 0, 4, 1, 5).reshape(batch, height * stride, width * stride, features)
-        return add_bias(y, bias)
-
-    return _by_image(upsample, x, x.shape[1] * x.shape[2])
+    phases = jnp.stack([phase(a, b) for a in range(stride) for b in range(stride)])
+    phases = phases.reshape(stride, stride, batch, height, width, features)
+    return phases.transpose(2, 3, 0, 4, 1, 5).reshape(batch, height * stride, width * stride, features)
 
 
 def _rows_per_strip(height, width, pixels):
@@ -198,7 +207,11 @@ def _conv_transpose_planes(x, kernel, stride):
 def conv_transpose_cpu(x, kernel, bias, stride):
     if kernel.shape[-1] <= 16:
         return add_bias(_conv_transpose_planes(x, kernel, stride), bias)
-    return _conv_transpose_phases(x, kernel, bias, stride)
+
+    def upsample(x):
+        return add_bias(conv_transpose_phases(x, kernel, stride), bias)
+
+    return _by_image(upsample, x, x.shape[1] * x.shape[2])
 
 
 def _conv_kernel_gradient(x, g, size, stride):

@@ -95,18 +95,18 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 # --- Convolutions, on a CPU.
 
 
-def _taps(x, size, pads, stride):
+def _taps(x, sizes, pads, stride):
     """[B, H, W, C] -> [B h w, .]s: what each tap of a kernel meets, or all taps side by side where channels are few."""
     batch, height, width, channels = x.shape
-    if size == 1 and stride == 1 and not any(map(any, pads)):
+    if sizes == (1, 1) and stride == 1 and not any(map(any, pads)):
         return [x.reshape(-1, channels)]
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)])  # also below zero
     x = _in_order(x)
-    rows, columns = _output_size(size, pads, stride, height, width)
+    rows, columns = _output_size(sizes, pads, stride, height, width)
     taps = [
         x[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
-        for i in range(size)
-        for j in range(size)
+        for i in range(sizes[0])
+        for j in range(sizes[1])
     ]
     if channels < FEW:
         taps = [jnp.concatenate(taps, axis=-1)]
@@ -114,8 +114,8 @@ def _taps(x, size, pads, stride):
     return [_in_order(tap.reshape(batch * rows * columns, -1)) for tap in taps]
 
 
-def _output_size(size, pads, stride, height, width):
-    return tuple((n + sum(pad) - size) // stride + 1 for n, pad in zip((height, width), pads, strict=True))
+def _output_size(sizes, pads, stride, height, width):
+    return tuple((n + sum(pad) - size) // stride + 1 for n, pad, size in zip((height, width), pads, sizes, strict=True))
 
 
 def _around(size):
@@ -126,18 +126,19 @@ def _at_once(samples, taps, channels, batch):
     return batch == 1 or batch * samples * taps * channels <= LARGE
 
 
-def _convolve(x, kernel, pads, stride):
-    """bfloat16 [B, H, W, C], [k, k, C, F] -> float32 [B, h, w, F]."""
-    size, _, channels, features = kernel.shape
-    rows, columns = _output_size(size, pads, stride, *x.shape[1:3])
+def _convolve(x, kernel, pads, stride=1):
+    """bfloat16 [B, H, W, C], [kh, kw, C, F] -> float32 [B, h, w, F]."""
+    *sizes, channels, features = kernel.shape
+    sizes = tuple(sizes)
+    rows, columns = _output_size(sizes, pads, stride, *x.shape[1:3])
 
     def some(x):
-        taps = _taps(x, size, pads, stride)
+        taps = _taps(x, sizes, pads, stride)
         kernels = kernel.reshape(len(taps), -1, features)
         products = [_product(tap, part) for tap, part in zip(taps, kernels, strict=True)]
         return sum(products[1:], products[0]).reshape(-1, rows, columns, features)
 
-    if _at_once(rows * columns, size * size, channels, len(x)):
+    if _at_once(rows * columns, sizes[0] * sizes[1], channels, len(x)):
         return some(x)
     return lax.map(lambda image: some(image[None])[0], x)
 
@@ -147,25 +148,7 @@ def _conv_cpu(x, kernel, stride):
 
 
 def _transposed_cpu(x, kernel, stride):
-    """`forms.conv_transpose_lax` as stride^2 small convolutions; a tap that meets nothing but zeros is left out."""
-    size, _, channels, features = kernel.shape
-    batch, height, width, _ = x.shape
-    if stride == 1:
-        return _convolve(x, kernel, _around(size), 1)
-    reach = -(-size // stride)
-    pad = size // 2
-    phases = []
-    for a in range(stride):
-        for b in range(stride):
-            # Taps of this phase, in a square kernel of `reach` whose first tap meets the sample `first` further.
-            ta, tb = (pad - a) % stride, (pad - b) % stride
-            first_a, first_b = (a + ta - pad) // stride, (b + tb - pad) // stride
-            sub = kernel[ta::stride, tb::stride]
-            sub = jnp.pad(sub, ((0, reach - sub.shape[0]), (0, reach - sub.shape[1]), (0, 0), (0, 0)))
-            pads = ((-first_a, first_a + reach - 1), (-first_b, first_b + reach - 1))
-            phases.append(_convolve(x, sub, pads, 1))
-    y = jnp.stack(phases).reshape(stride, stride, batch, height, width, features)
-    return y.transpose(2, 3, 0, 4, 1, 5).reshape(batch, height * stride, width * stride, features)
+    return forms.conv_transpose_phases(x, kernel, stride, _convolve)
 
 
 def _kernel_gradient_cpu(x, g, size, stride):
@@ -174,7 +157,7 @@ def _kernel_gradient_cpu(x, g, size, stride):
 
     def some(x, g):
         rows = _in_order(g.reshape(-1, features).T)
-        return jnp.stack([_in_order(_product(rows, tap)) for tap in _taps(x, size, _around(size), stride)])
+        return jnp.stack([_in_order(_product(rows, tap)) for tap in _taps(x, (size, size), _around(size), stride)])
 
     if _at_once(g.shape[1] * g.shape[2], size * size, channels, len(x)):
         total = some(x, g)
@@ -188,12 +171,8 @@ def _kernel_gradient_cpu(x, g, size, stride):
 # --- And on anything.
 
 
-def _conv_default(x, kernel, stride):
-    return forms.conv_lax(x, kernel, stride, jnp.float32)
-
-
-def _transposed_default(x, kernel, stride):
-    return forms.conv_transpose_lax(x, kernel, stride, jnp.float32)
+_conv_default = functools.partial(forms.conv_lax, result=jnp.float32)
+_transposed_default = functools.partial(forms.conv_transpose_lax, result=jnp.float32)
 
 
 def _conv_vjp_cpu(x, kernel, g, stride):
@@ -202,8 +181,7 @@ def _conv_vjp_cpu(x, kernel, g, stride):
 
 
 def _conv_vjp_default(x, kernel, g, stride):
-    dx, dkernel = jax.vjp(functools.partial(forms.conv_lax, stride=stride), x, kernel)[1](g)
-    return dx.astype(jnp.float32), dkernel.astype(jnp.float32)
+    return tuple(d.astype(jnp.float32) for d in forms.conv_vjp_lax(x, kernel, g, stride))
 
 
 def _transposed_vjp_cpu(x, kernel, g, stride):
@@ -212,14 +190,7 @@ def _transposed_vjp_cpu(x, kernel, g, stride):
 
 
 def _transposed_vjp_default(x, kernel, g, stride):
-    dx, dkernel = jax.vjp(functools.partial(forms.conv_transpose_lax, stride=stride), x, kernel)[1](g)
-    return dx.astype(jnp.float32), dkernel.astype(jnp.float32)
-
-
-def _by_platform(cpu, default, *args, stride):
-    return lax.platform_dependent(
-        *args, cpu=functools.partial(cpu, stride=stride), default=functools.partial(default, stride=stride)
-    )
+    return tuple(d.astype(jnp.float32) for d in forms.conv_transpose_vjp_lax(x, kernel, g, stride))
 
 
 def _layer(cpu, default, vjp_cpu, vjp_default):
@@ -227,14 +198,14 @@ def _layer(cpu, default, vjp_cpu, vjp_default):
 
     @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
     def apply(x, kernel, stride):
-        return _by_platform(cpu, default, _round(x), _round(kernel), stride=stride)
+        return forms.by_platform(cpu, default, _round(x), _round(kernel), stride=stride)
 
     def forward(x, kernel, stride):
         x, kernel = _round(x), _round(kernel)
-        return _by_platform(cpu, default, x, kernel, stride=stride), (x, kernel)
+        return forms.by_platform(cpu, default, x, kernel, stride=stride), (x, kernel)
 
     def backward(stride, residuals, g):
-        return _by_platform(vjp_cpu, vjp_default, *residuals, _round(g), stride=stride)
+        return forms.by_platform(vjp_cpu, vjp_default, *residuals, _round(g), stride=stride)
 
     apply.defvjp(forward, backward)
     return apply
