@@ -241,6 +241,7 @@ def latent_codec(
     distortion: str = "mse",
     proxy: str = "noise",
     quantise_from: int = -1,
+    clipped: bool = False,
 ) -> Codec:
     """A trainable codec.
 
@@ -258,6 +259,8 @@ def latent_codec(
       proxy: one of entropy.coders.PROXIES, the stand-in for rounding in training.
       quantise_from: the step from which networks on the parse path compute with the rounding that they will have in
         files (quantisation-aware training); -1: never, their integers are then chosen at export alone.
+      clipped: whether training, too, compares what is left within black and white. What lies beyond has no gradient
+        then, so this is for models whose pictures are sound from the start.
 
     Raises:
       UsageError: an unknown distortion or proxy, or a width out of range.
@@ -270,6 +273,8 @@ def latent_codec(
             raise UsageError(f"{name} {value!r} is not known: use one of {', '.join(known)}")
     if type(quantise_from) is not int or quantise_from < -1:
         raise UsageError(f"quantise_from={quantise_from!r} is no step: use a number from 0, or -1 for never")
+    if type(clipped) is not bool:
+        raise UsageError(f"clipped={clipped!r}: use True or False")
     exact = module.clone(dtype=None)  # everything but the training loss computes in float32
 
     def init(key, image_shape):
@@ -314,6 +319,8 @@ def latent_codec(
         )
         state = {**state, **changed.get("state", {})}
         reconstruction = reconstruction.astype(jnp.float32)[:, : image.shape[1], : image.shape[2]]
+        if clipped:
+            reconstruction = jnp.clip(reconstruction, 0, 1)
         squared, cost = distort(image, reconstruction)
         bpp = {name: jnp.mean(bits) / pixels for name, bits in coder.bits.items()}
         of_distortion, of_loss = weight(quality)
