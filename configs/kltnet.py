@@ -19,7 +19,13 @@ def get_config(variant: str = "tiny"):
         raise UsageError(f"variant {variant!r} is not known: use one of {', '.join(WIDTHS)}")
     config = base.defaults()
     config.model.name = "kltnet"
-    config.model.arguments = {**WIDTHS[variant], "distortion": "mse", "proxy": "mixed", "quantise_from": -1}
+    config.model.arguments = {
+        **WIDTHS[variant],
+        "distortion": "mse",
+        "proxy": "split",
+        "quantise_from": -1,
+        "clipped": True,
+    }
     config.data.detail_weight = 1.0
     config.data.cache_mib = 2048
     config.optimizer.arguments.b2 = 0.99
