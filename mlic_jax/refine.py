@@ -27,8 +27,9 @@ from mlic_jax.layers.windows import to_float
 STEPS = (1, 2, 3, 5, 8, 12, 18, 27, 40)
 # Sides of tiles and of the overlap between neighbours, in pixels: multiples of every stride.
 TILE, OVERLAP = 768, 128
-# How far a step goes. 1 would solve a linear codec at once; a trained synthesis amplifies some errors much more.
-PACE = 0.12
+# How far the first and the last step go. 1 would solve a linear codec at once; a trained synthesis amplifies some errors
+# much more, and symbols settle when steps become short.
+PACES = 0.4, 0.04
 
 
 class _Probing(coders.Estimating):
@@ -49,7 +50,7 @@ class _Probing(coders.Estimating):
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
-def _step(module, variables, image, latents, quality, weight):
+def _step(module, variables, image, latents, quality, weight, pace):
     """(bits + weight * squared error of what the latents are coded as, the latents to try next)."""
     more = () if quality is None else (quality,)
 
@@ -58,7 +59,9 @@ def _step(module, variables, image, latents, quality, weight):
         received = module.apply(variables, coder, method="transmit")
         reconstruction = module.apply(variables, received, *more, method="synthesize")
         # Per pixel there are three errors, and the weight is that of their mean.
-        squared = jnp.sum((reconstruction - to_float(image)) ** 2) * (255.0**2 / 3)
+        # What is beyond black or white is shown as these: it costs nothing there, and frees what reaches further.
+        shown = jnp.clip(reconstruction, 0, 1)
+        squared = jnp.sum((shown - to_float(image)) ** 2) * (255.0**2 / 3)
         return weight * squared + sum(bits.sum() for bits in coder.bits.values()), coder.coded
 
     probes = {name: jnp.zeros(latents[name].shape) for name in module.bits_per_square_refined if name in latents}
@@ -66,15 +69,15 @@ def _step(module, variables, image, latents, quality, weight):
     following = dict(latents)
     for name, gradient in gradients.items():
         solved = coded[name] - gradient / (2 * module.curvature)
-        following[name] = latents[name] + PACE * (solved - latents[name])
+        following[name] = latents[name] + pace * (solved - latents[name])
     return value, following
 
 
 def _descend(module, variables, image, latents, quality, weight, steps):
     """The latents of least cost among those of all iterations, the first ones included."""
     best, least = latents, np.inf
-    for _ in range(steps + 1):
-        value, following = _step(module, variables, image, latents, quality, np.float32(weight))
+    for pace in np.linspace(*PACES, steps + 1, dtype=np.float32):
+        value, following = _step(module, variables, image, latents, quality, np.float32(weight), pace)
         if value < least:
             best, least = latents, value
         latents = following

@@ -47,8 +47,17 @@ def straight_through_round(x: jax.Array) -> jax.Array:
     return x + jax.lax.stop_gradient(jnp.round(x) - x)
 
 
-def _rounded_for_rate(latent, prior, bits_per_square):
+def at_quality(bits_per_square, quality):
+    """A number as it is; of a pair, those of quality 0 and 100, what a line between them gives, [B, 1, 1, 1]."""
+    if not isinstance(bits_per_square, tuple):
+        return bits_per_square
+    low, high = bits_per_square
+    return (low + (high - low) / 100 * quality)[:, None, None, None]
+
+
+def _rounded_for_rate(latent, prior, bits_per_square, quality):
     """What `Encoding` codes for a latent whose rounding weighs bits against errors, by JAX."""
+    bits_per_square = at_quality(bits_per_square, quality)
     exact = latent - prior.center
     nearest = jnp.round(exact)
     smaller = nearest - jnp.sign(nearest)
@@ -159,7 +168,7 @@ class Fitting(Training):
         if name not in self._bits_per_square:
             return super()._rounded(name, prior)
         latent = self.latents[name]
-        distance = _rounded_for_rate(latent, prior, self._bits_per_square[name]) - prior.center
+        distance = _rounded_for_rate(latent, prior, self._bits_per_square[name], self.quality) - prior.center
         return jax.lax.stop_gradient(distance) + prior.center
 
 
@@ -177,7 +186,7 @@ class Estimating(_Summing):
 
     def __call__(self, name, prior):
         if name in self._bits_per_square:
-            value = _rounded_for_rate(self.latents[name], prior, self._bits_per_square[name])
+            value = _rounded_for_rate(self.latents[name], prior, self._bits_per_square[name], self.quality)
             self._count(name, prior, value)
             return value
         center = prior.center
@@ -284,8 +293,8 @@ class Encoding:
       latents: name -> NumPy [1, h, w, C].
       models: family -> rangecoder.Models.
       quality: float [1], or None for models of one rate.
-      bits_per_square: name -> how many bits it must save to enlarge a squared rounding error by one. Latents that are
-        not named are rounded to nearest.
+      bits_per_square: name -> how many bits it must save to enlarge a squared rounding error by one, a number, or a
+        pair for quality 0 and 100. Latents that are not named are rounded to nearest.
 
     Raises ModelError for latents that no sane model makes.
     """
@@ -307,7 +316,8 @@ class Encoding:
         models = _models_of(prior, self.models)
         rows = prior.indexes(symbols.shape, models.table)
         if name in self._bits_per_square:
-            _round_for_rate(exact, symbols, prior, self._bits_per_square[name])
+            weight = np.ravel(at_quality(self._bits_per_square[name], self.quality))[0]
+            _round_for_rate(exact, symbols, prior, weight)
         self._encoder.write(symbols.astype(np.int32), rows, models, prior.limit)
         return symbols + center
 

@@ -213,8 +213,8 @@ class KltNet(LatentModel):
     curvature = 6 / np.log(2)
     # Without refinement twice that is best (docs/training.md): what a symbol saves itself is not all that depends on
     # it. With refinement, gradients see to the rest.
-    bits_per_square = {f"y_{step}": 16.0 for step in range(4)}
-    bits_per_square_refined = {f"y_{step}": 10.0 for step in range(4)}
+    bits_per_square = {f"y_{step}": (30.0, 12.0) for step in range(4)}
+    bits_per_square_refined = {f"y_{step}": (12.5, 9.5) for step in range(4)}
 
     def setup(self):
         zeros = init.Normal(0.0)
