@@ -241,3 +241,20 @@ def test_a_weight_of_any_size_decides():
     exact = SPREAD[:1] - MEANS[:1]
     for weight, wanted in ((0.0, np.rint(exact) - np.sign(np.rint(exact))), (1e9, np.rint(exact))):
         np.testing.assert_array_equal(encoded(0, {"y": weight})[0] - MEANS[:1], wanted)
+
+
+def test_a_weight_that_depends_on_the_quality():
+    """A pair is the weight at quality 0 and 100, and on a line between them, for each example and in files."""
+    quality = np.array([0.0, 75.0], np.float32)
+    prior = LogGaussian(jnp.asarray(LOGS), jnp.asarray(MEANS))
+    coder = coders.Estimating({"y": jnp.asarray(SPREAD)}, jnp.asarray(quality), {"y": (20.0, 4.0)})
+    found = coder("y", prior)
+    for example, weight in enumerate((20.0, 8.0)):
+        alike = coders.Estimating({"y": jnp.asarray(SPREAD)}, bits_per_square={"y": weight})("y", prior)
+        np.testing.assert_array_equal(found[example], alike[example])
+        assert (found[example] != encoded(example, {"y": 12.0})[0][0]).any()
+
+        one = LogGaussian(LOGS[example][None], MEANS[example][None])
+        models = {"log_gaussian": rangecoder.Models(one.tabulate())}
+        coder = coders.Encoding({"y": SPREAD[example][None]}, models, quality[[example]], {"y": (20.0, 4.0)})
+        np.testing.assert_array_equal(coder("y", one), encoded(example, {"y": weight})[0])

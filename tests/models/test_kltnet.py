@@ -355,3 +355,21 @@ def test_training_with_the_rounding_of_files():
     coded = api.compress(picture, artifact, 50)
     estimate = codec.estimate(artifact.params, artifact.state, picture[None], 50)
     assert np.abs(api.decompress(coded, artifact) - np.asarray(estimate["reconstruction"][0], int)).max() <= 1
+
+
+def test_training_may_clip_what_it_shows():
+    """What lies beyond black and white costs nothing then; what lies within costs what it did."""
+    plain, clipped = (zoo.make("kltnet", **kltnet.TOY, clipped=value) for value in (False, True))
+    params, _ = plain.init(jax.random.key(0), (64, 64, 3))
+    losses = {}
+    grey = np.random.default_rng(0).integers(110, 140, (2, 64, 64, 3))
+    edge = np.where(np.arange(64)[:, None] < 27, 0, 255) * np.ones((2, 64, 64, 3))  # it rings
+    for name, values in (("grey", grey), ("edge", edge)):
+        batch = {"image": values.astype(np.uint8)}
+        keys = jax.random.split(jax.random.key(1), 2)
+        of = [codec.objectives["rd"].loss(params, {}, batch, keys, 0)[1][0] for codec in (plain, clipped)]
+        assert of[0]["bpp"] == of[1]["bpp"]
+        losses[name] = [float(one["mse255"]) for one in of]
+    assert losses["grey"][0] == losses["grey"][1] and losses["edge"][1] < 0.95 * losses["edge"][0]
+    with pytest.raises(UsageError, match="clipped"):
+        zoo.make("kltnet", **kltnet.TOY, clipped=1)
