@@ -1,9 +1,13 @@
 """KltNet, one model for every rate: what `mlic compress` uses.
 
-    mlic train --config configs/kltnet.py:tiny --workdir runs/klt-tiny --config.data.source=/data/photos
+    mlic train --config configs/kltnet.py:tiny --workdir runs/klt --config.data.source=/data/photos
+    mlic train --config configs/kltnet.py:tiny-large --workdir runs/klt-large --config.init_from=runs/klt ...
+    mlic train --config configs/kltnet.py:tiny-priors --workdir runs/klt-priors --config.init_from=runs/klt-large ...
 
 Variants: `tiny`, whose weights are in the package, trains on two CPU cores; `base` is for a GPU; `toy` is for tests.
-What was tried before this recipe was chosen, and what it reached, stands in docs/training.md.
+Each is trained in three stages. The second, `-large`, goes on with larger patches, since small ones teach the priors
+the borders of patches; the third, `-priors`, trains the priors alone, on larger ones yet, for symbols as files have
+them. What was tried before this recipe was chosen, and what it reached, stands in docs/training.md.
 """
 
 from mlic_jax import config as base
@@ -11,16 +15,25 @@ from mlic_jax.errors import UsageError
 from mlic_jax.models import kltnet
 
 SMALLEST = "toy"
+ALSO_TESTED = ("toy-priors",)
 WIDTHS = {"toy": kltnet.TOY, "tiny": kltnet.TINY, "base": kltnet.BASE}
+# Stage -> batch and side of patches of the widths for CPUs and GPUs, learning rate, steps at it, and down to zero.
+STAGES = {
+    "": {"cpu": (8, 128, 1e-3, 27_000, 18_000), "gpu": (32, 256, 6e-4, 40_000, 20_000)},
+    "large": {"cpu": (2, 256, 4e-4, 9_000, 9_000), "gpu": (16, 384, 3e-4, 5_000, 10_000)},
+    "priors": {"cpu": (2, 384, 6e-4, 1_000, 4_000), "gpu": (16, 384, 6e-4, 1_000, 4_000)},
+}
 
 
 def get_config(variant: str = "tiny"):
-    if variant not in WIDTHS:
-        raise UsageError(f"variant {variant!r} is not known: use one of {', '.join(WIDTHS)}")
+    width, _, stage = variant.partition("-")
+    if width not in WIDTHS or stage not in STAGES or variant.endswith("-"):
+        known = ", ".join(f"{width}, {width}-large, {width}-priors" for width in WIDTHS)
+        raise UsageError(f"variant {variant!r} is not known: use one of {known}")
     config = base.defaults()
     config.model.name = "kltnet"
     config.model.arguments = {
-        **WIDTHS[variant],
+        **WIDTHS[width],
         "distortion": "mse",
         "proxy": "split",
         "quantise_from": -1,
@@ -35,16 +48,15 @@ def get_config(variant: str = "tiny"):
     config.train.ema = 0.998
     config.train.log_every = 100
     config.train.evaluate_every = config.train.checkpoint_every = 1000
-    if variant == "base":
-        # Untried: no GPU has been at hand. Checkpoints every minute or so, for leases of a few.
-        config.data.batch_size, config.data.patch_size = 32, 256
-        config.optimizer.learning_rate = 6e-4
-        config.optimizer.decay_from, config.optimizer.decay_steps = 40_000, 20_000
-        config.train.bfloat16 = True
-    else:
-        # Two and a half hours of two cores, at five steps a second.
-        config.data.batch_size, config.data.patch_size = 8, 128
-        config.optimizer.learning_rate = 1e-3
-        config.optimizer.decay_from, config.optimizer.decay_steps = 27_000, 18_000
-    config.train.steps = config.optimizer.decay_from + config.optimizer.decay_steps
+    if stage == "priors":
+        config.schedule = ("priors",)
+        config.train.ema = 0.99
+    # Tiny: two and a half hours of two cores, at five steps a second, then one, then a quarter. Base is untried: no GPU
+    # has been at hand. Its checkpoints come every minute or so, for leases of a few.
+    config.train.bfloat16 = width == "base"
+    batch, patch, rate, constant, decay = STAGES[stage]["gpu" if width == "base" else "cpu"]
+    config.data.batch_size, config.data.patch_size = batch, patch
+    config.optimizer.learning_rate = rate
+    config.optimizer.decay_from, config.optimizer.decay_steps = constant, decay
+    config.train.steps = constant + decay
     return config
