@@ -22,7 +22,10 @@ mlic decompress "$RUN/$NAME.mlic" -o "$RUN/$NAME.png" -f
 echo
 echo "== 2. Training the same codec from nothing, on the photos that come with the project"
 mlic train --config configs/demo.py --workdir "$RUN/training"
-mlic export --run "$RUN/training" -o "$RUN/demo.mlicm" -f
+echo
+echo "   and what decides the probabilities of symbols once more, on larger patches"
+mlic train --config configs/demo.py:priors --workdir "$RUN/priors" --config.init_from="$RUN/training"
+mlic export --run "$RUN/priors" -o "$RUN/demo.mlicm" -f
 
 echo
 echo "== 3. Both beside JPEG, JPEG 2000, WebP and AVIF, on photos held out from step 2 (three were in the shipped weights' training)"
