@@ -452,14 +452,9 @@ def compressai_half(path):
     job = json.loads(path.read_text())
     if job["cores"]:
         os.sched_setaffinity(0, job["cores"])
-    import torch
+    from compressai_side import load_torch
 
-    torch.set_num_threads(len(job["cores"] or [0]))
-    # PyPI's torchvision is a CUDA build; with a CPU build of torch its operators must be declared before its import.
-    if not torch.cuda.is_available():
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    load_torch(len(job["cores"] or [0]))
     theirs = Theirs(job, path.parent)
     report = theirs.gradients() if job["task"] == "gradients" else theirs.train()
     report["versions"] = {name: importlib.metadata.version(name) for name in ("torch", "compressai")}

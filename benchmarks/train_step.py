@@ -68,13 +68,9 @@ def make_our_step(devices):
 
 
 def make_their_step(threads):
-    import torch
+    from compressai_side import load_torch
 
-    torch.set_num_threads(threads)
-    # PyPI's torchvision, a CUDA build, does not load its operators beside a CPU build of PyTorch: declare them.
-    library = torch.library.Library("torchvision", "DEF")
-    for name in ("nms(Tensor dets, Tensor scores, float iou_threshold)", "qnms(Tensor dets, Tensor scores, float t)"):
-        library.define(f"{name} -> Tensor")
+    torch = load_torch(threads)
     from compressai.losses import RateDistortionLoss
     from compressai.models import ScaleHyperprior
 
@@ -98,7 +94,6 @@ def make_their_step(threads):
         quantile_optimizer.step()
         return loss.item()
 
-    one.library = library  # its declarations last as long as it does
     return one, {name: importlib.metadata.version(name) for name in ("torch", "compressai")}
 
 

@@ -1,0 +1,182 @@
+"""Seconds to encode and decode one picture: the package's model, Pillow's codecs, CompressAI, in turns on equal cores.
+
+    python benchmarks/speed.py [PHOTO] [--compressai VENV/bin/python] [--threads 1 2] [--rounds 7]
+
+Without PHOTO it is a bundled one, repeated to 768x512. Each codec runs in a process of its own, bound to as many cores
+as threads are allowed, and keeps its models; each round asks every codec for one encoding and one decoding. Shown are
+the fastest and the median after the first, which compiles. Pillow's codecs and our range coder use one core at a time.
+Then `mlic compress` and `mlic decompress` as whole commands, with the compilation cache warm, least of three.
+
+VENV is what benchmarks/compressai_env.sh makes; its weights are random, which makes no difference to the networks and
+flatters its entropy coder. This file runs in both environments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import io
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+OURS = {f"KltNet Tiny, quality {quality}": quality for quality in (20, 50, 90)}
+PILLOW = {
+    "JPEG, quality 75": ("JPEG", {"quality": 75}),
+    "WebP, quality 75": ("WEBP", {"quality": 75}),
+    "AVIF, quality 60 (speed 6)": ("AVIF", {"quality": 60}),
+}
+THEIRS = {"CompressAI bmshj2018-hyperprior, 3": "bmshj2018_hyperprior", "CompressAI mbt2018-mean, 3": "mbt2018_mean"}
+
+
+def coder_of(name, threads):
+    """(image uint8 [H, W, 3] -> what is stored, what is stored -> bytes, and back), of one codec."""
+    if name in OURS:
+        from mlic_jax import api
+
+        return lambda image: api.compress(image, quality=OURS[name]), len, api.decompress
+    if name in PILLOW:
+        from PIL import Image
+
+        form, options = PILLOW[name]
+
+        def encode(image):
+            file = io.BytesIO()
+            Image.fromarray(image).save(file, form, **options)
+            return file.getvalue()
+
+        return encode, len, lambda data: np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    from compressai_side import load_torch
+
+    torch = load_torch(threads)
+    import compressai.zoo
+
+    net = getattr(compressai.zoo, THEIRS[name])(quality=3, pretrained=False).eval()
+    net.update(force=True)
+
+    def compress(image):
+        with torch.no_grad():
+            return net.compress(torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255)
+
+    def decompress(stored):
+        with torch.no_grad():
+            return net.decompress(stored["strings"], stored["shape"])["x_hat"]
+
+    return compress, lambda stored: sum(len(one[0]) for one in stored["strings"]), decompress
+
+
+def work(name, threads, photo):
+    """A codec's process: for every line on stdin, one encoding and one decoding; answers [seconds, seconds, bytes]."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever libraries print goes elsewhere
+    encode, size, decode = coder_of(name, threads)
+    image = np.load(photo)
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        stored = encode(image)
+        between = time.perf_counter()
+        decode(stored)
+        found = [between - began, time.perf_counter() - between, size(stored)]
+        print(json.dumps(found), file=answers, flush=True)
+
+
+def take_turns(names, threads, rounds, photo, compressai):
+    """name -> [[encode s, decode s, bytes] for each round, the first included]."""
+    cores = sorted(os.sched_getaffinity(0))[-threads:]
+    workers = {}
+    for name in names:
+        python = compressai if name in THEIRS else sys.executable
+        command = [python, __file__, str(photo), "--work", name, "--threads", str(threads)]
+        # Of XLA, where there is one core, one thread; all others are told or have one.
+        env = {**os.environ, "OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu"}
+        workers[name] = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+        )
+    found = {name: [] for name in names}
+    try:
+        for turn in range(rounds + 1):
+            for name in list(names) if turn % 2 else list(names)[::-1]:
+                workers[name].stdin.write("go\n")
+                workers[name].stdin.flush()
+                line = workers[name].stdout.readline()
+                if not line:
+                    raise SystemExit(f"the process of {name} ended with status {workers[name].wait()}: see above")
+                found[name].append(json.loads(line))
+                time.sleep(0.3)  # threads that spin while they wait for work have gone to sleep
+    finally:
+        for worker in workers.values():
+            worker.stdin.close()
+            worker.wait()
+    return found
+
+
+def commands(photo):
+    """Seconds of the whole commands `mlic compress` and `mlic decompress`, least of three after the first."""
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as folder:
+        png, mlic, back = (str(pathlib.Path(folder, name)) for name in ("photo.png", "photo.mlic", "back.png"))
+        Image.fromarray(np.load(photo)).save(png)
+        found = {}
+        for arguments in (["compress", png, "-o", mlic, "-f"], ["decompress", mlic, "-o", back, "-f"]):
+            times = []
+            for _ in range(4):
+                began = time.perf_counter()
+                command = [sys.executable, "-m", "mlic_jax.cli", *arguments]
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                times.append(time.perf_counter() - began)
+            found[f"mlic {arguments[0]}"] = min(times[1:])
+        return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photo", nargs="?")
+    parser.add_argument("--compressai", help="the Python of an environment with CompressAI")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--work", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.work:
+        return work(args.work, args.threads[0], args.photo)
+
+    from coding import picture
+    from train_step import processor
+
+    from mlic_jax import data
+
+    image = data.read_image(args.photo) if args.photo else picture(512, 768)
+    names = [*OURS, *PILLOW, *(THEIRS if args.compressai else ())]
+    print(f"{image.shape[1]}x{image.shape[0]}; {datetime.date.today()}, {processor()}, load {os.getloadavg()[0]:.1f}\n")
+    print("| threads | codec | bytes | encode s, fastest and median | decode s | the first |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        photo = pathlib.Path(folder, "photo.npy")
+        np.save(photo, image)
+        for threads in args.threads:
+            for name, turns in take_turns(names, threads, args.rounds, photo, args.compressai).items():
+                cells = []
+                for which in (0, 1):
+                    times = [turn[which] for turn in turns[1:]]
+                    cells.append(f"{min(times):.3f}, {statistics.median(times):.3f}")
+                size = "" if name in THEIRS else f"{turns[0][2]:,}"
+                print(f"| {threads} | {name} | {size} | {' | '.join(cells)} | {turns[0][0]:.1f}, {turns[0][1]:.1f} |")
+        print()
+        for command, seconds in commands(photo).items():
+            print(f"{command}, the whole command: {seconds:.2f} s")
+
+
+if __name__ == "__main__":
+    main()
