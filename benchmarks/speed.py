@@ -1,6 +1,7 @@
 """Seconds to encode and decode one picture: the package's model, Pillow's codecs, CompressAI, in turns on equal cores.
 
     python benchmarks/speed.py [PHOTO] [--compressai VENV/bin/python] [--threads 1 2] [--rounds 7]
+    python benchmarks/speed.py [PHOTO] --efforts --rounds 2
 
 Without PHOTO it is a bundled one, repeated to 768x512. Each codec runs in a process of its own, bound to as many cores
 as threads are allowed, and keeps its models; each round asks every codec for one encoding and one decoding. Shown are
@@ -27,7 +28,8 @@ import time
 
 import numpy as np
 
-OURS = {f"KltNet Tiny, quality {quality}": quality for quality in (20, 50, 90)}
+OURS = {f"KltNet Tiny, quality {quality}": (quality, 0) for quality in (20, 50, 90)}
+EFFORTS = {f"KltNet Tiny, quality 50, effort {effort}": (50, effort) for effort in (1, 2, 4, 6, 9)}
 PILLOW = {
     "JPEG, quality 75": ("JPEG", {"quality": 75}),
     "WebP, quality 75": ("WEBP", {"quality": 75}),
@@ -38,10 +40,11 @@ THEIRS = {"CompressAI bmshj2018-hyperprior, 3": "bmshj2018_hyperprior", "Compres
 
 def coder_of(name, threads):
     """(image uint8 [H, W, 3] -> what is stored, what is stored -> bytes, and back), of one codec."""
-    if name in OURS:
+    if name in OURS or name in EFFORTS:
         from mlic_jax import api
 
-        return lambda image: api.compress(image, quality=OURS[name]), len, api.decompress
+        quality, effort = {**OURS, **EFFORTS}[name]
+        return lambda image: api.compress(image, quality=quality, effort=effort), len, api.decompress
     if name in PILLOW:
         from PIL import Image
 
@@ -147,6 +150,7 @@ def main():
     parser.add_argument("--compressai", help="the Python of an environment with CompressAI")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--efforts", action="store_true", help="of the package's model, and nothing else")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
@@ -158,7 +162,7 @@ def main():
     from mlic_jax import data
 
     image = data.read_image(args.photo) if args.photo else picture(512, 768)
-    names = [*OURS, *PILLOW, *(THEIRS if args.compressai else ())]
+    names = [*EFFORTS] if args.efforts else [*OURS, *PILLOW, *(THEIRS if args.compressai else ())]
     print(f"{image.shape[1]}x{image.shape[0]}; {datetime.date.today()}, {processor()}, load {os.getloadavg()[0]:.1f}\n")
     print("| threads | codec | bytes | encode s, fastest and median | decode s | the first |")
     print("|---|---|---|---|---|---|")
