@@ -75,6 +75,23 @@ def test_latents_get_better_and_always_the_same():
     assert cost(found) - cost(means()) < 0.01 * (cost(latents) - cost(means()))
 
 
+class Brighter(Means):
+    """Latents beyond white are the likely ones: 32 is white, 38 the mean."""
+
+    def transmit(self, code):
+        return code("y", Gaussian(jnp.full((1, 1, 1, 3), 1.5), 38.0))
+
+
+def test_what_is_beyond_white_costs_nothing():
+    found = {}
+    for value in (240, 255):
+        grey = np.full((1, *SIZE, 3), value, np.uint8)
+        latents = jax.device_get(Brighter().apply({}, jnp.asarray(grey / np.float32(255)), method="analyze"))
+        found[value] = refine.refine(Brighter(), {"params": {}}, grey, latents, None, WEIGHT, 40)["y"]
+    # A grey that errors keep from the mean, and a white that nothing keeps.
+    assert found[240].max() < 31 and found[255].min() > 32.9
+
+
 def test_latents_never_get_worse():
     latents = means()
     np.testing.assert_array_equal(refined(latents, 3, Astray())["y"], latents["y"])
