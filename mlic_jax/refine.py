@@ -27,8 +27,8 @@ from mlic_jax.layers.windows import to_float
 STEPS = (1, 2, 3, 5, 8, 12, 18, 27, 40)
 # Sides of tiles and of the overlap between neighbours, in pixels: multiples of every stride.
 TILE, OVERLAP = 768, 128
-# How far the first and the last step go. 1 would solve a linear codec at once; a trained synthesis amplifies some errors
-# much more, and symbols settle when steps become short.
+# How far the first and the last step go. 1 would solve a linear codec at once; a trained synthesis amplifies some
+# errors much more, and symbols settle when steps become short.
 PACES = 0.4, 0.04
 
 
