@@ -27,6 +27,7 @@ import tempfile
 import time
 
 import numpy as np
+import turns
 
 OURS = {f"KltNet Tiny, quality {quality}": (quality, 0) for quality in (20, 50, 90)}
 EFFORTS = {f"KltNet Tiny, quality 50, effort {effort}": (50, effort) for effort in (1, 2, 4, 6, 9)}
@@ -77,8 +78,7 @@ def coder_of(name, threads):
 
 def work(name, threads, photo):
     """A codec's process: for every line on stdin, one encoding and one decoding; answers [seconds, seconds, bytes]."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print goes elsewhere
+    answers = turns.answers()
     encode, size, decode = coder_of(name, threads)
     image = np.load(photo)
     for _ in sys.stdin:
@@ -88,41 +88,6 @@ def work(name, threads, photo):
         decode(stored)
         found = [between - began, time.perf_counter() - between, size(stored)]
         print(json.dumps(found), file=answers, flush=True)
-
-
-def take_turns(names, threads, rounds, photo, compressai):
-    """name -> [[encode s, decode s, bytes] for each round, the first included]."""
-    cores = sorted(os.sched_getaffinity(0))[-threads:]
-    workers = {}
-    for name in names:
-        python = compressai if name in THEIRS else sys.executable
-        command = [python, __file__, str(photo), "--work", name, "--threads", str(threads)]
-        # Of XLA, where there is one core, one thread; all others are told or have one.
-        env = {**os.environ, "OMP_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu"}
-        workers[name] = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=env,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        )
-    found = {name: [] for name in names}
-    try:
-        for turn in range(rounds + 1):
-            for name in list(names) if turn % 2 else list(names)[::-1]:
-                workers[name].stdin.write("go\n")
-                workers[name].stdin.flush()
-                line = workers[name].stdout.readline()
-                if not line:
-                    raise SystemExit(f"the process of {name} ended with status {workers[name].wait()}: see above")
-                found[name].append(json.loads(line))
-                time.sleep(0.3)  # threads that spin while they wait for work have gone to sleep
-    finally:
-        for worker in workers.values():
-            worker.stdin.close()
-            worker.wait()
-    return found
 
 
 def commands(photo):
@@ -170,13 +135,18 @@ def main():
         photo = pathlib.Path(folder, "photo.npy")
         np.save(photo, image)
         for threads in args.threads:
-            for name, turns in take_turns(names, threads, args.rounds, photo, args.compressai).items():
+            workers = {
+                name: [args.compressai if name in THEIRS else sys.executable, __file__, str(photo)]
+                + ["--work", name, "--threads", str(threads)]
+                for name in names
+            }
+            for name, asked in turns.take_turns(workers, threads, args.rounds + 1).items():
                 cells = []
                 for which in (0, 1):
-                    times = [turn[which] for turn in turns[1:]]
+                    times = [turn[which] for turn in asked[1:]]
                     cells.append(f"{min(times):.3f}, {statistics.median(times):.3f}")
-                size = "" if name in THEIRS else f"{turns[0][2]:,}"
-                print(f"| {threads} | {name} | {size} | {' | '.join(cells)} | {turns[0][0]:.1f}, {turns[0][1]:.1f} |")
+                size = "" if name in THEIRS else f"{asked[0][2]:,}"
+                print(f"| {threads} | {name} | {size} | {' | '.join(cells)} | {asked[0][0]:.1f}, {asked[0][1]:.1f} |")
         print()
         for command, seconds in commands(photo).items():
             print(f"{command}, the whole command: {seconds:.2f} s")

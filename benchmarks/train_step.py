@@ -24,11 +24,11 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 
 import numpy as np
+import turns
 
 BATCH, SIZE, N, M, LMBDA = 8, 256, 128, 192, 0.0130
 STEPS_A_TURN = 2
@@ -99,8 +99,7 @@ def make_their_step(threads):
 
 def work(side, threads, devices):
     """One side's process: takes a turn for every line on stdin, answers with [[wall, CPU] for each step]."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever libraries print goes elsewhere
+    answers = turns.answers()
     one, versions = make_our_step(devices) if side == "ours" else make_their_step(threads)
     losses = [one() for _ in range(2)]  # compiles, and warms up
     print(json.dumps({"versions": versions, "losses": losses}), file=answers, flush=True)
@@ -118,37 +117,14 @@ def work(side, threads, devices):
 
 def compare(args, threads):
     """side -> {"versions", "steps": [[wall, CPU], ...]}, of one number of threads."""
-    cores = sorted(os.sched_getaffinity(0))[-threads:]
     devices = args.devices or threads
-    workers, found = {}, {}
-    for side, python in (("ours", sys.executable), ("compressai", args.compressai)):
-        command = [python, __file__, "--work", side, "--threads", str(threads), "--devices", str(devices)]
-        workers[side] = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads)},
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
-        )
-    try:
-        for side, worker in workers.items():
-            line = worker.stdout.readline()
-            if not line:
-                raise SystemExit(f"the process of {side} ended with status {worker.wait()}: see above")
-            found[side] = {**json.loads(line), "steps": []}
-        for turn in range(args.rounds):
-            order = list(workers) if turn % 2 == 0 else list(workers)[::-1]
-            for side in order:
-                workers[side].stdin.write("go\n")
-                workers[side].stdin.flush()
-                found[side]["steps"] += json.loads(workers[side].stdout.readline())
-                time.sleep(0.3)  # threads that spin while they wait for work have gone to sleep
-            print(f"{threads} threads, turn {turn + 1} of {args.rounds}", file=sys.stderr)
-    finally:
-        for worker in workers.values():
-            worker.stdin.close()
-            worker.wait()
+    commands = {
+        side: [python, __file__, "--work", side, "--threads", str(threads), "--devices", str(devices)]
+        for side, python in (("ours", sys.executable), ("compressai", args.compressai))
+    }
+    found = {}
+    for side, (greeting, *asked) in turns.take_turns(commands, threads, args.rounds, greeted=True).items():
+        found[side] = {**greeting, "steps": sum(asked, [])}
     return found
 
 

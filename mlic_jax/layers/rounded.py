@@ -128,8 +128,7 @@ def _at_once(samples, taps, channels, batch):
 
 def _convolve(x, kernel, pads, stride=1):
     """bfloat16 [B, H, W, C], [kh, kw, C, F] -> float32 [B, h, w, F]."""
-    *sizes, channels, features = kernel.shape
-    sizes = tuple(sizes)
+    sizes, (channels, features) = kernel.shape[:2], kernel.shape[2:]
     rows, columns = _output_size(sizes, pads, stride, *x.shape[1:3])
 
     def some(x):
