@@ -63,5 +63,5 @@ setup(
         "test": TRAIN + BENCH + LPIPS + TEST,
         "all": TRAIN + BENCH + BENCH_MORE + TF + LPIPS + TEST,
     },
-    entry_points={"console_scripts": ["mlic = mlic_jax.cli:main"]},
+    entry_points={"console_scripts": ["mlic = mlic_jax.cli.main:main"]},
 )

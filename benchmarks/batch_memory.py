@@ -19,7 +19,9 @@ import numpy as np
 from large_pictures import resident_mib
 from PIL import Image
 
-from mlic_jax import batch, cli, data
+from mlic_jax import data
+from mlic_jax.cli import batch
+from mlic_jax.cli import main as cli
 
 SETTLED = 50
 

@@ -14,7 +14,7 @@ import time
 import jax
 import numpy as np
 
-from mlic_jax.entropy import binary_rnn, trimmed
+from mlic_jax.entropy.bits import binary_rnn, trimmed
 from mlic_jax.layers import init
 
 

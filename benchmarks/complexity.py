@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlic_jax import zoo
-from mlic_jax.config import load
 from mlic_jax.entropy import coders
+from mlic_jax.training.config import load
 
 SIDE = 512
 
@@ -46,7 +46,7 @@ def macs(jaxpr) -> int:
 
 
 def module_of(codec):
-    """The Flax module of a codec of mlic_jax.latent, which its functions close over."""
+    """The Flax module of a codec of mlic_jax.families.latent, which its functions close over."""
     return inspect.getclosurevars(codec.compress).nonlocals["module"]
 
 

@@ -18,9 +18,9 @@ import ml_dtypes
 import numpy as np
 
 from mlic_jax import zoo
-from mlic_jax.commands import common
+from mlic_jax.cli import common
 from mlic_jax.entropy import coders
-from mlic_jax.entropy.gaussian import scale_index
+from mlic_jax.entropy.priors.gaussian import scale_index
 
 
 def floating(network, latent, prior):

@@ -17,10 +17,11 @@ import time
 import jax
 import numpy as np
 
-from mlic_jax import api, data, parallel, zoo
-from mlic_jax.artifact import flatten
-from mlic_jax.config import batch_parts, load, schedules
-from mlic_jax.train import initialise, make_codec, step_functions
+from mlic_jax import api, data, zoo
+from mlic_jax.fileformat.artifact import flatten
+from mlic_jax.training import parallel
+from mlic_jax.training.config import batch_parts, load, schedules
+from mlic_jax.training.train import initialise, make_codec, step_functions
 
 
 def gigabytes() -> float:

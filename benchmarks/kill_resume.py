@@ -49,7 +49,16 @@ class Run:
     def __init__(self, workdir: pathlib.Path, config: str, changes):
         self.workdir = workdir
         # As an undisturbed `mlic train`; not --quiet, since it says from where it goes on.
-        self.command = [sys.executable, "-m", "mlic_jax.cli", "train", "--config", config, "--workdir", str(workdir)]
+        self.command = [
+            sys.executable,
+            "-m",
+            "mlic_jax.cli.main",
+            "train",
+            "--config",
+            config,
+            "--workdir",
+            str(workdir),
+        ]
         self.command += [f"--config.{change}" for change in changes]
         self.output = workdir.with_suffix(".log")
 
@@ -88,8 +97,8 @@ class Run:
         return [line for line in lines if line["kind"] == kind]
 
     def params(self):
-        from mlic_jax.artifact import flatten
-        from mlic_jax.train import load_run
+        from mlic_jax.fileformat.artifact import flatten
+        from mlic_jax.training.train import load_run
 
         _, params, state, _ = load_run(self.workdir, "latest")
         return flatten({"params": params, "state": state})

@@ -50,7 +50,7 @@ ANOTHER_NOISE = 1_000_000  # runs draw the noise of steps that lie so far apart
 
 
 def make_config(args):
-    from mlic_jax import config as defaults
+    from mlic_jax.training import config as defaults
 
     config = defaults.defaults()
     config.model.name = args.model
@@ -84,7 +84,7 @@ def positions(config):
 
 
 def keys_of(config, step):
-    """The keys that `mlic_jax.step` gives to the examples of a batch."""
+    """The keys that `mlic_jax.training.step` gives to the examples of a batch."""
     import jax
 
     key = jax.random.fold_in(jax.random.key(config.seed), step)
@@ -123,7 +123,7 @@ class Ours:
     """Our trainer's own step on batches from a file; the optimiser is the config's, as `mlic train` makes it."""
 
     def __init__(self, config):
-        from mlic_jax import train
+        from mlic_jax.training import train
 
         self.config, self.codec = config, train.make_codec(config)
         self.start = train.initialise(self.codec, config)
@@ -133,7 +133,7 @@ class Ours:
         """(the last train state, {"loss", "bpp", "mse255": a number for every step})."""
         import jax.numpy as jnp
 
-        from mlic_jax import parallel, train
+        from mlic_jax.training import parallel, train
 
         state = train.initialise(self.codec, self.config)
         state = state._replace(step=parallel.replicate(jnp.int32(run * ANOTHER_NOISE)))
@@ -147,7 +147,7 @@ class Ours:
         return state, history
 
     def validate(self, state, held_out):
-        from mlic_jax import train
+        from mlic_jax.training import train
 
         return train.validate(self.codec, state, held_out)[0]
 
@@ -164,7 +164,7 @@ class Ours:
 def host_params(state):
     import jax
 
-    from mlic_jax import parallel
+    from mlic_jax.training import parallel
 
     return jax.device_get(parallel.local(state.params))
 
@@ -207,8 +207,8 @@ def prepare(args, folder):
     """Writes all that both sides read; returns our side, the batches and the held-out patches."""
     import jax
 
-    from mlic_jax.compressai_weights import to_compressai
     from mlic_jax.data import make_source, validation_batch
+    from mlic_jax.interop.compressai import to_compressai
 
     jax.config.update("jax_default_matmul_precision", "highest")  # on accelerators; CPUs have no other
     config = make_config(args)
@@ -223,8 +223,8 @@ def prepare(args, folder):
 
 def check_gradients(args, folder):
     """One batch with the same noise on both sides, at the initial weights and after CHECK_STEPS steps of ours."""
-    from mlic_jax.artifact import flatten
-    from mlic_jax.compressai_weights import from_compressai, to_compressai
+    from mlic_jax.fileformat.artifact import flatten
+    from mlic_jax.interop.compressai import from_compressai, to_compressai
 
     args.steps = CHECK_STEPS
     cores = share_cores()[1]
@@ -549,7 +549,7 @@ class Theirs:
         return 1.0 if self.job["schedule"] == "constant" else 0.5 + 0.5 * np.cos(np.pi * step / len(self.batches))
 
     def validate(self, net):
-        """As `mlic_jax.train.validate`: rounded latents, pictures of 8 bits, means over the patches."""
+        """As `mlic_jax.training.train.validate`: rounded latents, pictures of 8 bits, means over the patches."""
         import torch
 
         net.eval()

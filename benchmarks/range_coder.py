@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 from mlic_jax.entropy import rangecoder
-from mlic_jax.entropy.gaussian import SCALE_TABLE, scale_tables
+from mlic_jax.entropy.priors.gaussian import SCALE_TABLE, scale_tables
 
 CHANNELS = 192
 SIZES = {"768x512": (1, 32, 48, CHANNELS), "4096x4096": (1, 256, 256, CHANNELS)}

@@ -9,7 +9,8 @@ import pathlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mlic_jax import api, data, evaluate
+from mlic_jax import api, data
+from mlic_jax.evaluation import evaluate
 
 OUT = pathlib.Path(__file__).parent.parent / "docs" / "images"
 PHOTO, TOP, LEFT, SIDE, ZOOM, BPP = "chelsea", 60, 140, 130, 2, 0.2

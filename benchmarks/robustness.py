@@ -35,8 +35,9 @@ from batch_memory import Compiled
 from large_pictures import peak_mib
 
 import mlic_jax
-from mlic_jax import container, data, zoo
+from mlic_jax import data, zoo
 from mlic_jax.errors import MlicError
+from mlic_jax.fileformat import container
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "fuzz"))
 import inputs

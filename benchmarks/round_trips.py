@@ -26,8 +26,11 @@ import numpy as np
 from PIL import Image
 
 import mlic_jax
-from mlic_jax import container, data, latent, picture, reference
+from mlic_jax import data
 from mlic_jax.entropy import rangecoder
+from mlic_jax.families import latent
+from mlic_jax.fileformat import container, modes
+from mlic_jax.reference import decoder as reference
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "fuzz"))
 import inputs
@@ -77,19 +80,19 @@ def check(original, kind: str, artifact, with_reference: bool) -> dict[str, bool
     right = {}
     with Recorded() as recorded:
         if isinstance(original, Image.Image):
-            seen = picture.from_pillow(original)
+            seen = modes.from_pillow(original)
             file = mlic_jax.compress(original, artifact)
             image = mlic_jax.decompress_image(file, artifact)
             right["size"], right["mode"] = image.size == original.size, image.mode == MODE_BACK.get(kind, kind)
             array = np.asarray(image)
         else:
-            seen = picture.from_array(original)
+            seen = modes.from_array(original)
             file = mlic_jax.compress(original, artifact)
             array = mlic_jax.decompress(file, artifact)
             wanted = original[..., 0] if original.shape[2] == 1 else original
             right["size"] = array.shape[:2] == original.shape[:2]
             right["mode"] = array.dtype == original.dtype and array.shape == wanted.shape
-    expected = picture.to_array(seen.mode, recorded.reconstruction, seen.alpha)
+    expected = modes.to_array(seen.mode, recorded.reconstruction, seen.alpha)
     right["pixels"] = np.array_equal(array, expected) and array.dtype == expected.dtype
     if seen.alpha is not None:
         # From the original itself where it shows its alpha, so that nothing is compared with itself.

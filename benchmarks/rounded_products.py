@@ -23,8 +23,8 @@ def make_step_of(config, batch):
     """A function that takes one step of the config's first turn and returns its seconds."""
     import jax
 
-    from mlic_jax import parallel
-    from mlic_jax.train import initialise, make_codec, step_functions
+    from mlic_jax.training import parallel
+    from mlic_jax.training.train import initialise, make_codec, step_functions
 
     codec = make_codec(config)
     step = step_functions(codec, config)[0]
@@ -53,7 +53,7 @@ def main():
     import jax
 
     jax.config.update("jax_num_cpu_devices", args.devices)
-    from mlic_jax.config import load
+    from mlic_jax.training.config import load
 
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (args.batch, args.patch, args.patch, 3), dtype=np.uint8)

@@ -10,8 +10,8 @@ quality 1 26.91 dB at 0.123 bpp, 4 31.28 dB at 0.440, 8 39.62 dB at 1.833.
 They took 4 to 5 million steps of batch 16 or 32 on Vimeo-90k; give such a set by --config.data.source=FOLDER.
 """
 
-from mlic_jax.config import of_quality
 from mlic_jax.models import bmshj2018 as paper
+from mlic_jax.training.config import of_quality
 
 
 def get_config(quality: str = "4"):

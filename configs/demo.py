@@ -8,9 +8,9 @@ patches so large that they see more than borders. The shipped weights have seen 
 configs/kltnet.py.
 """
 
-from mlic_jax import config as base
 from mlic_jax.errors import UsageError
 from mlic_jax.models import kltnet
+from mlic_jax.training import config as base
 
 SMALLEST = "all"
 

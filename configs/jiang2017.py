@@ -8,9 +8,9 @@ same for colour pictures; `alternating`, the tiny pair at JPEG quality 30 as the
 the same with another codec in the middle. `toy` and `toy_...` are for tests.
 """
 
-from mlic_jax import config as base
 from mlic_jax.errors import UsageError
 from mlic_jax.models import jiang2017
+from mlic_jax.training import config as base
 
 VARIANTS = ("tiny", "colour", "alternating", "jpeg2000", "heic", "paper")
 SMALLEST = "toy"

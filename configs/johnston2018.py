@@ -8,9 +8,9 @@ widths, 6 passes; two CPU cores). Without priming: --config.model.arguments.prim
 the entropy coder of their bits.
 """
 
-from mlic_jax import config as base
 from mlic_jax.errors import UsageError
 from mlic_jax.models import johnston2018
+from mlic_jax.training import config as base
 
 VARIANTS = ("tiny", "paper")
 SMALLEST = "toy"

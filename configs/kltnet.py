@@ -10,9 +10,9 @@ the borders of patches; the third, `-priors`, trains the priors alone, on larger
 them. What was tried before this recipe was chosen, and what it reached, stands in docs/training.md.
 """
 
-from mlic_jax import config as base
 from mlic_jax.errors import UsageError
 from mlic_jax.models import kltnet
+from mlic_jax.training import config as base
 
 SMALLEST = "toy"
 ALSO_TESTED = ("toy-priors",)

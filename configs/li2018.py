@@ -11,9 +11,9 @@ before the networks have learned what bits are good for. Either trains its netwo
 `toy` is for tests. Rates are chosen by `model.arguments.r0` and `gamma`; there is one model for each.
 """
 
-from mlic_jax import config as base
 from mlic_jax.errors import UsageError
 from mlic_jax.models import li2018
+from mlic_jax.training import config as base
 
 VARIANTS = ("tiny", "tiny_no_map", "paper", "paper_no_map", "paper_high", "paper_high_no_map")
 SMALLEST = "toy"

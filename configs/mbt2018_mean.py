@@ -10,8 +10,8 @@ quality 1 27.70 dB at 0.124 bpp, 4 32.95 dB at 0.461, 8 40.63 dB at 1.619.
 They took 4 to 5 million steps of batch 16 or 32 on Vimeo-90k; give such a set by --config.data.source=FOLDER.
 """
 
-from mlic_jax.config import of_quality
 from mlic_jax.models import mbt2018 as paper
+from mlic_jax.training.config import of_quality
 
 
 def get_config(quality: str = "4"):

@@ -7,9 +7,9 @@ qualities 5 to 60, MSE); `perceptual`, the same with half of the distortion in L
 `cascade`; `toy`, for tests.
 """
 
-from mlic_jax import config as base
 from mlic_jax.errors import UsageError
 from mlic_jax.models import talebi2020
+from mlic_jax.training import config as base
 
 SMALLEST = "toy"
 VARIANTS = ("tiny", "perceptual", "warp", "cascade", "paper", "toy")

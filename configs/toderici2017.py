@@ -8,9 +8,9 @@ passes, 1 bpp; two CPU cores). Another cell: --config.model.arguments.cell=resid
 first, then, alone, the entropy coder of their bits.
 """
 
-from mlic_jax import config as base
 from mlic_jax.errors import UsageError
 from mlic_jax.models import toderici2017
+from mlic_jax.training import config as base
 
 VARIANTS = ("tiny", "paper")
 SMALLEST = "toy"

@@ -14,8 +14,8 @@ import google_crc32c
 import numpy as np
 from PIL import Image
 
-from mlic_jax import container
-from mlic_jax.container import (
+from mlic_jax.fileformat import container
+from mlic_jax.fileformat.container import (
     ALPHA,
     DATA,
     EXIF,

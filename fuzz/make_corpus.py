@@ -16,8 +16,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from mlic_jax import container, plane
-from mlic_jax.container import Chunk, Header
+from mlic_jax.fileformat import alpha, container
+from mlic_jax.fileformat.container import Chunk, Header
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import target
@@ -59,7 +59,7 @@ def beside():
         dtype = np.uint8 if depth == 8 else np.uint16
         y, x = np.mgrid[:5, :7]
         for samples in (np.full((5, 7), 200), 9 * x, 11 * y, 5 * x * y, rng.integers(0, 1 << depth, (5, 7))):
-            yield bytes([mode, 4, 6]) + plane.encode(samples.astype(dtype))
+            yield bytes([mode, 4, 6]) + alpha.encode(samples.astype(dtype))
         yield bytes([mode, 4, 6, 1]) + rng.bytes(5 * 7 * depth // 8)
         yield bytes([mode, 4, 6, 3]) + zlib.compress(bytes(5 * 7 * depth // 8 + 1))
     image, exif = Image.new("L", (1, 1)), Image.Exif()

@@ -22,7 +22,13 @@ if __name__ == "__main__" and "--replay" not in sys.argv:
 
     instrument = functools.partial(
         atheris.instrument_imports,
-        include=["mlic_jax.container", "mlic_jax.entropy", "mlic_jax.metadata", "mlic_jax.picture", "mlic_jax.plane"],
+        include=[
+            "mlic_jax.fileformat.container",
+            "mlic_jax.entropy",
+            "mlic_jax.fileformat.metadata",
+            "mlic_jax.fileformat.modes",
+            "mlic_jax.fileformat.alpha",
+        ],
     )
 else:
     instrument = contextlib.nullcontext
@@ -30,10 +36,10 @@ else:
 import numpy as np
 
 with instrument():
-    from mlic_jax import container, metadata, picture, plane
     from mlic_jax.entropy import rangecoder, tables
-from mlic_jax import reference
+    from mlic_jax.fileformat import alpha, container, metadata, modes
 from mlic_jax.errors import CorruptStreamError, MlicError
+from mlic_jax.reference import decoder as reference
 
 LONGEST_SECONDS = 2.0
 
@@ -103,16 +109,16 @@ def read_beside(data: bytes) -> None:
     height, width, content = data[1] + 1, data[2] + 1, data[3:]
     depth = container.bit_depth(mode)
     # As it is, and compressed, so that what is behind zlib is reached.
-    for alpha in (content, content[:1] + zlib.compress(content[1:])):
+    for coded in (content, content[:1] + zlib.compress(content[1:])):
         with contextlib.suppress(MlicError):
-            found = plane.decode(alpha, height, width, max(8, depth))
+            found = alpha.decode(coded, height, width, max(8, depth))
             assert found.shape == (height, width) and found.itemsize == max(8, depth) // 8
-            assert np.array_equal(plane.decode(plane.encode(found), height, width, max(8, depth)), found)
+            assert np.array_equal(alpha.decode(alpha.encode(found), height, width, max(8, depth)), found)
             if container.has_alpha(mode):
                 rgb = np.zeros((height, width, 3), np.uint8)
-                array = picture.to_array(mode, rgb, found)
-                picture.to_pillow(mode, array)
-                picture.from_array(array)
+                array = modes.to_array(mode, rgb, found)
+                modes.to_pillow(mode, array)
+                modes.from_array(array)
     kind = container.METADATA[data[0] % len(container.METADATA)]
     for stored in (content, zlib.compress(content), zlib.compress(content)[: data[1]]):
         with contextlib.suppress(MlicError):

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Style and tests, from a clean checkout. Arguments go to pytest, as in: ./launch/test.sh --slow tests/test_train.py
+# Style and tests, from a clean checkout. Arguments go to pytest, as in: ./launch/test.sh --slow tests/training/test_train.py
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 prepare "test"
 activate

@@ -34,7 +34,7 @@ _HOME = {
     "info": "api",
     "prefixes": "api",
     "load_model": "api",
-    "Artifact": "artifact",
+    "Artifact": "fileformat.artifact",
 }
 
 __all__ = [

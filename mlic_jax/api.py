@@ -15,14 +15,15 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mlic_jax import container, zoo
+from mlic_jax import zoo
 from mlic_jax.errors import CorruptStreamError, InputError, ModelError, TruncationWarning, UsageError
+from mlic_jax.fileformat import container
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from mlic_jax.artifact import Artifact
+    from mlic_jax.fileformat.artifact import Artifact
 
 # The model file that is used where none is named; without it, it is the package's own.
 MODEL = "MLIC_MODEL"
@@ -45,7 +46,7 @@ def load_model(model: str | os.PathLike | Artifact | None = None) -> Artifact:
 
     Raises ModelError where the file is missing, damaged, or of a model this version does not know.
     """
-    from mlic_jax.artifact import Artifact
+    from mlic_jax.fileformat.artifact import Artifact
 
     model = model or os.environ.get(MODEL) or OWN_MODEL
     with _lock:
@@ -60,14 +61,14 @@ def _bundled(name) -> pathlib.Path | None:
     """The package's model of a bare name, unless a file here has this name."""
     if os.path.basename(name) != os.fspath(name) or os.path.exists(name):
         return None
-    from mlic_jax.artifact import SUFFIX
+    from mlic_jax.fileformat.artifact import SUFFIX
 
     path = BUNDLED / f"{os.fspath(name).removesuffix(SUFFIX)}{SUFFIX}"
     return path if path.exists() else None
 
 
 def _load(path: pathlib.Path) -> Artifact:
-    from mlic_jax.artifact import Artifact
+    from mlic_jax.fileformat.artifact import Artifact
 
     path = path.absolute()
     try:
@@ -82,7 +83,7 @@ def _load(path: pathlib.Path) -> Artifact:
 
 def _find_model(header: container.Header) -> Artifact:
     """The model a file was written with: one already loaded, the package's, or one by MLIC_MODEL or MLIC_MODELS."""
-    from mlic_jax.artifact import SUFFIX
+    from mlic_jax.fileformat.artifact import SUFFIX
 
     with _lock:
         if header.fingerprint in _by_fingerprint:
@@ -130,7 +131,7 @@ def compress(
 
     Args:
       image: a PIL image, or an array: uint8 or uint16 [H, W] or [H, W, 1 to 4] (grey, grey and alpha, RGB, RGBA), or
-        bool [H, W]. `mlic_jax.picture` says how each is coded.
+        bool [H, W]. `mlic_jax.fileformat.modes` says how each is coded.
       model: path of a `.mlicm` file, or what `load_model` returned; None for the one in MLIC_MODEL, or the package's.
       quality: 0..100 for models of several rates, rounded to half steps; None for their default, and for models of
         one rate.
@@ -171,18 +172,18 @@ def _seen(image, metadata):
     import numpy as np
     from PIL import Image
 
-    from mlic_jax import metadata as kept
-    from mlic_jax import picture, plane
+    from mlic_jax.fileformat import alpha, modes
+    from mlic_jax.fileformat import metadata as kept
 
     chosen = kept.choose(metadata)
     if isinstance(image, Image.Image):
-        seen = picture.from_pillow(image, chosen)
+        seen = modes.from_pillow(image, chosen)
     elif hasattr(image, "__array__"):
-        seen = picture.from_array(np.asarray(image))
+        seen = modes.from_array(np.asarray(image))
     else:
         raise InputError(f"cannot compress a {type(image).__name__}: give an array or a PIL image")
-    alpha = [] if seen.alpha is None else [container.Chunk(container.ALPHA, plane.encode(seen.alpha))]
-    return seen, alpha + kept.to_chunks(seen.metadata)
+    planes = [] if seen.alpha is None else [container.Chunk(container.ALPHA, alpha.encode(seen.alpha))]
+    return seen, planes + kept.to_chunks(seen.metadata)
 
 
 def _importance(given, artifact, seen) -> dict[str, Any]:
@@ -314,17 +315,17 @@ class _Opened(NamedTuple):
 
     def array(self, count: int) -> np.ndarray:
         """The picture of the first `count` parts, in the mode of the file."""
-        from mlic_jax import picture, plane
+        from mlic_jax.fileformat import alpha, modes
 
         size = (self.header.height, self.header.width)
         planes = [
-            plane.decode(chunk.content, *size, container.bit_depth(self.header.mode))
+            alpha.decode(chunk.content, *size, container.bit_depth(self.header.mode))
             for chunk in self.others
             if chunk.type == container.ALPHA
         ]
         codec = zoo.codec_of(self.artifact)
         rgb = codec.decompress(self.artifact, self.parts[:count], size, quality=self.header.quality)
-        return picture.to_array(self.header.mode, rgb, *planes)
+        return modes.to_array(self.header.mode, rgb, *planes)
 
 
 def _open(data, model) -> _Opened:
@@ -425,13 +426,13 @@ def decompress_image(
     writers take them as keyword arguments of these names. Pillow has 16 bits for grey only, so colours of 16 bits
     become 8.
     """
-    from mlic_jax import metadata as kept
-    from mlic_jax import picture
+    from mlic_jax.fileformat import metadata as kept
+    from mlic_jax.fileformat import modes
 
     chosen = kept.choose(metadata)
     opened = _open(data, model)
     found = kept.from_chunks(opened.others, chosen)
-    image = picture.to_pillow(opened.header.mode, opened.array(_count(opened, iterations)))
+    image = modes.to_pillow(opened.header.mode, opened.array(_count(opened, iterations)))
     image.info.update(kept.to_pillow(found))
     return image
 
@@ -483,17 +484,17 @@ def to_standard(data: bytes) -> tuple[bytes, str]:
       UsageError: the model writes a stream of its own.
       CorruptStreamError, LimitError: as `decompress`, or metadata that JPEG cannot hold.
     """
-    from mlic_jax import metadata as kept
-    from mlic_jax import standard_files
+    from mlic_jax.fileformat import embedded
+    from mlic_jax.fileformat import metadata as kept
 
     _check_content(data)
     header, chunks = container.unpack(data)
     pictures = [chunk.content for chunk in chunks if chunk.type == container.DATA]
-    extension = standard_files.extension_of(pictures[0]) if len(pictures) == 1 else None
+    extension = embedded.extension_of(pictures[0]) if len(pictures) == 1 else None
     if extension is None:
         raise UsageError(f"no standard file is inside: the file is a stream of {_describe(header)}")
     if extension == ".jpg":
-        return standard_files.with_metadata(pictures[0], kept.from_chunks(chunks)), extension
+        return embedded.with_metadata(pictures[0], kept.from_chunks(chunks)), extension
     return pictures[0], extension
 
 

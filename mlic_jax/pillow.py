@@ -23,8 +23,9 @@ import os
 
 from PIL import Image, ImageFile
 
-from mlic_jax import api, container, metadata, picture, zoo
+from mlic_jax import api, zoo
 from mlic_jax.errors import LimitError, MlicError, ModelError, UsageError
+from mlic_jax.fileformat import container, metadata, modes
 
 FORMAT = "MLIC"
 
@@ -63,7 +64,7 @@ class MlicImageFile(ImageFile.ImageFile):
         if header.quality is not None:
             self.info["quality"] = header.quality
         self._size = (header.width, header.height)
-        self._mode = picture.pillow_mode(header.mode)
+        self._mode = modes.pillow_mode(header.mode)
         self.tile = [ImageFile._Tile("raw", (0, 0, *self._size), 0, self._mode)]
 
     def _read_chunk(self, place: container.Place) -> container.Chunk:

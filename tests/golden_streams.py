@@ -37,7 +37,7 @@ def content(model, name):
 
 
 def weights(model):
-    from mlic_jax.artifact import Artifact
+    from mlic_jax.fileformat.artifact import Artifact
 
     return Artifact.load(FOLDER / f"{model}.mlicm")
 
@@ -71,8 +71,9 @@ def symbols(data, artifact):
 
     Of a y in steps, "y_0" and so on.
     """
-    from mlic_jax import container, latent
     from mlic_jax.entropy import rangecoder
+    from mlic_jax.families import latent
+    from mlic_jax.fileformat import container
 
     header, chunks = container.unpack(data)
     found, read = [], rangecoder.Decoder.read

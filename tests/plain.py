@@ -9,10 +9,10 @@ import zlib
 import numpy as np
 
 from mlic_jax import zoo
-from mlic_jax.artifact import Artifact
 from mlic_jax.codec import Codec
-from mlic_jax.container import inflate
 from mlic_jax.errors import CorruptStreamError, UsageError
+from mlic_jax.fileformat.artifact import Artifact
+from mlic_jax.fileformat.container import inflate
 
 ENTRIES = {
     "plain": zoo.Entry(65003, "plain:codec"),

@@ -12,7 +12,7 @@ import sys
 
 import jax
 
-from mlic_jax import parallel
+from mlic_jax.training import parallel
 
 
 def main():
@@ -22,8 +22,8 @@ def main():
     import toys
 
     from mlic_jax import zoo
-    from mlic_jax.artifact import flatten
-    from mlic_jax.train import train
+    from mlic_jax.fileformat.artifact import flatten
+    from mlic_jax.training.train import train
 
     zoo.MODELS.update(toys.ENTRIES)
 

@@ -10,8 +10,8 @@ import optax
 from PIL import Image
 
 from mlic_jax import zoo
-from mlic_jax.artifact import flatten, unflatten
-from mlic_jax.compressai_weights import architecture_of, from_compressai
+from mlic_jax.fileformat.artifact import flatten, unflatten
+from mlic_jax.interop.compressai import architecture_of, from_compressai
 from mlic_jax.models import bmshj2018, kltnet, mbt2018
 
 WIDTHS = {"N": 8, "M": 12}

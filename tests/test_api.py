@@ -7,13 +7,13 @@ import numpy as np
 import plain
 import pytest
 import small
+from pictures import exif, sample, stated, tags_of
 from PIL import Image
-from test_metadata import exif, tags_of
-from test_picture import sample, stated
 
 import mlic_jax
-from mlic_jax import api, container
+from mlic_jax import api
 from mlic_jax.errors import CorruptStreamError, InputError, LimitError, MlicError, ModelError, UsageError
+from mlic_jax.fileformat import container
 from mlic_jax.metrics.psnr import psnr_db
 
 pytestmark = pytest.mark.usefixtures("plain_zoo")
@@ -198,7 +198,7 @@ def test_a_changed_model_file_is_read_again(tmp_path):
 
 
 def test_threads_load_a_model_once(tmp_path, monkeypatch):
-    from mlic_jax.artifact import Artifact
+    from mlic_jax.fileformat.artifact import Artifact
 
     loads = []
     load = Artifact.load.__func__

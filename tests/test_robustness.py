@@ -16,9 +16,12 @@ import target
 from PIL import Image
 
 import mlic_jax
-from mlic_jax import container, latent, picture, reference, zoo
+from mlic_jax import zoo
 from mlic_jax.entropy import rangecoder
 from mlic_jax.errors import CorruptStreamError, LimitError, MlicError
+from mlic_jax.families import latent
+from mlic_jax.fileformat import container, modes
+from mlic_jax.reference import decoder as reference
 
 NAME = "mbt2018-mean"
 # A hang, not a measurement: a first case may compile a program.
@@ -134,18 +137,18 @@ def test_pictures_of_all_kinds_come_back(kind):
         original = inputs.picture(kind, np.ascontiguousarray(small.crops(1, 67)[0][: size[0], : size[1]]))
         file = mlic_jax.compress(original, artifact())
         if isinstance(original, Image.Image):
-            seen = picture.from_pillow(original)
+            seen = modes.from_pillow(original)
             decoded = mlic_jax.decompress_image(file, artifact())
             assert decoded.size == original.size
             assert decoded.mode == {"P": "RGB", "P with transparency": "RGBA"}.get(kind, kind)
             found = np.asarray(decoded)
         else:
-            seen = picture.from_array(original)
+            seen = modes.from_array(original)
             found = mlic_jax.decompress(file, artifact())
             assert found.dtype == np.uint16 and found.reshape(original.shape).shape == original.shape
         _, received = latent.encode(small.MODULES[NAME], artifact(), seen.rgb)
         expected = latent.reconstruct(small.MODULES[NAME], artifact(), received, size)
-        np.testing.assert_array_equal(found, picture.to_array(seen.mode, expected, seen.alpha))
+        np.testing.assert_array_equal(found, modes.to_array(seen.mode, expected, seen.alpha))
         if container.has_alpha(seen.mode):
             alpha = np.asarray(original.convert("RGBA"))[..., 3] if kind[0] != "u" else original[..., -1]
             np.testing.assert_array_equal(found[..., -1], alpha)

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlic_jax import zoo
-from mlic_jax.artifact import Artifact
 from mlic_jax.codec import Codec, Objective
-from mlic_jax.config import defaults
+from mlic_jax.fileformat.artifact import Artifact
+from mlic_jax.training.config import defaults
 
 ENTRIES = {"toy": zoo.Entry(65001, "toys:toy"), "toy-gan": zoo.Entry(65002, "toys:toy_gan")}
 

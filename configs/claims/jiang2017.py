@@ -1,6 +1,6 @@
 """Jiang 2017 in miniature: what a network before JPEG, one after it, and both are worth at low rates."""
 
-from mlic_jax.claim import Arm, Claim
+from mlic_jax.evaluation.claim import Arm, Claim
 
 CONFIG = "configs/jiang2017.py:tiny"
 QUALITIES = (5, 8, 12, 18, 26, 38, 50, 60)

@@ -1,6 +1,6 @@
 """Johnston 2018 in miniature: priming, the loss weighted by SSIM, and bits where they are needed."""
 
-from mlic_jax.claim import Arm, Claim
+from mlic_jax.evaluation.claim import Arm, Claim
 
 CONFIG = "configs/johnston2018.py:tiny"
 # Of the networks, and of the coder's behind them.

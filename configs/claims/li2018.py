@@ -1,6 +1,6 @@
 """Li 2018 in miniature: an importance map beside as many bits in every cell, and what context coding saves of both."""
 
-from mlic_jax.claim import Arm, Claim
+from mlic_jax.evaluation.claim import Arm, Claim
 
 CONFIG = "configs/li2018.py"
 # Of the networks, and of the coder's behind them, on codes that stand still.

@@ -1,6 +1,6 @@
 """Pre-editing in miniature: fewer bits for a plain JPEG of the same PSNR, MS-SSIM or LPIPS."""
 
-from mlic_jax.claim import Arm, Claim
+from mlic_jax.evaluation.claim import Arm, Claim
 
 CONFIG = "configs/talebi2020.py"
 QUALITIES = (8, 14, 25, 40)

@@ -1,6 +1,6 @@
 """Toderici 2017 in miniature: which recurrent cell and which framework, and what the coder of their bits saves."""
 
-from mlic_jax.claim import Arm, Claim
+from mlic_jax.evaluation.claim import Arm, Claim
 
 CONFIG = "configs/toderici2017.py:tiny"
 # Of 1, 2, 4 and 8 passes.

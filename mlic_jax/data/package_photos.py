@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from mlic_jax import files
+from mlic_jax import atomic
 from mlic_jax.data.images import decode_image
 from mlic_jax.errors import InputError, MlicError, UsageError
 
@@ -77,7 +77,7 @@ class Photo(NamedTuple):
 
 def read_table(path=TABLE) -> list[Photo]:
     """The photos of a table. Raises InputError for a file that is none."""
-    lines = csv.reader(files.read_bytes(path).decode().splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
+    lines = csv.reader(atomic.read_bytes(path).decode().splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
     header, *rows = list(lines) or [[]]
     if tuple(header) != Photo._fields or any(len(row) != len(header) or row[0] not in CLIENTS for row in rows):
         raise InputError(f"{path}: expected the columns {', '.join(Photo._fields)}; clients are {', '.join(CLIENTS)}")
@@ -193,7 +193,7 @@ def assemble(out, photos: Iterable[Photo], fetch: Callable = fetch, say: Callabl
             except MlicError as reason:
                 failures.append(f"{client} {package}: {reason}")
             else:
-                files.write_bytes(out / photo.name, encoded)
+                atomic.write_bytes(out / photo.name, encoded)
         say(f"{client} {package}: {len(missing) - (len(failures) - failed)} of {len(missing)} photos")
     _write_manifest(out, photos)
     return failures
@@ -205,7 +205,7 @@ def _write_manifest(out: pathlib.Path, photos: list[Photo]) -> None:
         if (out / photo.name).exists():
             with Image.open(out / photo.name) as picture:
                 lines.append("\t".join((photo.name, *map(str, picture.size), *photo)))
-    files.write_bytes(out / MANIFEST, ("\n".join(lines) + "\n").encode())
+    atomic.write_bytes(out / MANIFEST, ("\n".join(lines) + "\n").encode())
 
 
 def main(argv=None) -> int:

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mlic_jax.entropy.gaussian import ONE
+from mlic_jax.entropy.priors.gaussian import ONE
 from mlic_jax.errors import ModelError
 from mlic_jax.layers import windows
 from mlic_jax.layers.conv import ConvTranspose, conv, conv_transpose

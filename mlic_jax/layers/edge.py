@@ -1,4 +1,4 @@
-"""Layers that repeat the edge of what they see, and others of networks on pictures (mlic_jax.sandwich)."""
+"""Layers that repeat the edge of what they see, and others of networks on pictures (mlic_jax.families.sandwich)."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlic_jax import files
+from mlic_jax import atomic
 from mlic_jax.errors import InputError, ModelError, UsageError
 from mlic_jax.metrics import psnr
 
@@ -123,7 +123,7 @@ def weights(net: str = "alex") -> Weights:
     if spec is None:
         raise UsageError(INSTALL)
     path = pathlib.Path(spec.submodule_search_locations[0], "weights", known.file)
-    data = files.read_bytes(path)
+    data = atomic.read_bytes(path)
     if (found := hashlib.sha256(data).hexdigest()) != known.digest:
         raise ModelError(
             f"{str(path)!r} is not the file of {PACKAGE} 0.1.0: its SHA-256 is {found}, not {known.digest}"

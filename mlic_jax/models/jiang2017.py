@@ -29,11 +29,8 @@ import jax
 
 from mlic_jax.codec import Codec
 from mlic_jax.entropy.coders import per_example_sum
-from mlic_jax.latent import mse255
-from mlic_jax.layers.conv import depth_to_space, space_to_depth
-from mlic_jax.layers.edge import BatchNorm, EdgeConv, box_downsample, upsample
-from mlic_jax.layers.windows import to_float, to_uint8
-from mlic_jax.sandwich import (
+from mlic_jax.families.latent import mse255
+from mlic_jax.families.sandwich import (
     DIFFERENTIABLE,
     Sandwich,
     check_arguments,
@@ -43,6 +40,9 @@ from mlic_jax.sandwich import (
     simulated,
     worth_of_a_bit,
 )
+from mlic_jax.layers.conv import depth_to_space, space_to_depth
+from mlic_jax.layers.edge import BatchNorm, EdgeConv, box_downsample, upsample
+from mlic_jax.layers.windows import to_float, to_uint8
 
 FORMS = ("published", "compact")
 PADDINGS = ("edge", "zero")

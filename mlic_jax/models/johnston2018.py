@@ -26,8 +26,8 @@ from jax import lax
 
 from mlic_jax.codec import Codec
 from mlic_jax.errors import UsageError
+from mlic_jax.families.recurrent import ALLOCATIONS, ENTROPY, mean_absolute, recurrent_codec
 from mlic_jax.models.toderici2017 import networks
-from mlic_jax.recurrent import ALLOCATIONS, ENTROPY, mean_absolute, recurrent_codec
 
 LOSSES = ("l1", "ssim_l1")
 BLOCK = 8  # pixels, of the weighted loss

@@ -39,9 +39,9 @@ import numpy as np
 
 from mlic_jax.codec import Codec
 from mlic_jax.entropy.exact import ONE, ExactStack
-from mlic_jax.entropy.gaussian import LogMixture
+from mlic_jax.entropy.priors.gaussian import LogMixture
 from mlic_jax.errors import UsageError
-from mlic_jax.latent import LatentModel, latent_codec
+from mlic_jax.families.latent import LatentModel, latent_codec
 from mlic_jax.layers import init
 from mlic_jax.layers.blocks import (
     Conv3,

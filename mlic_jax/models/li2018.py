@@ -10,7 +10,7 @@ the others count as 0. Both rounding steps have made-up gradients: that of a bit
 for the channels within a level of the cut (`mask_gradient="local"`, equation 7), or 1 for all channels ("global", as
 the released configurations say). In files stand the levels, in bit planes, the most significant first (the authors
 begin with the least), then the bits that are sent; each has the probability that a trimmed convolutional network gives
-it (mlic_jax.entropy.trimmed, the authors' later coder).
+it (mlic_jax.entropy.bits.trimmed, the authors' later coder).
 
 Loss, of one picture of H x W pixels with h x w cells, in the paper's units (pixels in -1..1):
 
@@ -44,18 +44,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlic_jax.artifact import Artifact, check_arrays
 from mlic_jax.codec import Chunks, Codec, Objective
-from mlic_jax.entropy import raw, trimmed
+from mlic_jax.entropy.bits import raw, trimmed
 from mlic_jax.entropy.coders import per_example_sum
 from mlic_jax.errors import CorruptStreamError, UsageError
-from mlic_jax.latent import mse255, pad, pad_picture, padded_size
+from mlic_jax.families.latent import mse255, pad, pad_picture, padded_size
+from mlic_jax.families.sandwich import check_arguments
+from mlic_jax.fileformat.artifact import Artifact, check_arrays
 from mlic_jax.layers import init
 from mlic_jax.layers.blocks import ConvBlock, Dense, DepthToSpace, SpaceToDepth, block_transform
 from mlic_jax.layers.conv import Conv
 from mlic_jax.layers.stack import Stack, Sum, relu
 from mlic_jax.layers.windows import to_float, to_uint8
-from mlic_jax.sandwich import check_arguments
 
 CELL = 8  # pixels
 VARIANTS = ("released", "paper", "compact")
@@ -357,7 +357,7 @@ def li2018(
       r0: the mean of p, or the share of bits that are sent, below which bits cost nothing; 0..1.
       gamma: weight of the rate in the paper's units.
       entropy: "trimmed", or "none": bits are written as they are.
-      code_features, map_features, blocks: of the coder's networks, see mlic_jax.entropy.trimmed.
+      code_features, map_features, blocks: of the coder's networks, see mlic_jax.entropy.bits.trimmed.
       nested: without a map, train with a random number of bits in each cell; files have all of them.
 
     Raises:

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 
 from mlic_jax.codec import Codec
 from mlic_jax.entropy.exact import LARGEST_INPUT, ExactStack
-from mlic_jax.entropy.factorized import DeepFactorized
-from mlic_jax.entropy.gaussian import Gaussian
-from mlic_jax.latent import LatentModel, latent_codec
+from mlic_jax.entropy.priors.factorized import DeepFactorized
+from mlic_jax.entropy.priors.gaussian import Gaussian
+from mlic_jax.families.latent import LatentModel, latent_codec
 from mlic_jax.layers.conv import Conv, ConvTranspose
 from mlic_jax.layers.stack import LeakyReLU
 from mlic_jax.models import bmshj2018

@@ -35,11 +35,8 @@ from mlic_jax import jpeg
 from mlic_jax.codec import Codec
 from mlic_jax.entropy.coders import per_example_sum
 from mlic_jax.errors import UsageError
-from mlic_jax.latent import mse255
-from mlic_jax.layers.conv import Conv, space_to_depth
-from mlic_jax.layers.edge import EdgeConv
-from mlic_jax.layers.windows import to_float, to_uint8
-from mlic_jax.sandwich import (
+from mlic_jax.families.latent import mse255
+from mlic_jax.families.sandwich import (
     DIFFERENTIABLE,
     Sandwich,
     check_arguments,
@@ -48,6 +45,9 @@ from mlic_jax.sandwich import (
     simulated,
     worth_of_a_bit,
 )
+from mlic_jax.layers.conv import Conv, space_to_depth
+from mlic_jax.layers.edge import EdgeConv
+from mlic_jax.layers.windows import to_float, to_uint8
 
 VARIANTS = ("smooth", "warp", "cascade")
 # Where the distortion is measured, besides behind one of jpeg.ROUNDINGS: between the edited picture and the original.

@@ -26,9 +26,9 @@ import jax
 import jax.numpy as jnp
 
 from mlic_jax.codec import Codec
+from mlic_jax.families.recurrent import ENTROPY, Recurrent, check_recurrent, recurrent_codec
 from mlic_jax.layers.conv import depth_to_space, space_to_depth
 from mlic_jax.layers.recurrent import GRU, LSTM, AssociativeLSTM, Conv
-from mlic_jax.recurrent import ENTROPY, Recurrent, check_recurrent, recurrent_codec
 
 CELLS = ("lstm", "gru", "residual_gru", "associative_lstm")
 FRAMEWORKS = ("one_shot", "additive", "scaling")

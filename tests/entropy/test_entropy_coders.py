@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlic_jax.entropy import coders, rangecoder
-from mlic_jax.entropy.gaussian import Gaussian, LogGaussian, LogMixture, scale_tables
+from mlic_jax.entropy.priors.gaussian import Gaussian, LogGaussian, LogMixture, scale_tables
 from mlic_jax.errors import CorruptStreamError, ModelError
 
 SHAPE = (4, 3, 5, 2)

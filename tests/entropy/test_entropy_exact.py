@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlic_jax import reference
 from mlic_jax.entropy import exact
 from mlic_jax.entropy.exact import ExactStack
 from mlic_jax.errors import ModelError
 from mlic_jax.layers import init
 from mlic_jax.layers.conv import Conv, ConvTranspose
 from mlic_jax.layers.stack import LeakyReLU, Stack, relu
+from mlic_jax.reference import decoder as reference
 
 CHANNELS = 5
 STACKS = {
@@ -227,7 +227,7 @@ def wide(seed=0):
 
 
 def test_order_of_sums():
-    from mlic_jax.entropy.gaussian import SCALE_MAX, SCALE_MIN
+    from mlic_jax.entropy.priors.gaussian import SCALE_MAX, SCALE_MIN
 
     stack, params, x = wide()
     order = np.random.default_rng(0).permutation(64)

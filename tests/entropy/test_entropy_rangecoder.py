@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mlic_jax import reference
 from mlic_jax.entropy import tables
-from mlic_jax.entropy.gaussian import SCALE_TABLE, scale_tables
+from mlic_jax.entropy.priors.gaussian import SCALE_TABLE, scale_tables
 from mlic_jax.entropy.rangecoder import BLOCK, LARGEST_SYMBOL, Decoder, Encoder, Models
 from mlic_jax.errors import CorruptStreamError, ModelError
+from mlic_jax.reference import decoder as reference
 
 GAUSSIAN = Models(scale_tables())
 SKEWED = Models(tables.build([np.array([1.0]), np.array([0.0, 1 - 1e-9]), np.array([0.5, 0.5])], np.array([0, -1, 0])))

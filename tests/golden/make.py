@@ -18,8 +18,9 @@ sys.path.insert(0, str(HERE.parent))
 import golden_streams  # noqa: E402
 
 import mlic_jax  # noqa: E402
-from mlic_jax import data, reference, zoo  # noqa: E402
-from mlic_jax.commands import common  # noqa: E402
+from mlic_jax import data, zoo  # noqa: E402
+from mlic_jax.cli import common  # noqa: E402
+from mlic_jax.reference import decoder as reference  # noqa: E402
 
 
 def pictures():

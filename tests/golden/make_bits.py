@@ -20,9 +20,11 @@ sys.path.insert(0, str(HERE.parent))
 import golden_streams  # noqa: E402
 
 import mlic_jax  # noqa: E402
-from mlic_jax import container, data, reference_bits, zoo  # noqa: E402
-from mlic_jax.artifact import Artifact  # noqa: E402
-from mlic_jax.commands import common  # noqa: E402
+from mlic_jax import data, zoo  # noqa: E402
+from mlic_jax.cli import common  # noqa: E402
+from mlic_jax.fileformat import container  # noqa: E402
+from mlic_jax.fileformat.artifact import Artifact  # noqa: E402
+from mlic_jax.reference import bit_decoder as reference_bits  # noqa: E402
 
 LARGEST_MODEL = 60_000  # bytes
 

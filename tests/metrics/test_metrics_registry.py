@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import mlic_jax
-from mlic_jax import cli
+from mlic_jax.cli import main as cli
 from mlic_jax.errors import InputError, UsageError
 from mlic_jax.metrics import lpips, msssim, psnr, registry
 

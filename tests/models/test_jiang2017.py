@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from small import crops
 
-from mlic_jax import sandwich, zoo
-from mlic_jax.artifact import flatten
+from mlic_jax import zoo
+from mlic_jax.families import sandwich
+from mlic_jax.fileformat.artifact import flatten
 from mlic_jax.layers import edge
 from mlic_jax.models import jiang2017
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from small import crops
 
-from mlic_jax import recurrent, zoo
-from mlic_jax.entropy import heights as height_maps
+from mlic_jax import zoo
+from mlic_jax.entropy.bits import heights as height_maps
 from mlic_jax.errors import CorruptStreamError, UsageError
+from mlic_jax.families import recurrent
 from mlic_jax.layers import init
 from mlic_jax.models import johnston2018, toderici2017
 

@@ -9,13 +9,16 @@ import pytest
 import small
 from scipy import optimize
 
-from mlic_jax import api, container, latent, reference, zoo
-from mlic_jax.artifact import flatten
+from mlic_jax import api, zoo
 from mlic_jax.entropy import coders, rangecoder
 from mlic_jax.errors import CorruptStreamError, UsageError
+from mlic_jax.families import latent
+from mlic_jax.fileformat import container
+from mlic_jax.fileformat.artifact import flatten
 from mlic_jax.layers import init
 from mlic_jax.metrics.psnr import psnr_db
 from mlic_jax.models import kltnet
+from mlic_jax.reference import decoder as reference
 
 in_steps = pytest.mark.parametrize("steps", [2, 4])
 

@@ -11,9 +11,9 @@ from flax.linen import meta
 from small import crops, photos
 
 from mlic_jax import zoo
-from mlic_jax.artifact import Artifact, flatten, unflatten
-from mlic_jax.entropy import raw
+from mlic_jax.entropy.bits import raw
 from mlic_jax.errors import CorruptStreamError, ModelError, UsageError
+from mlic_jax.fileformat.artifact import Artifact, flatten, unflatten
 from mlic_jax.layers.windows import geometry
 from mlic_jax.models import li2018
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import small
 
-from mlic_jax import latent, zoo
-from mlic_jax.artifact import flatten
-from mlic_jax.compressai_weights import from_compressai
+from mlic_jax import zoo
 from mlic_jax.entropy import coders
+from mlic_jax.families import latent
+from mlic_jax.fileformat.artifact import flatten
+from mlic_jax.interop.compressai import from_compressai
 
 TOLERANCE = 1e-5
 

@@ -8,7 +8,7 @@ import pytest
 from small import crops, photos
 
 from mlic_jax import classical, zoo
-from mlic_jax.artifact import flatten
+from mlic_jax.fileformat.artifact import flatten
 from mlic_jax.metrics import psnr
 from mlic_jax.models import talebi2020
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small import crops
 
-from mlic_jax import recurrent
+from mlic_jax.families import recurrent
 from mlic_jax.layers import init
 from mlic_jax.layers.recurrent import LSTM, AssociativeLSTM
 from mlic_jax.models import toderici2017

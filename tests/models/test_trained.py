@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import small
 
-from mlic_jax import latent
-from mlic_jax.artifact import flatten
 from mlic_jax.entropy import coders
 from mlic_jax.errors import InputError
+from mlic_jax.families import latent
+from mlic_jax.fileformat.artifact import flatten
 
 names = pytest.mark.parametrize("name", small.NAMES)
 

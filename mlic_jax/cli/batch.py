@@ -1,0 +1,196 @@
+"""A command over many files: several at a time, past bad ones, with records in the order of the inputs."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import gc
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mlic_jax import atomic
+from mlic_jax.errors import InputError, MlicError, UsageError
+
+# Names standard input, and standard output.
+STANDARD = "-"
+
+
+def read(name: str) -> bytes:
+    """The content of a file or of standard input. Raises InputError."""
+    return sys.stdin.buffer.read() if name == STANDARD else atomic.read_bytes(name)
+
+
+def start_of(name: str, count: int) -> tuple[bytes, int]:
+    """The first `count` bytes of a file (all, where it cannot be read twice) and its length. Raises InputError."""
+    if os.path.isfile(name):
+        try:
+            with open(name, "rb") as file:
+                return file.read(count), file.seek(0, os.SEEK_END)
+        except OSError:
+            pass  # which read_bytes puts into words
+    data = read(name)
+    return data, len(data)
+
+
+def can_be_read_twice(name: str) -> bool:
+    """False for standard input and for pipes. Raises InputError where there is nothing to read."""
+    if name != STANDARD and (os.path.isdir(name) or not os.path.exists(name)):
+        atomic.read_bytes(name)
+    return os.path.isfile(name)
+
+
+def write(name: str, data: bytes) -> None:
+    """Writes a file, whole or not at all, or to standard output. Raises InputError."""
+    if name == STANDARD:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    else:
+        atomic.write_bytes(name, data)
+
+
+def outputs(inputs: Sequence[str], output: str | None, suffix: str) -> list[str]:
+    """Where each input's result goes: into the file or folder `output`, or beside the input; STANDARD for STANDARD.
+
+    Raises:
+      InputError: several inputs, and an output that is no folder.
+      UsageError: two inputs with one output, an output that is also an input, or several inputs to standard output.
+    """
+    into_folder = output is not None and os.path.isdir(output)
+    if STANDARD in (*inputs, output) and len(inputs) > 1:
+        raise UsageError(f"{STANDARD!r} goes with one input and one output, there are {len(inputs)} inputs")
+    if len(inputs) == 1 and output and not into_folder:
+        found = [output]
+    elif inputs[0] == STANDARD:
+        if into_folder:
+            raise UsageError(f"standard input has no name: name a file in {output!r} with -o")
+        found = [STANDARD]
+    elif output and not into_folder:
+        raise InputError(f"{output!r} is not a folder: with {len(inputs)} inputs, -o names an existing folder")
+    else:
+        names = [pathlib.Path(name).stem + suffix for name in inputs]
+        found = [os.path.join(output or os.path.dirname(i), name) for i, name in zip(inputs, names, strict=True)]
+    taken = {os.path.realpath(name): name for name in inputs if name != STANDARD}
+    for name, path in zip(inputs, found, strict=True):
+        place = os.path.realpath(path)
+        if path != STANDARD and place in taken:
+            raise UsageError(f"{name!r} would be written to {path!r}, which belongs to {taken[place]!r}")
+        taken[place] = name
+    return found
+
+
+def refuse_overwriting(path: str, force: bool) -> None:
+    """Raises InputError where a file exists and is not to be overwritten."""
+    if path != STANDARD and not force and os.path.exists(path):
+        raise InputError(f"{path!r} exists: add -f to overwrite it")
+
+
+class Bar:
+    """A bar over pieces of work on a terminal, nothing elsewhere. A context manager."""
+
+    def __init__(self, label: str, total: int, quiet: bool):
+        self.bar = None
+        if quiet or not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import Progress
+
+        # Lines for a terminal go above the bar; lines for a file or a pipe go there.
+        self.bar = Progress(console=Console(file=sys.stderr), transient=True, redirect_stdout=sys.stdout.isatty())
+        self.task = self.bar.add_task(label, total=total)
+
+    def __enter__(self):
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_):
+        if self.bar:
+            self.bar.stop()
+
+    def done(self, name: str) -> None:
+        """One more piece is finished."""
+        if self.bar:
+            self.bar.update(self.task, advance=1, description=name)
+
+
+def run(
+    pairs: Sequence[tuple[str, str]],
+    check: Callable[[str, str], None],
+    start: Callable[[], Any],
+    work: Callable[[str, str, Any], tuple[dict[str, Any], str]],
+    *,
+    jobs: int = 1,
+    as_json: bool = False,
+    quiet: bool = False,
+) -> int:
+    """Works on every pair of an input and an output, and goes on past those that fail.
+
+    Results are printed in the order of the pairs, on standard error where standard output carries the data.
+
+    Args:
+      pairs: names, or STANDARD.
+      check: raises for pairs that can be refused before anything heavy is imported.
+      start: called once, if anything is left to do; what it returns is handed to `work`.
+      work: (input, output, started) -> (record, the same in words). Called from `jobs` threads.
+      jobs: files at a time; 0 for one per core.
+      as_json: print records as lines of JSON, with {"input", "error", "exit_code"} for those that failed.
+      quiet: no words and no bar.
+
+    Returns:
+      The exit status: 0, or 1 where some of several failed. The error of a single file is raised.
+    """
+    to = sys.stderr if STANDARD in [output for _, output in pairs] else sys.stdout
+    failed = []
+
+    def attempt(function, *words):
+        try:
+            return function(*words)
+        except MlicError as reason:
+            return reason
+
+    def report(name, result):
+        if isinstance(result, MlicError):
+            text = " ".join(str(result).split())
+            text = text if name in text else f"{name}: {text}"
+            failed.append(name)
+            if as_json:
+                print(json.dumps({"input": name, "error": text, "exit_code": result.exit_code}), file=to)
+            if len(pairs) == 1:
+                raise type(result)(text) from result
+            print(f"mlic: error: {text}", file=sys.stderr)
+        elif as_json:
+            print(json.dumps(result[0]), file=to)
+        elif not quiet:
+            print(result[1], file=to)
+
+    refused = [attempt(check, *pair) for pair in pairs]
+    started = start() if None in refused else None
+    pool = concurrent.futures.ThreadPoolExecutor(jobs or os.cpu_count())
+
+    def work_and_tidy(*words):
+        result = attempt(work, *words)
+        gc.collect()
+        return result
+
+    # A picture's arrays hang in cycles of Flax's, and the collector comes too rarely for things so large. It looks at
+    # what a picture left only, not at the libraries: milliseconds.
+    gc.collect()
+    gc.freeze()
+    try:
+        results = [
+            pool.submit(work_and_tidy, *pair, started) if reason is None else reason
+            for pair, reason in zip(pairs, refused, strict=True)
+        ]
+        with Bar("files", len(pairs), quiet or as_json or len(pairs) == 1) as bar:
+            for (name, _), result in zip(pairs, results, strict=True):
+                report(name, result.result() if isinstance(result, concurrent.futures.Future) else result)
+                bar.done(name)
+    finally:
+        pool.shutdown(cancel_futures=True)
+        gc.unfreeze()
+    if failed:
+        print(f"mlic: {len(failed)} of {len(pairs)} files failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0

@@ -1,0 +1,233 @@
+"""What the arms of a claim make of held-out photos: files written, read and decoded by the benchmark's machinery."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from mlic_jax import atomic
+from mlic_jax.errors import MlicError, ModelError, UsageError
+from mlic_jax.evaluation.benchmark import entrants, run
+from mlic_jax.evaluation.benchmark.cache import Cache
+from mlic_jax.evaluation.benchmark.entrants import Entrant, Point
+from mlic_jax.evaluation.claim import runs
+from mlic_jax.evaluation.claim.runs import Run
+from mlic_jax.evaluation.claim.spec import Arm, Claim, slug
+from mlic_jax.fileformat.artifact import Artifact
+from mlic_jax.metrics import registry
+
+# How what `measure_all` says of runs that are not trained begins.
+UNTRAINED = "not trained"
+
+
+class Curve(NamedTuple):
+    """What was measured of an arm's seed, or of a codec.
+
+    Attributes:
+      name: of the arm or codec.
+      seed: None for codecs.
+      entrant: as the benchmark knows it; its label is the name, with the seed where there are several.
+      rows: per point one row per picture: name, width, height, bytes, bpp, and the metrics' keys.
+    """
+
+    name: str
+    seed: int | None
+    entrant: Entrant
+    rows: Sequence[run.Rows]
+
+
+def pictures(loaded: Sequence[tuple[str, np.ndarray]], grey: bool) -> list[run.Picture]:
+    """Pictures as they are measured: RGB uint8 [H, W, 3], or their luma three times."""
+    if grey:
+        loaded = [(name, np.repeat(registry.luma(image), 3, axis=2)) for name, image in loaded]
+    return [run.picture(name, image) for name, image in loaded]
+
+
+def refuse_overlap(all_runs: Sequence[Run], held_out: Sequence[tuple[str, np.ndarray]]) -> None:
+    """Raises UsageError where a picture is among those that a run trains on, pixel for pixel, whatever its file."""
+    from mlic_jax.data import make_source
+
+    wanted = {run.picture(name, image).digest: name for name, image in held_out}
+    shapes = {tuple(sorted(image.shape[:2])) for _, image in held_out}
+    for spec, split, folder in dict.fromkeys(
+        (one.config["data"]["source"], one.config["data"]["split"], one.config["data"]["dir"]) for one in all_runs
+    ):
+        source = make_source(spec, split, folder or None, cache_mib=0)
+        for index in range(len(source)):
+            if _shape(source.name(index)) not in (None, *shapes):
+                continue
+            name = wanted.get(run.picture("", source[index]).digest)
+            if name is not None:
+                raise UsageError(
+                    f"picture {name!r} is to be measured, and is in the training photos {spec!r}: take other --images"
+                )
+
+
+def _shape(name: str) -> tuple[int, int] | None:
+    """The sorted sides of an image file, from its header; None where the name is no file's."""
+    try:
+        with Image.open(name) as image:
+            return tuple(sorted(image.size))
+    except Exception:  # of a TFDS set; or a damaged file, of which the reader says more
+        return None
+
+
+# ---------------------------------------------------------------------- models
+
+
+def artifact_of(one: Run, changes: Mapping[str, Any]) -> Artifact:
+    """The model of a finished run, its last step's; exported once, into its folder.
+
+    Args:
+      one: the run.
+      changes: of its config, made after the training: of arguments that do not decide what weights there are.
+
+    Raises MlicError.
+    """
+    from mlic_jax.training.checkpoint import differences
+    from mlic_jax.training.train import load_run, make_codec
+
+    words = "".join(f"-{slug(f'{key}={value}')}" for key, value in sorted(changes.items()))
+    path = one.folder / f"model-{one.steps}{words}.mlicm"
+    with contextlib.suppress(ModelError):  # missing, or damaged
+        kept = Artifact.load(path)
+        if not differences(kept.card.get("trained_with", {}), one.config):
+            return kept
+    config, params, state, step = load_run(one.folder, one.steps)
+    trained_with = json.loads(json.dumps(config.to_dict(), default=list))
+    config.train.bfloat16 = False
+    for key, value in changes.items():
+        runs.change(config, key, value)
+    artifact = make_codec(config).export(params, state)
+    artifact.card = {"trained_with": trained_with, "step": step} | ({"changed": dict(changes)} if changes else {})
+    artifact.save(path)
+    return Artifact.load(path)
+
+
+def entrant_of(arm: Arm, label: str, trained: Sequence[Run]) -> Entrant:
+    """A curve: every run's point, or, of models of several rates, every run's points.
+
+    Args:
+      arm: whose runs they are.
+      label: of the curve.
+      trained: finished runs of one seed.
+
+    Raises:
+      UsageError: qualities for a model of one rate.
+      MlicError: a run that cannot be exported.
+    """
+    points: list[Point] = []
+    members = []
+    for one in trained:
+        artifact = artifact_of(one, arm.changes if arm.of else {})
+        (member,) = entrants.models(
+            [entrants.Spec(label, str(one.folder), arm.effort)], lambda path, found=artifact: found
+        )
+        if arm.qualities is not None and member.at is None:
+            raise UsageError(f"arm {arm.name!r} has qualities, and its model {artifact.model!r} has one rate")
+        found = member.points if arm.qualities is None else tuple(map(member.at, arm.qualities))
+        for point in found:
+            several = [one.point_name] if member.at is None or len(trained) > 1 else []
+            points.append(point._replace(name=", ".join(several + ([point.name] if member.at else []))))
+        members.append(member)
+    about = "; ".join(member.about for member in members)
+    return Entrant(label, "ours", about, tuple(points), members[0].at if len(members) == 1 else None, members[0].step)
+
+
+# ---------------------------------------------------------------------- all of it
+
+
+def curve_label(claim: Claim, name: str, seed: int | None) -> str:
+    """What a curve is called where each seed has its own."""
+    return name if seed is None or len(claim.seeds) == 1 else f"{name}, seed {seed}"
+
+
+def measure_all(
+    claim: Claim,
+    all_runs: Sequence[Run],
+    seen: Sequence[run.Picture],
+    cache: Cache,
+    jobs: int = 1,
+    done: Callable[[str], None] = lambda name: None,
+) -> tuple[list[Curve], dict[str, str]]:
+    """Measures every shown arm's every seed, as far as it is trained, and every codec.
+
+    Args:
+      claim, all_runs: what there is.
+      seen: pictures.
+      cache: of results.
+      jobs: files at a time; 0 for one per core.
+      done: called after each result.
+
+    Returns:
+      The curves, and label of a curve -> why it was not measured, or what is missing in it.
+    """
+    curves, failures = [], {}
+
+    def add(name: str, seed: int | None, make: Callable[[], Entrant]) -> None:
+        try:
+            entrant = make()
+            planned = run.plan([entrant], seen, cache, claim.metrics)
+            for _ in planned.found:
+                done(f"{entrant.label}: kept")
+            rows = run.measure([entrant], seen, cache, jobs, planned, done, claim.metrics)[entrant.label]
+        except MlicError as reason:
+            failures[curve_label(claim, name, seed)] = " ".join(str(reason).split())
+            return
+        if seed not in (None, claim.seeds[0]):  # the report shows the first seed alone
+            entrant = entrant._replace(points=tuple(map(_bare, entrant.points)), at=None)
+        curves.append(Curve(name, seed, entrant, rows))
+
+    for seed in claim.seeds:
+        for arm in claim.arms:
+            if not arm.shown:
+                continue
+            mine = [one for one in all_runs if one.arm.name == (arm.of or arm.name) and one.seed == seed]
+            trained = [one for one in mine if runs.finished(one)]
+            label = curve_label(claim, arm.name, seed)
+            if trained:
+                add(arm.name, seed, lambda arm=arm, label=label, trained=trained: entrant_of(arm, label, trained))
+            if missing := [one.point_name for one in mine if one not in trained]:
+                lacks = f"{UNTRAINED}: {', '.join(missing)}" if len(mine) > 1 else UNTRAINED
+                failures[label] = "; ".join(filter(None, (failures.get(label), lacks)))
+    for name in claim.codecs:
+        add(name, None, lambda name=name: entrants.standard(name))
+    return curves, failures
+
+
+def _bare(point: Point) -> Point:
+    """The same without the model, which takes memory."""
+    return point._replace(encode=None, decode=None, artifact=None)
+
+
+def count(claim: Claim, all_runs: Sequence[Run], pictures: int) -> int:
+    """About as many results `measure_all` will have."""
+    from mlic_jax import classical
+
+    points = sum(
+        len(arm.qualities or (0,))
+        for arm in claim.arms
+        for one in all_runs
+        if arm.shown and one.arm.name == (arm.of or arm.name) and runs.finished(one)
+    )
+    return pictures * (points + sum(len(classical.get(name).qualities) for name in claim.codecs))
+
+
+def machines(all_runs: Sequence[Run]) -> list[Mapping[str, Any]]:
+    """On what the finished runs were trained, each machine once."""
+    from mlic_jax.evaluation.claim.worker import MACHINE
+
+    found = []
+    for one in all_runs:
+        path = pathlib.Path(one.folder, MACHINE)
+        if runs.finished(one) and path.exists():
+            machine = json.loads(atomic.read_bytes(path))
+            if machine not in found:
+                found.append(machine)
+    return found

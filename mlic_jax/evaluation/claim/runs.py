@@ -1,0 +1,225 @@
+"""The trainings of a claim: their configs, their folders, and what of each is done. Starts no device of jax."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from mlic_jax import atomic
+from mlic_jax.errors import InputError, TrainingError, UsageError
+from mlic_jax.evaluation.claim.spec import Arm, Claim, slug
+
+# The parts of a config that take keys of any name: arguments of factories.
+OPEN = ("model.arguments.", "optimizer.arguments.", "optimizers.")
+# Lengths of a learning rate's schedule, in steps.
+LENGTHS = ("warmup_steps", "decay_steps", "decay_from", "boundaries")
+# In a run's folder, beside what the trainer writes: from which step of which run it began.
+BEGAN = "began_from.json"
+
+
+class Run(NamedTuple):
+    """One training.
+
+    Attributes:
+      arm: what is trained.
+      point: index into the arm's points.
+      point_name: what tables and folders call it.
+      seed: of the training.
+      config: all of it, JSON types.
+      folder: its workdir.
+      after: the run whose weights it begins with.
+    """
+
+    arm: Arm
+    point: int
+    point_name: str
+    seed: int
+    config: dict[str, Any]
+    folder: pathlib.Path
+    after: Run | None
+
+    @property
+    def name(self) -> str:
+        """For people: "arm, point, seed 0"."""
+        point = f"{self.point_name}, " if len(self.arm.points) > 1 else ""
+        return f"{self.arm.name}, {point}seed {self.seed}"
+
+    @property
+    def steps(self) -> int:
+        """How many it is to have."""
+        return self.config["train"]["steps"]
+
+
+def all_of(claim: Claim, workdir, source: str | None = None, steps: int | None = None) -> list[Run]:
+    """The runs of a claim in the order in which they are trained: all arms of a seed, then those of the next.
+
+    Args:
+      claim: checked.
+      workdir: of the claim; a run's is WORKDIR/<arm>/<point>/seed-<n>.
+      source: of training photos, instead of the configs'.
+      steps: of every run, instead of the claim's and the configs'.
+
+    Raises:
+      UsageError: a config or a key of one that does not exist, or a value of the wrong type.
+    """
+    made: dict[tuple[str, int, int], Run] = {}
+    for seed in claim.seeds:
+        for arm in claim.arms:
+            if arm.of:
+                continue
+            names = point_names(arm)
+            for point, changes in enumerate(arm.points):
+                after = None
+                if arm.after:
+                    after = made.get((arm.after, point, seed)) or made[arm.after, 0, seed]
+                config = make_config(arm, changes, claim.steps, steps)
+                config.seed = seed
+                if source is not None:
+                    config.data.source = source
+                if after is not None:
+                    config.init_from = str(after.folder)
+                folder = pathlib.Path(workdir, slug(arm.name), names[point], f"seed-{seed}")
+                plain = json.loads(json.dumps(config.to_dict(), default=list))
+                made[arm.name, point, seed] = Run(arm, point, names[point], seed, plain, folder, after)
+    return list(made.values())
+
+
+def make_config(arm: Arm, point: Mapping[str, Any], steps: int | None, instead: int | None) -> ConfigDict:
+    """The config of a point of an arm: the file's, `steps`, the changes, and last `instead`, which replaces the steps.
+
+    Either number of steps stretches the schedule of the learning rate that it finds. Raises UsageError.
+    """
+    from mlic_jax.training.config import load
+
+    config = load(arm.config, [])
+    try:
+        stretch(config, steps)
+        for key, value in {**arm.changes, **point}.items():
+            change(config, key, value)
+        stretch(config, instead)
+    except UsageError as reason:
+        raise UsageError(f"arm {arm.name!r}: {reason}") from reason
+    return config
+
+
+def change(config: ConfigDict, key: str, value: Any) -> None:
+    """Sets a dotted key. Raises UsageError for one that does not exist, and for a value of another type."""
+    *parents, name = key.split(".")
+    node = config
+    try:
+        for parent in parents:
+            node = node[parent]
+        with node.unlocked() if key.startswith(OPEN) else contextlib.nullcontext():
+            node[name] = value
+    except (KeyError, AttributeError, TypeError, ValueError) as reason:
+        text = " ".join(str(reason).split())
+        raise UsageError(f"config {key!r} cannot be set to {value!r}: {text}") from reason
+
+
+def stretch(config: ConfigDict, steps: int | None) -> None:
+    """Sets the steps of a config, and multiplies the lengths of its learning rates' schedules by as much."""
+    if steps is None:
+        return
+    factor = steps / config.train.steps
+    for optimizer in (config.optimizer, *config.optimizers.values()):
+        for key in LENGTHS:
+            if key not in optimizer:
+                continue
+            found = optimizer[key]
+            optimizer[key] = (
+                round(found * factor) if isinstance(found, int) else tuple(round(n * factor) for n in found)
+            )
+    config.train.steps = steps
+
+
+def point_names(arm: Arm) -> list[str]:
+    """A name for each point, of its changes: "lmbda=0.01"; "only" where there are none; all different."""
+    names = []
+    for index, changes in enumerate(arm.points):
+        name = slug("_".join(f"{key.split('.')[-1]}={value}" for key, value in changes.items())) or "only"
+        names.append(name if len(name) <= 60 and name not in names else f"point-{index}")
+    return names
+
+
+# ---------------------------------------------------------------------- what is done
+
+
+def done(run: Run) -> int:
+    """The step of the run's latest checkpoint; 0 without one."""
+    steps = [
+        int(path.name) for path in (run.folder / "checkpoints").glob("*") if path.name.isdecimal() and path.is_dir()
+    ]
+    return max(steps, default=0)
+
+
+def finished(run: Run) -> bool:
+    """Whether the run has all its steps."""
+    return done(run) == run.steps
+
+
+def check(run: Run) -> None:
+    """Raises TrainingError for a folder that has something else than this run: another config, another beginning, or
+    more steps."""
+    from mlic_jax.training.checkpoint import differences
+
+    if not done(run):
+        return
+    try:
+        saved = json.loads(atomic.read_bytes(run.folder / "config.json"))
+        began = json.loads(atomic.read_bytes(run.folder / BEGAN)) if run.after else None
+    except (InputError, ValueError) as reason:
+        raise TrainingError(f"{run.name}: {str(run.folder)!r} is damaged: {reason}") from reason
+    if lines := differences(saved, run.config):
+        raise TrainingError(
+            f"{run.name}: {str(run.folder)!r} belongs to another config; take a new --workdir. {'; '.join(lines)}"
+        )
+    if done(run) > run.steps:
+        raise TrainingError(f"{run.name}: {str(run.folder)!r} has {done(run)} steps, more than {run.steps}")
+    if run.after and began["step"] != run.after.steps:
+        raise TrainingError(
+            f"{run.name}: {str(run.folder)!r} began with step {began['step']} of {run.after.name}, which is to have "
+            f"{run.after.steps}; take a new --workdir"
+        )
+
+
+def begin(run: Run) -> None:
+    """Notes with what weights a run that has no checkpoint yet begins. Raises InputError."""
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as reason:
+        raise InputError(f"cannot make the workdir {str(run.folder)!r}: {reason.strerror}") from reason
+    if run.after and not done(run):
+        content = {"run": str(run.after.folder), "step": done(run.after)}
+        atomic.write_bytes(run.folder / BEGAN, json.dumps(content).encode())
+
+
+def speed(run: Run) -> tuple[float | None, float | None]:
+    """(minutes, steps per second) of a run's steps, over all its resumes, from metrics.jsonl; None where unknown.
+
+    Starting and compiling are not in it, nor is work that a kill undid: its lines are dropped by the run that goes on.
+    """
+    steps, timed, seconds, before = 0, 0, 0.0, 0
+    try:
+        lines = atomic.read_bytes(run.folder / "metrics.jsonl").splitlines()
+    except InputError:
+        return None, None
+    for line in lines:
+        try:
+            record = json.loads(line)
+            if record["kind"] != "train":
+                continue
+            count, before = record["step"] - before, record["step"]
+        except (ValueError, KeyError, TypeError):  # the last line of a run that was killed
+            continue
+        steps += count
+        if rate := record.get("steps_per_second"):
+            timed += count
+            seconds += count / rate
+    if not timed:
+        return None, None
+    return steps / timed * seconds / 60, timed / seconds

@@ -1,0 +1,80 @@
+"""Optimisers from a config."""
+
+from __future__ import annotations
+
+import inspect
+
+import optax
+from ml_collections import ConfigDict
+
+from mlic_jax.errors import UsageError
+from mlic_jax.training.matrix_optimizers import muon, soap
+
+SCHEDULES = ("constant", "cosine", "steps", "wsd")
+
+# Ours, which come before those of optax.
+OWN = {"soap": soap, "muon": muon}
+
+
+def learning_rate(config: ConfigDict) -> optax.Schedule:
+    """updates -> learning rate. Raises UsageError for an unknown or impossible schedule."""
+    peak, warmup = config.learning_rate, config.warmup_steps
+    if config.schedule == "constant":
+        after = optax.constant_schedule(peak)
+    elif config.schedule == "cosine":
+        if config.decay_steps <= warmup:
+            raise UsageError(f"optimizer.decay_steps is {config.decay_steps}: a cosine needs more than the warm-up")
+        after = optax.cosine_decay_schedule(peak, config.decay_steps - warmup, alpha=config.final_fraction)
+    elif config.schedule == "steps":
+        if min(config.boundaries, default=warmup) < warmup:
+            raise UsageError(f"optimizer.boundaries {tuple(config.boundaries)} begin within the warm-up of {warmup}")
+        boundaries = {int(b) - warmup: config.factor for b in config.boundaries}
+        after = optax.piecewise_constant_schedule(peak, boundaries)
+    elif config.schedule == "wsd":
+        # Warm-up, stable, decay. Steps before the decay do not depend on when it begins, so that a run can be continued
+        # for longer than was planned.
+        if config.decay_from < warmup:
+            raise UsageError(f"optimizer.decay_from is {config.decay_from}: wsd decays after the warm-up of {warmup}")
+        if config.decay_steps < 1:
+            raise UsageError(f"optimizer.decay_steps is {config.decay_steps}: wsd needs 1 or more")
+        final = peak * config.final_fraction
+        after = optax.linear_schedule(peak, final, config.decay_steps, config.decay_from - warmup)
+    else:
+        raise UsageError(f"optimizer.schedule {config.schedule!r} is not known: use one of {', '.join(SCHEDULES)}")
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def make(config: ConfigDict) -> optax.GradientTransformation:
+    """The optimiser that a config's `optimizer` describes. Raises UsageError naming what is wrong with it."""
+    factory = OWN.get(config.name) or getattr(optax, config.name, None)
+    if not inspect.isfunction(factory) or "learning_rate" not in inspect.signature(factory).parameters:
+        raise UsageError(
+            f"optimizer.name {config.name!r} is neither {' nor '.join(OWN)} nor an optimiser of optax: "
+            "try adam, adamw or sgd"
+        )
+    rate = learning_rate(config)
+    try:
+        optimizer = factory(learning_rate=rate, **config.arguments.to_dict())
+    except (TypeError, UsageError) as reason:
+        raise UsageError(f"optimizer.arguments do not fit {config.name!r}: {reason}") from reason
+    if config.clip_norm:
+        return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    return optimizer
+
+
+def make_all(config: ConfigDict) -> dict[str, optax.GradientTransformation]:
+    """Objective -> optimiser, for the objectives of a whole config's schedule. Raises UsageError as `make` does."""
+    for name, changes in config.optimizers.items():
+        if name not in config.schedule:
+            raise UsageError(f"optimizers.{name}: the schedule has only the objectives {', '.join(config.schedule)}")
+        for key in changes:
+            if key not in config.optimizer:
+                raise UsageError(f"optimizers.{name}.{key} is not known: use one of {', '.join(config.optimizer)}")
+    made = {}
+    for name in dict.fromkeys(config.schedule):
+        own = config.optimizer.to_dict()
+        own.update(config.optimizers.get(name, {}))
+        made[name] = make(ConfigDict(own))
+    return made

@@ -1,0 +1,44 @@
+"""Files of codecs that send bits decode to the bits that they were made of: by the package, and by the reference.
+
+`tests/golden/bits.json` lists them, with the SHA-256 of their bits; `tests/golden/make_bits.py` made them.
+"""
+
+import functools
+import gzip
+import json
+
+import golden_streams as golden
+import pytest
+from test_bit_decoder import decoded
+
+from mlic_jax import zoo
+from mlic_jax.fileformat import container
+from mlic_jax.fileformat.artifact import Artifact
+from mlic_jax.reference import bit_decoder as reference_bits
+
+LIST = golden.FOLDER / "bits.json"
+EXPECTED = json.loads(LIST.read_text()) if LIST.exists() else {}
+
+
+@functools.cache
+def weights(model):
+    return Artifact.from_bytes(gzip.decompress((golden.FOLDER / f"{model}.mlicm.gz").read_bytes()))
+
+
+def test_all_files_are_listed():
+    models = {path.name.removesuffix(".mlicm.gz") for path in golden.FOLDER.glob("*.mlicm.gz")}
+    assert models == set(EXPECTED) <= {name for name, _ in reference_bits.MODELS.values()}
+    for model, files in EXPECTED.items():
+        assert set(golden.names(model)) == set(files) and len(files) >= 6
+
+
+@pytest.mark.parametrize("model, name", [(model, name) for model, files in EXPECTED.items() for name in files])
+def test_bits(model, name):
+    artifact, data, wanted = weights(model), golden.content(model, name), EXPECTED[model][name]
+    found = reference_bits.decode_bits(data, artifact)
+    assert {key: golden.digest(array) for key, array in found.items()} == wanted
+    header, chunks = container.unpack(data)
+    parts = [chunk.content for chunk in chunks if chunk.type == container.DATA]
+    theirs = decoded(zoo.codec_of(artifact), artifact, parts, (header.height, header.width), header.quality)
+    (key,) = wanted.keys() & {"codes", "bits"}
+    assert golden.digest(theirs[key]) == wanted[key]
