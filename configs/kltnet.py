@@ -7,7 +7,7 @@
 Variants: `tiny`, whose weights are in the package, trains on two CPU cores; `base` is for a GPU; `toy` is for tests.
 Each is trained in three stages. The second, `-large`, goes on with larger patches, since small ones teach the priors
 the borders of patches; the third, `-priors`, trains the priors alone, on larger ones yet, for symbols as files have
-them. What was tried before this recipe was chosen, and what it reached, stands in docs/training.md.
+them. What was tried before this recipe was chosen, and what it reached, stands in docs/lab/kltnet.md.
 """
 
 from mlic_jax.errors import UsageError

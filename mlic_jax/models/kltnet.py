@@ -212,7 +212,7 @@ class KltNet(LatentModel):
     # With the steps of `water_filling`, lmbda 255^2 times a squared error of one step is 6 / ln 2 bits at every rate.
     curvature = 6 / np.log(2)
     # For quality 0 and 100. Without refinement more than the curvature is best, most so where rates are low
-    # (docs/training.md): what a symbol saves itself is not all that depends on it. With it, gradients see to the rest.
+    # (docs/lab/encoder.md): more depends on a symbol than its own bits. With it, gradients see to the rest.
     bits_per_square = {f"y_{step}": (30.0, 12.0) for step in range(4)}
     bits_per_square_refined = {f"y_{step}": (12.5, 9.5) for step in range(4)}
 
