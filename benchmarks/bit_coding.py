@@ -23,9 +23,9 @@ def seconds(function, *arguments):
     times = []
     for _ in range(2):
         began = time.perf_counter()
-        found = function(*arguments)
+        result = function(*arguments)
         times.append(time.perf_counter() - began)
-    return found, min(times)
+    return result, min(times)
 
 
 def parameters(module, *shapes):
@@ -54,8 +54,8 @@ def recurrent(name, width, height, code, iterations, **options):
     state, shape = binary_rnn.integers(module, params), (-(-height // 16), -(-width // 16))
     codes = 2 * bits_of(np.random.default_rng(0), (iterations, *shape, code)) - 1
     chunks, encode_s = seconds(binary_rnn.encode, module, state, codes)
-    found, decode_s = seconds(binary_rnn.decode, module, state, chunks, shape)
-    np.testing.assert_array_equal(found, codes)
+    decoded, decode_s = seconds(binary_rnn.decode, module, state, chunks, shape)
+    np.testing.assert_array_equal(decoded, codes)
     lengths = binary_rnn.code_length(module, state, codes).tolist()
     report(f"BinaryRNN, {name}", f"{shape[1]}x{shape[0]} cells of {code} bits", encode_s, decode_s, chunks, lengths)
 
@@ -69,8 +69,8 @@ def convolutional(name, width, height, channels, features, blocks, share):
     kept = np.clip(rng.normal(share, 0.2, shape), 0, 1) * channels
     sent = np.arange(channels) < kept[..., None]
     data, encode_s = seconds(trimmed.encode, module, state, bits, sent)
-    found, decode_s = seconds(trimmed.decode, module, state, data, sent)
-    np.testing.assert_array_equal(found[sent], bits[sent])
+    decoded, decode_s = seconds(trimmed.decode, module, state, data, sent)
+    np.testing.assert_array_equal(decoded[sent], bits[sent])
     lengths = [trimmed.code_length(module, state, bits, sent).sum()]
     size = f"{shape[1]}x{shape[0]} cells of {channels} bits, {sent.mean():.0%} sent"
     report(f"trimmed convolutions, {name}", size, encode_s, decode_s, [data], lengths)

@@ -78,15 +78,15 @@ def main():
     times = [-(-height // photo.shape[0]), -(-width // photo.shape[1]), 1]
     image = np.ascontiguousarray(np.tile(photo, times)[:height, :width])
     codec = zoo.codec_of(artifact)
-    found = {}
+    timings = {}
     for turn in ("with compilation", "again"):
         stream, encode = seconds(api.compress, image, artifact)
         decoded, decode = seconds(api.decompress, stream, artifact)
-        found[turn] = f"{turn} {encode:.1f} and {decode:.1f} s"
+        timings[turn] = f"{turn} {encode:.1f} and {decode:.1f} s"
     estimate = codec.estimate(artifact.params, artifact.state, image[None])
     difference = np.abs(np.asarray(estimate["reconstruction"][0], int) - decoded).max()
     print(
-        f"export {exported:.1f} s; {width}x{height} to {len(stream)} bytes and back: {', '.join(found.values())}; "
+        f"export {exported:.1f} s; {width}x{height} to {len(stream)} bytes and back: {', '.join(timings.values())}; "
         f"largest difference to the estimate's picture {difference}; {gigabytes():.2f} GB"
     )
 

@@ -122,10 +122,10 @@ def compare(args, threads):
         side: [python, __file__, "--work", side, "--threads", str(threads), "--devices", str(devices)]
         for side, python in (("ours", sys.executable), ("compressai", args.compressai))
     }
-    found = {}
+    results = {}
     for side, (greeting, *asked) in turns.take_turns(commands, threads, args.rounds, greeted=True).items():
-        found[side] = {**greeting, "steps": sum(asked, [])}
-    return found
+        results[side] = {**greeting, "steps": sum(asked, [])}
+    return results
 
 
 def processor():
