@@ -2,8 +2,8 @@
 
     python benchmarks/full_width.py --config configs/toderici2017.py:paper --batch 1 --patch 64 --size 768x512
 
-Weights are those that training begins with. Each objective of the schedule is stepped by itself, each as its optimiser
-would; then the model is exported, a bundled photo (repeated to the size) compressed and decompressed, and the file's
+Weights are the initial ones. Each objective of the schedule takes steps by itself, with its own optimiser;
+then the model is exported, a bundled photo (repeated to the size) compressed and decompressed, and the file's
 picture is compared with the codec's own estimate. Memory is the most that the process has held so far, with Python and
 jax themselves (about 0.4 GB); of an accelerator, the most that its allocator gave.
 """

@@ -1,4 +1,4 @@
-"""Kills a training again and again, and checks that nothing of it shows in the end.
+"""Kills a training again and again, and checks that its result is that of an undisturbed one.
 
     python benchmarks/kill_resume.py --kills 20
 

@@ -1,4 +1,4 @@
-"""What damaged and forged files do to a reader: an error, at once, in little memory. Nothing else.
+"""Damaged and forged files: a reader must answer each with an error, at once, in little memory.
 
     python benchmarks/robustness.py --model MODEL.mlicm [--only prefixes,flips,mutations,headers,bombs] [--quick]
 

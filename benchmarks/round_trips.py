@@ -9,7 +9,7 @@ palettes, with and without alpha, 1 bit, 16 bits, and arrays of 16 bits with 1 t
 - mode: the mode, or the type and the channels of the array (palettes come back as RGB or RGBA);
 - alpha: bit by bit that of the original;
 - pixels: those that the encoder itself reconstructs, bit by bit, as that mode shows them;
-- symbols: of some, the symbols, table rows and latents that the NumPy decoder finds (mlic_jax/reference.py) are those
+- symbols: of some, the symbols, table rows and latents that the NumPy decoder finds (mlic_jax/reference) are those
   that the decoder used.
 
 Printed is the share of each that is right, which has to be 100 %; the script ends in failure where it is not.

@@ -1,6 +1,7 @@
 """Processes that take turns on the same cores, so that whatever else happens on a machine slows all of them down.
 
-A worker answers a line on its stdin by a line of JSON. It may run in another environment: nothing of ours is imported.
+A worker answers each line on its stdin by a line of JSON. It may run in another environment, so this module imports
+nothing of mlic_jax.
 """
 
 from __future__ import annotations
