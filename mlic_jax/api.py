@@ -138,7 +138,7 @@ def compress(
       effort: 0..9, what is spent on a smaller file of the same quality; decompressing takes the same time.
       metadata: what is kept of a PIL image's: "all", "none", or some of "icc,exif,xmp". An EXIF orientation is applied
         in any case.
-      importance: where bits are to go, for models that allocate them (`Codec.guided`): a grey picture, or numbers
+      importance: where bits are to go, for models that allocate them (`Traits.guided`): a grey picture, or numbers
         [H, W] of the upright picture: floats in 0..1, integers of 8 bits, or bool. None: as the model sees fit.
 
     Raises:
@@ -193,7 +193,7 @@ def _importance(given, artifact, seen) -> dict[str, Any]:
 
     if given is None:
         return {}
-    if not zoo.codec_of(artifact).guided:
+    if not zoo.codec_of(artifact).traits.guided:
         raise UsageError(f"{artifact.model} takes no importance map: li2018 and johnston2018 do")
     if isinstance(given, Image.Image):
         given = given.convert("L")
@@ -218,7 +218,7 @@ def _file(artifact, seen, further, quality, effort, guide):
     """(the content of a file, the chunks of its picture, the quality)."""
     codec = zoo.codec_of(artifact)
     if quality is None:
-        quality = codec.default_quality
+        quality = codec.traits.default_quality
     parts = codec.compress(artifact, seen.rgb, quality, effort=effort, **guide)
     first, *more = [container.Chunk(container.DATA, bytes(data)) for data in parts]
     # Alpha and metadata stand behind the first part of the picture: of a file that was cut off, they are there.
@@ -259,7 +259,7 @@ def compress_to(
     seen, further = _seen(image, metadata)
     artifact = load_model(model)
     codec = zoo.codec_of(artifact)
-    if codec.default_quality is None:
+    if codec.traits.default_quality is None:
         raise UsageError(f"{artifact.model} has one rate, fixed in training: it cannot meet a target")
     height, width, _ = seen.rgb.shape
     guide = _importance(importance, artifact, seen)
@@ -276,7 +276,7 @@ def compress_to(
         return data, reached >= psnr_db, f"{reached:.2f} dB"
 
     # `easy` meets the target more easily than `hard`; from one to the other there is one change, as good as always.
-    low, high = (round(2 * quality) for quality in codec.quality_range)
+    low, high = (round(2 * quality) for quality in codec.traits.quality_range)
     easy, hard = (low, high) if psnr_db is None else (high, low)
     _, met, reached = attempt(easy, 0)
     if not met:
@@ -345,7 +345,7 @@ def _open(data, model) -> _Opened:
     parts = tuple(chunk.content for chunk in chunks if chunk.type == container.DATA)
     others = tuple(chunk for chunk in chunks if chunk.type != container.DATA)
     if container.whole(places, len(data)) < len(places):
-        if not zoo.codec_of(artifact).progressive:
+        if not zoo.codec_of(artifact).traits.progressive:
             container.unpack(data)  # which says how much is missing
         _check_start(header, parts, others, places, len(data))
         announced = sum(place.type == container.DATA for place in places)
@@ -376,7 +376,7 @@ def _count(opened, iterations) -> int:
     """How many parts are to be shown."""
     if iterations is None:
         return len(opened.parts)
-    if not zoo.codec_of(opened.artifact).progressive:
+    if not zoo.codec_of(opened.artifact).traits.progressive:
         raise UsageError(f"a file of {opened.artifact.model} has no iterations: it is read whole")
     if not isinstance(iterations, numbers.Integral) or not 1 <= iterations <= len(opened.parts):
         raise UsageError(f"iterations {iterations} are not in the file: it has 1 to {len(opened.parts)}")
@@ -463,7 +463,7 @@ def prefixes(data: bytes, model: str | os.PathLike | Artifact | None = None) -> 
       CorruptStreamError, ModelError, LimitError: as `decompress`.
     """
     opened = _open(data, model)
-    if not zoo.codec_of(opened.artifact).progressive:
+    if not zoo.codec_of(opened.artifact).traits.progressive:
         raise UsageError(f"a file of {opened.artifact.model} shows nothing before it is whole")
     for count, end in enumerate(opened.ends, 1):
         yield Prefix(count, end, opened.array(count))

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 
 from mlic_jax import zoo
-from mlic_jax.codec import Codec
+from mlic_jax.codec import Codec, Traits
 from mlic_jax.errors import CorruptStreamError, UsageError
 from mlic_jax.fileformat.artifact import Artifact
 from mlic_jax.fileformat.container import inflate
@@ -63,7 +63,7 @@ def graded_codec():
         count = 3 * size[0] * size[1]
         return np.frombuffer(chunks[0][:count], np.uint8).reshape(*size, 3)
 
-    return Codec(None, {}, None, None, compress, decompress, (0.0, 100.0), 50.0)
+    return Codec(None, {}, None, None, compress, decompress, Traits((0.0, 100.0), 50.0, efforts=9))
 
 
 def planes():
@@ -87,4 +87,4 @@ def planes_codec():
             found |= bits << shift
         return found.reshape(*size, 3)
 
-    return Codec(None, {}, None, None, compress, decompress, progressive=True, guided=True)
+    return Codec(None, {}, None, None, compress, decompress, Traits(progressive=True, guided=True))

@@ -56,7 +56,7 @@ def compress(arguments):
 
     def work(name, path, model):
         standard = _names_a_picture(path)
-        if standard and zoo.codec_of(model).extension != standard:
+        if standard and zoo.codec_of(model).traits.extension != standard:
             raise UsageError(
                 f"{path!r} names a {standard} file, and {model.model} writes {STREAM_SUFFIX} files, which need a "
                 f"decoder: name a {STREAM_SUFFIX} file, or take a model whose files are standard ones, as talebi2020"

@@ -23,17 +23,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlic_jax.codec import Chunks, Codec, Objective
+from mlic_jax.codec import Chunks, Codec, Objective, Traits
 from mlic_jax.entropy import coders
 from mlic_jax.errors import CorruptStreamError, UsageError
 from mlic_jax.families import calibration
+from mlic_jax.families.common import LARGEST_WIDTH, mse255, pad, pad_picture, padded_size
 from mlic_jax.fileformat.artifact import Artifact, check_arrays
 from mlic_jax.layers import init as initialisers
 from mlic_jax.layers.windows import to_float, to_uint8
 
 DISTORTIONS = ("mse", "ms-ssim")
 _QUALITY = 1 << 20  # folded into an example's key where its quality is drawn; latents count from 0
-LARGEST_WIDTH = 4096  # of any layer; a damaged model file should not ask for more memory than there is
 
 
 # A model of every rate: how its loss at one quality weighs against that at another. Losses grow about as the square
@@ -71,29 +71,6 @@ def _one(module, quality):
 
 def _and(quality):
     return () if quality is None else (quality,)
-
-
-def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
-    """The next multiples of stride."""
-    return -height % stride + height, -width % stride + width
-
-
-def mse255(image, shown):
-    """Mean squared errors in steps of 8 bits, [B], of float [B, H, W, C] in [0, 1]."""
-    return coders.per_example_sum((image - shown) ** 2) * (255.0**2 / image[0].size)
-
-
-def pad(image, stride):
-    """Repeats the last row and column of [B, H, W, C] until both sides are multiples of stride."""
-    _, height, width, _ = image.shape
-    h, w = padded_size(height, width, stride)
-    return jnp.pad(image, ((0, 0), (0, h - height), (0, w - width), (0, 0)), mode="edge")
-
-
-def pad_picture(image: np.ndarray, stride: int) -> np.ndarray:
-    """As `pad`, of [H, W, ...] in NumPy."""
-    more = [(0, -side % stride) for side in image.shape[:2]]
-    return np.pad(image, more + [(0, 0)] * (image.ndim - 2), mode="edge") if np.any(more) else image
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -385,7 +362,9 @@ def latent_codec(
             exact.apply(variables, coder, method="transmit")
             checked.add(artifact)
 
-    def compress(artifact, image, quality=None, effort=0) -> Chunks:
+    def compress(artifact, image, quality=None, effort=0, importance=None) -> Chunks:
+        if importance is not None:
+            raise UsageError(f"{artifact.model} takes no importance map")
         if quality is not None and not module.has_quality:
             raise UsageError(f"{artifact.model} has one rate, fixed in training: leave the quality out")
         if quality is None and module.has_quality:
@@ -424,4 +403,7 @@ def latent_codec(
     objectives = {"rd": Objective(owns, loss)}
     if module.priors:
         objectives["priors"] = Objective(tuple(module.priors), loss_of_priors)
-    return Codec(init, objectives, estimate, export, compress, decompress, ladder, default)
+    return Codec(
+        init, objectives, estimate, export, compress, decompress,
+        Traits(ladder, default, efforts=9 if module.has_quality else 0),
+    )  # fmt: skip

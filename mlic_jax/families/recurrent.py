@@ -28,11 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mlic_jax.codec import Chunks, Codec, Objective
+from mlic_jax.codec import Chunks, Codec, Objective, Traits
 from mlic_jax.entropy.bits import binary_rnn, raw
 from mlic_jax.entropy.bits import heights as height_maps
 from mlic_jax.errors import CorruptStreamError, UsageError
-from mlic_jax.families.latent import LARGEST_WIDTH, pad, pad_picture
+from mlic_jax.families.common import LARGEST_WIDTH, pad, pad_picture
 from mlic_jax.fileformat.artifact import Artifact, check_arrays
 from mlic_jax.layers import init as initialisers
 from mlic_jax.layers.windows import to_float, to_uint8
@@ -526,8 +526,5 @@ def recurrent_codec(
         export,
         compress,
         decompress,
-        ladder,
-        default,
-        progressive=True,
-        guided=guided,
+        Traits(ladder, default, progressive=True, guided=guided),
     )

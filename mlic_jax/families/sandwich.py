@@ -26,9 +26,9 @@ import numpy as np
 
 from mlic_jax import classical, jpeg
 from mlic_jax.classical import checks
-from mlic_jax.codec import Chunks, Codec, Objective
+from mlic_jax.codec import Chunks, Codec, Objective, Traits
 from mlic_jax.errors import CorruptStreamError, UsageError
-from mlic_jax.families.latent import LARGEST_WIDTH, mse255, pad, pad_picture
+from mlic_jax.families.common import mse255, pad, pad_picture
 from mlic_jax.fileformat.artifact import Artifact, check_arrays
 from mlic_jax.layers import init as initialisers
 from mlic_jax.layers.windows import to_float, to_uint8
@@ -212,18 +212,6 @@ def check_range(model: str, codec: str, channels: int, low: int, high: int) -> N
         raise UsageError(f"{model}: qualities {low!r} to {high!r} are no range of whole numbers within 1 to 100")
 
 
-def check_arguments(model: str, choices, widths) -> None:
-    """Raises UsageError for a wrong (name, value, known values) of choices or (name, value, least) of widths."""
-    for name, value, known in choices:
-        if value not in known:
-            raise UsageError(f"{model}: {name} {value!r} is not known: use one of {', '.join(known)}")
-    for name, value, least in widths:
-        if type(value) is not int or not least <= value <= LARGEST_WIDTH:
-            raise UsageError(
-                f"{model}: {name}={value!r} is out of range: whole numbers from {least} to {LARGEST_WIDTH}"
-            )
-
-
 def with_channels(image: jax.Array, channels: int) -> jax.Array:
     """uint8 [B, H, W, 3] -> float [B, H, W, channels] in [0, 1]; grey is JPEG's luma, rounded to 8 bits."""
     image = to_float(image)
@@ -371,7 +359,9 @@ def sandwich_codec(
             raise error(f"{model} was made for qualities {low} to {high} of {codec}, not {quality}")
         return quality
 
-    def compress(artifact, image, quality=None, effort=0) -> Chunks:
+    def compress(artifact, image, quality=None, effort=0, importance=None) -> Chunks:
+        if importance is not None:
+            raise UsageError(f"{artifact.model} takes no importance map")
         quality = settled(quality, UsageError)
         if effort and not refine:
             raise UsageError(f"{model} has no effort but 0")
@@ -415,8 +405,11 @@ def sandwich_codec(
         export,
         compress,
         decompress,
-        ladder,
-        default,
-        (float(low), float(high)) if several else (0.0, 100.0),
-        extension,
+        Traits(
+            ladder,
+            default,
+            (float(low), float(high)) if several else (0.0, 100.0),
+            efforts=9 if refine else 0,
+            extension=extension,
+        ),
     )

@@ -44,12 +44,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlic_jax.codec import Chunks, Codec, Objective
+from mlic_jax.codec import Chunks, Codec, Objective, Traits
 from mlic_jax.entropy.bits import raw, trimmed
 from mlic_jax.entropy.coders import per_example_sum
 from mlic_jax.errors import CorruptStreamError, UsageError
-from mlic_jax.families.latent import mse255, pad, pad_picture, padded_size
-from mlic_jax.families.sandwich import check_arguments
+from mlic_jax.families.common import check_choices, check_widths, mse255, pad, pad_picture, padded_size
 from mlic_jax.fileformat.artifact import Artifact, check_arrays
 from mlic_jax.layers import init
 from mlic_jax.layers.blocks import ConvBlock, Dense, DepthToSpace, SpaceToDepth, block_transform
@@ -363,12 +362,14 @@ def li2018(
     Raises:
       UsageError: an argument out of range.
     """
-    check_arguments(
+    check_choices(
         "li2018",
-        (("variant", variant, VARIANTS), ("importance", importance, IMPORTANCE), ("floor_levels", floor_levels, LEVELS),
-         ("mask_gradient", mask_gradient, GRADIENTS), ("rate", rate, RATES), ("entropy", entropy, ENTROPY)),
-        (("n", n, 1), ("levels", levels, 2), ("width", width, 1), ("depth", depth, 0),
-         ("code_features", code_features, 1), ("map_features", map_features, 1), ("blocks", blocks, 0)),
+        ("variant", variant, VARIANTS), ("importance", importance, IMPORTANCE), ("floor_levels", floor_levels, LEVELS),
+        ("mask_gradient", mask_gradient, GRADIENTS), ("rate", rate, RATES), ("entropy", entropy, ENTROPY),
+    )  # fmt: skip
+    check_widths(
+        "li2018", ("n", n, 1), ("levels", levels, 2), ("width", width, 1), ("depth", depth, 0),
+        ("code_features", code_features, 1), ("map_features", map_features, 1), ("blocks", blocks, 0),
     )  # fmt: skip
     if levels & (levels - 1) or n % levels:
         raise UsageError(f"li2018: n={n} and levels={levels}: levels are a power of two, and n a multiple of them")
@@ -567,7 +568,7 @@ def li2018(
         return found[0, : size[0], : size[1]]
 
     objectives = {"rd": Objective(networks, rd_loss), "entropy": Objective(tuple(priors), entropy_loss)}
-    return Codec(initialise, objectives, estimate, export, compress, decompress, guided=mapped)
+    return Codec(initialise, objectives, estimate, export, compress, decompress, Traits(guided=mapped))
 
 
 def _per_cell(importance, size):

@@ -21,7 +21,7 @@ from PIL import Image
 
 from mlic_jax import zoo
 from mlic_jax.cli import main as cli
-from mlic_jax.codec import Codec, Objective
+from mlic_jax.codec import Codec, Objective, Traits
 from mlic_jax.errors import InputError, TrainingError, UsageError
 from mlic_jax.evaluation.claim import Arm, Claim, document, main, measuring, results, runs, spec, training, worker
 from mlic_jax.fileformat.artifact import Artifact
@@ -65,7 +65,7 @@ def codec(*, step=16.0, ladder=False):
         return Artifact("steps", {"step": step, "ladder": ladder}, params, state, {})
 
     qualities = ((20, 40, 60, 80), 60) if ladder else ()
-    return Codec(init, {"rd": Objective(("gain",), loss)}, estimate, export, compress, decompress, *qualities)
+    return Codec(init, {"rd": Objective(("gain",), loss)}, estimate, export, compress, decompress, Traits(*qualities))
 
 
 CONFIG = """

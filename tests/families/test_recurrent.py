@@ -51,12 +51,16 @@ def test_zero_is_a_bit():
 @pytest.mark.parametrize("entropy", recurrent.ENTROPY)
 def test_any_leading_chunks_are_the_picture_of_as_many_iterations(entropy):
     codec, artifact = made(entropy=entropy)
-    assert codec.progressive and codec.ladder == (33.5, 66.5, 100.0) and codec.default_quality == MIDDLE
-    streams = [codec.compress(artifact, photo(), quality) for quality in codec.ladder]
+    assert (
+        codec.traits.progressive
+        and codec.traits.ladder == (33.5, 66.5, 100.0)
+        and codec.traits.default_quality == MIDDLE
+    )
+    streams = [codec.compress(artifact, photo(), quality) for quality in codec.traits.ladder]
     assert [len(chunks) for chunks in streams] == [1, 2, 3]
     for count, chunks in enumerate(streams, 1):
         assert chunks == streams[-1][:count]
-        shown = codec.decompress(artifact, chunks, SIZE, codec.ladder[count - 1])
+        shown = codec.decompress(artifact, chunks, SIZE, codec.traits.ladder[count - 1])
         assert shown.shape == (*SIZE, 3) and shown.dtype == np.uint8
         np.testing.assert_array_equal(codec.decompress(artifact, streams[-1][:count], SIZE, BEST), shown)
     if entropy == "none":
@@ -79,8 +83,8 @@ def test_files_of_any_size_hold_what_is_estimated(size):
 
 def test_models_of_many_iterations_show_every_second_of_them():
     codec = zoo.make("toderici2017", **{**toderici2017.TOY, "iterations": 16})
-    assert [round(q * 16 / 100) for q in codec.ladder] == [2, 4, 6, 8, 10, 12, 14, 16]
-    assert all(2 * q == round(2 * q) for q in codec.ladder) and codec.default_quality == 62.5
+    assert [round(q * 16 / 100) for q in codec.traits.ladder] == [2, 4, 6, 8, 10, 12, 14, 16]
+    assert all(2 * q == round(2 * q) for q in codec.traits.ladder) and codec.traits.default_quality == 62.5
 
 
 def test_what_is_not_sent_is_zero_and_decoders_show_the_encoders_picture():

@@ -69,7 +69,7 @@ def main(runs):
         artifact = common.artifact_of_run(run, "latest")
         assert artifact.model not in expected, f"{artifact.model} has golden files"
         artifact.card = {"trained": f"{artifact.card['step']} steps on photos with free licences; for tests only"}
-        ladder = zoo.codec_of(artifact).ladder
+        ladder = zoo.codec_of(artifact).traits.ladder
         artifact.save(HERE / f"{artifact.model}.mlicm")
         folder = HERE / artifact.model
         folder.mkdir()

@@ -63,9 +63,9 @@ def main(runs):
         codec = zoo.codec_of(trained)
         files, digests = {}, {}
         for i, (name, picture) in enumerate(pictures().items()):
-            quality = codec.ladder[-1 - i % len(codec.ladder)] if codec.ladder else None
+            quality = codec.traits.ladder[-1 - i % len(codec.traits.ladder)] if codec.traits.ladder else None
             guide = np.linspace(0, 1, picture.width) * np.ones((picture.height, 1)) if name == "guided" else None
-            guide = guide if codec.guided else None
+            guide = guide if codec.traits.guided else None
             written = mlic_jax.compress(picture, trained, quality, metadata="none", importance=guide)
             header, chunks = container.unpack(written)
             files[name] = container.pack(header._replace(fingerprint=artifact.fingerprint), chunks)

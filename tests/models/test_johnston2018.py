@@ -213,7 +213,7 @@ def test_adaptive_streams_show_the_encoders_picture(entropy):
 
 def test_a_users_map_decides_where_bits_go():
     codec, artifact = made(entropy="none", allocation="uniform")
-    assert codec.guided and codec.progressive
+    assert codec.traits.guided and codec.traits.progressive
     importance = np.zeros(SIZE)
     importance[:, 48:] = 1
     chunks = codec.compress(artifact, photo(), 66.5, importance=importance)

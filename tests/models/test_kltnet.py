@@ -246,7 +246,7 @@ def test_quality_is_needed_and_has_a_default():
     image = picture(16, 16)
     with pytest.raises(UsageError, match="needs a quality"):
         codec.compress(artifact, image, None)
-    assert codec.default_quality == 50.0 and codec.ladder[0] == 0 and codec.ladder[-1] == 100
+    assert codec.traits.default_quality == 50.0 and codec.traits.ladder[0] == 0 and codec.traits.ladder[-1] == 100
     assert api.compress(image, artifact) == api.compress(image, artifact, 50)
 
 

@@ -250,7 +250,7 @@ def _networks(params):
 def test_a_user_says_where_bits_go():
     for entropy in li2018.ENTROPY:
         codec, _, artifact = started(entropy=entropy)
-        assert codec.guided
+        assert codec.traits.guided
         image = crops(1, 96)[0][:90, :95]
         left, right = np.zeros((90, 95)), np.zeros((90, 95))
         left[:, :48], right[:, 48:] = 1, 1
@@ -333,7 +333,7 @@ def test_what_compress_refuses():
         with pytest.raises(UsageError):
             codec.compress(artifact, image, **arguments)
     codec, _, artifact = started(importance="none")
-    assert not codec.guided and not any("map" in name or "importance" in name for name in artifact.params)
+    assert not codec.traits.guided and not any("map" in name or "importance" in name for name in artifact.params)
     with pytest.raises(UsageError, match="without an importance map"):
         codec.compress(artifact, image, importance=np.ones((16, 16)))
 
