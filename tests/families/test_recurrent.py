@@ -9,8 +9,9 @@ import pytest
 from small import crops
 
 from mlic_jax import api, zoo
+from mlic_jax.entropy.bits import coders
 from mlic_jax.errors import CorruptStreamError, ModelError, TruncationWarning, UsageError
-from mlic_jax.families import recurrent
+from mlic_jax.families import recurrent, recurrent_codec
 from mlic_jax.fileformat.artifact import Artifact, flatten, unflatten
 from mlic_jax.models import johnston2018, toderici2017
 
@@ -48,7 +49,7 @@ def test_zero_is_a_bit():
     assert recurrent.binarise(jnp.array([-0.1, -0.0, 0.0, 0.1])).tolist() == [-1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("entropy", recurrent.ENTROPY)
+@pytest.mark.parametrize("entropy", recurrent_codec.ENTROPY)
 def test_any_leading_chunks_are_the_picture_of_as_many_iterations(entropy):
     codec, artifact = made(entropy=entropy)
     assert (
@@ -98,8 +99,6 @@ def test_what_is_not_sent_is_zero_and_decoders_show_the_encoders_picture():
         np.testing.assert_array_equal(np.abs(codes[t]).min(-1), heights > t)
         np.testing.assert_array_equal(np.abs(codes[t]).max(-1), heights > t)
         np.testing.assert_array_equal(recurrent.decode(module, params, codes[: t + 1]), pictures[t])
-    bits = recurrent.to_bits(codes, heights)
-    np.testing.assert_array_equal(recurrent.from_bits(bits, (3, 3, 8), heights), codes)
     # Where all is sent, heights change nothing.
     plain = [code for code, _ in recurrent.encode(module, params, image, 3)]
     full = [code for code, _ in recurrent.encode(module, params, image, 3, np.full((3, 3), 3))]
@@ -152,8 +151,10 @@ def test_streams_that_nobody_writes():
     codec, artifact = made(entropy="none")
     chunks = codec.compress(artifact, photo(), BEST)
     heights = np.array([[1, 2, 2], [2, 2, 2], [2, 1, 2]], np.int32)
-    bits = recurrent.to_bits(np.sign(2 * (heights > np.arange(2)[:, None, None])[..., None].repeat(8, -1) - 1), heights)
-    mapped = recurrent.pack(recurrent.Stream(heights, bits), 3)
+    coder = coders.Encoding({"codes": np.ones((1, 2, 3, 3, 8)), "heights": heights[None]})
+    transmission = recurrent_codec.Transmission(8, 3, True)
+    transmission.apply({}, coders.WithoutPriors(coder), method="transmit")
+    mapped = coder.chunks
     assert codec.decompress(artifact, mapped, SIZE, BEST).shape == (*SIZE, 3)
     length = mapped[0][1]
     forged = [
@@ -177,12 +178,6 @@ def test_streams_that_nobody_writes():
             codec.decompress(artifact, one, SIZE, BEST)
     with pytest.raises(CorruptStreamError):
         codec.decompress(artifact, chunks, SIZE, None)
-
-
-def test_bits_beyond_the_last_are_zero():
-    with pytest.raises(CorruptStreamError, match="1 bytes are no 4 bits"):
-        recurrent.from_bits((b"\x0f",), (1, 1, 4), None)
-    assert recurrent.from_bits((b"\xa0",), (1, 1, 4), None).ravel().tolist() == [1, -1, 1, -1]
 
 
 def test_damaged_models_are_refused():
