@@ -28,7 +28,7 @@ from PIL import Image
 import mlic_jax
 from mlic_jax import data
 from mlic_jax.entropy import rangecoder
-from mlic_jax.families import latent
+from mlic_jax.families import latent_coding
 from mlic_jax.fileformat import container, modes
 from mlic_jax.reference import decoder as reference
 
@@ -51,11 +51,11 @@ class Recorded:
 
     def __enter__(self):
         self.symbols = []
-        encode, read = latent.encode, rangecoder.Decoder.read
+        encode, read = latent_coding.encode, rangecoder.Decoder.read
 
-        def encoding(module, artifact, image):
-            stream, received = encode(module, artifact, image)
-            self.reconstruction = latent.reconstruct(module, artifact, received, image.shape[:2])
+        def encoding(module, artifact, image, quality):
+            stream, received = encode(module, artifact, image, quality)
+            self.reconstruction = latent_coding.reconstruct(module, artifact, received, image.shape[:2], quality)
             return stream, received
 
         def reading(decoder, indexes, *rest):
@@ -63,7 +63,7 @@ class Recorded:
             return self.symbols[-1][0]
 
         self.patches = [
-            mock.patch.object(latent, "encode", encoding),
+            mock.patch.object(latent_coding, "encode", encoding),
             mock.patch.object(rangecoder.Decoder, "read", reading),
         ]
         for patch in self.patches:

@@ -19,7 +19,7 @@ import mlic_jax
 from mlic_jax import zoo
 from mlic_jax.entropy import rangecoder
 from mlic_jax.errors import CorruptStreamError, LimitError, MlicError
-from mlic_jax.families import latent
+from mlic_jax.families import latent_coding
 from mlic_jax.fileformat import container, modes
 from mlic_jax.reference import decoder as reference
 
@@ -146,8 +146,8 @@ def test_pictures_of_all_kinds_come_back(kind):
             seen = modes.from_array(original)
             found = mlic_jax.decompress(file, artifact())
             assert found.dtype == np.uint16 and found.reshape(original.shape).shape == original.shape
-        _, received = latent.encode(small.MODULES[NAME], artifact(), seen.rgb)
-        expected = latent.reconstruct(small.MODULES[NAME], artifact(), received, size)
+        _, received = latent_coding.encode(small.MODULES[NAME], artifact(), seen.rgb)
+        expected = latent_coding.reconstruct(small.MODULES[NAME], artifact(), received, size)
         np.testing.assert_array_equal(found, modes.to_array(seen.mode, expected, seen.alpha))
         if container.has_alpha(seen.mode):
             alpha = np.asarray(original.convert("RGBA"))[..., 3] if kind[0] != "u" else original[..., -1]

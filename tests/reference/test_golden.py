@@ -151,16 +151,16 @@ def test_floats_fail(model):
     with pytest.MonkeyPatch.context() as patch:
         for kind in (coders.Encoding, coders.Decoding):
             patch.setattr(kind, "exact", staticmethod(lambda network, latent, prior: network(latent)))
-        from mlic_jax.families import latent
+        from mlic_jax.families import latent_coding
 
         for picture, _ in photos(model)[:6]:
-            stream, _ = latent.encode(module, artifact, picture)
+            stream, _ = latent_coding.encode(module, artifact, picture)
             elsewhere = type(artifact)(
                 artifact.model, artifact.architecture, worse, artifact.state, artifact.tables, artifact.card
             )
-            assert np.isfinite(latent.receive(module, artifact, stream, picture.shape[:2])).all()
+            assert np.isfinite(latent_coding.receive(module, artifact, stream, picture.shape[:2])).all()
             try:
-                latent.receive(module, elsewhere, stream, picture.shape[:2])
+                latent_coding.receive(module, elsewhere, stream, picture.shape[:2])
             except CorruptStreamError:
                 failed += 1
     assert failed == 6
