@@ -21,7 +21,8 @@ from mlic_jax import api, data, zoo
 from mlic_jax.fileformat.artifact import flatten
 from mlic_jax.training import parallel
 from mlic_jax.training.config import batch_parts, load, schedules
-from mlic_jax.training.train import initialise, make_codec, step_functions
+from mlic_jax.training.runs import initialise, make_codec
+from mlic_jax.training.train import step_functions
 
 
 def gigabytes() -> float:

@@ -123,19 +123,19 @@ class Ours:
     """Our trainer's own step on batches from a file; the optimiser is the config's, as `mlic train` makes it."""
 
     def __init__(self, config):
-        from mlic_jax.training import train
+        from mlic_jax.training import runs, train
 
-        self.config, self.codec = config, train.make_codec(config)
-        self.start = train.initialise(self.codec, config)
+        self.config, self.codec = config, runs.make_codec(config)
+        self.start = runs.initialise(self.codec, config)
         (self.step,) = train.step_functions(self.codec, config)
 
     def train(self, batches, run=0):
         """(the last train state, {"loss", "bpp", "mse255": a number for every step})."""
         import jax.numpy as jnp
 
-        from mlic_jax.training import parallel, train
+        from mlic_jax.training import parallel, runs
 
-        state = train.initialise(self.codec, self.config)
+        state = runs.initialise(self.codec, self.config)
         state = state._replace(step=parallel.replicate(jnp.int32(run * ANOTHER_NOISE)))
         history = {"loss": [], "bpp": [], "mse255": []}
         for images in batches:

@@ -24,7 +24,8 @@ def make_step_of(config, batch):
     import jax
 
     from mlic_jax.training import parallel
-    from mlic_jax.training.train import initialise, make_codec, step_functions
+    from mlic_jax.training.runs import initialise, make_codec
+    from mlic_jax.training.train import step_functions
 
     codec = make_codec(config)
     step = step_functions(codec, config)[0]

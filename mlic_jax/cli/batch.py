@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mlic_jax import atomic
+from mlic_jax import atomic, runtime
 from mlic_jax.errors import InputError, MlicError, UsageError
 
 # Names standard input, and standard output.
@@ -87,35 +87,6 @@ def refuse_overwriting(path: str, force: bool) -> None:
         raise InputError(f"{path!r} exists: add -f to overwrite it")
 
 
-class Bar:
-    """A bar over pieces of work on a terminal, nothing elsewhere. A context manager."""
-
-    def __init__(self, label: str, total: int, quiet: bool):
-        self.bar = None
-        if quiet or not sys.stderr.isatty():
-            return
-        from rich.console import Console
-        from rich.progress import Progress
-
-        # Lines for a terminal go above the bar; lines for a file or a pipe go there.
-        self.bar = Progress(console=Console(file=sys.stderr), transient=True, redirect_stdout=sys.stdout.isatty())
-        self.task = self.bar.add_task(label, total=total)
-
-    def __enter__(self):
-        if self.bar:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *_):
-        if self.bar:
-            self.bar.stop()
-
-    def done(self, name: str) -> None:
-        """One more piece is finished."""
-        if self.bar:
-            self.bar.update(self.task, advance=1, description=name)
-
-
 def run(
     pairs: Sequence[tuple[str, str]],
     check: Callable[[str, str], None],
@@ -184,7 +155,7 @@ def run(
             pool.submit(work_and_tidy, *pair, started) if reason is None else reason
             for pair, reason in zip(pairs, refused, strict=True)
         ]
-        with Bar("files", len(pairs), quiet or as_json or len(pairs) == 1) as bar:
+        with runtime.Bar("files", len(pairs), quiet or as_json or len(pairs) == 1) as bar:
             for (name, _), result in zip(pairs, results, strict=True):
                 report(name, result.result() if isinstance(result, concurrent.futures.Future) else result)
                 bar.done(name)

@@ -8,8 +8,8 @@ import os
 import sys
 import warnings
 
-from mlic_jax import atomic
-from mlic_jax.cli import batch, common
+from mlic_jax import atomic, runtime
+from mlic_jax.cli import batch
 from mlic_jax.errors import TruncationWarning, UsageError
 
 STREAM_SUFFIX = ".mlic"
@@ -51,7 +51,7 @@ def compress(arguments):
         batch.can_be_read_twice(name)
 
     def start():
-        common.prepare_jax()
+        runtime.prepare_jax()
         return api.load_model(arguments.model)
 
     def work(name, path, model):
@@ -130,7 +130,7 @@ def decompress(arguments):
             picture_files.check(format, header.mode)
 
     def start():
-        common.prepare_jax()
+        runtime.prepare_jax()
         warnings.simplefilter("ignore", TruncationWarning)  # said below, with the name of the file
         return api.load_model(arguments.model) if arguments.model else None
 
@@ -173,7 +173,7 @@ def prefixes(arguments):
     original = None
     if arguments.original:
         original = images.decode_image(batch.read(arguments.original), arguments.original)
-    common.prepare_jax()
+    runtime.prepare_jax()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", TruncationWarning)
         found = report.measure(api.prefixes(data, arguments.model), original, names)

@@ -6,7 +6,8 @@ import os
 import pathlib
 import sys
 
-from mlic_jax.cli import batch, common
+from mlic_jax import runtime
+from mlic_jax.cli import common
 from mlic_jax.errors import UsageError
 
 
@@ -15,16 +16,17 @@ def evaluate(arguments):
     from mlic_jax.evaluation import evaluate
     from mlic_jax.evaluation.report.tables import cell, markdown_table
     from mlic_jax.metrics import registry
+    from mlic_jax.training.runs import export_run
 
     if not arguments.run and not arguments.model:
         raise UsageError("evaluate needs --run WORKDIR or --model FILE.mlicm")
     metrics = registry.parse(arguments.metrics)
-    common.prepare_jax()
+    runtime.prepare_jax()
     pictures = common.pictures(arguments.images, arguments.limit)
-    models = [(_label(path), common.artifact_of_run(path, arguments.which)) for path in arguments.run]
+    models = [(_label(path), export_run(path, arguments.which)) for path in arguments.run]
     models += [(_label(path), api.load_model(path)) for path in arguments.model]
     codecs = [name for name in (arguments.compare or "").split(",") if name]
-    with batch.Bar("evaluate", len(models) * len(pictures) + 2 * len(codecs), arguments.quiet) as bar:
+    with runtime.Bar("evaluate", len(models) * len(pictures) + 2 * len(codecs), arguments.quiet) as bar:
         found = evaluate.compare(models, pictures, codecs, bar.done, metrics)
     for row in [row for rows in found["rows"] for row in rows] if arguments.per_image else []:
         values = [f"{registry.METRICS[name].label} {cell(row[registry.METRICS[name].key])}" for name in metrics]
@@ -77,10 +79,12 @@ def benchmark(arguments):
     codecs = [name for name in arguments.codecs.split(",") if name]
     specs = [entrants.parse(word) for word in arguments.models]
     if specs:
-        common.prepare_jax()
+        runtime.prepare_jax()
 
     def load(path):
-        return common.artifact_of_run(path, arguments.which) if os.path.isdir(path) else api.load_model(path)
+        from mlic_jax.training.runs import export_run
+
+        return export_run(path, arguments.which) if os.path.isdir(path) else api.load_model(path)
 
     outcome = main.benchmark(
         list(classical.available()) if codecs == ["all"] else codecs,
@@ -111,5 +115,5 @@ def benchmark(arguments):
 def claim(arguments):
     from mlic_jax.evaluation.claim import main
 
-    common.prepare_jax()
+    runtime.prepare_jax()
     return main.command(arguments, lambda: common.pictures(arguments.images, arguments.limit))

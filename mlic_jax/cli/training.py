@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import pathlib
 
+from mlic_jax import runtime
 from mlic_jax.cli import batch, common
 from mlic_jax.training import config as configs
+
+# As many pictures of `mlic export --calibrate` are looked at.
+CALIBRATION_PICTURES = 32
 
 
 def train(arguments, rest):
     from mlic_jax.training import parallel
 
     several = parallel.start_processes()
-    common.prepare_jax()
+    runtime.prepare_jax()
     config = configs.load(arguments.config, rest)
     if not several:
         parallel.use_all_cores(config.data.batch_size, configs.batch_parts(config))
@@ -23,8 +27,13 @@ def train(arguments, rest):
 
 def export(arguments):
     batch.refuse_overwriting(arguments.output, arguments.force)
-    common.prepare_jax()
-    artifact = common.artifact_of_run(arguments.run, arguments.which, arguments.calibrate)
+    runtime.prepare_jax()
+    from mlic_jax.training.runs import export_run
+
+    images = None
+    if arguments.calibrate:
+        images = [image for _, image in common.pictures(arguments.calibrate, CALIBRATION_PICTURES)]
+    artifact = export_run(arguments.run, arguments.which, images)
     if arguments.pack:
         artifact = artifact.pack(tuple(arguments.half))
     artifact.save(arguments.output)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
 import pathlib
 import sys
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -33,6 +35,9 @@ FREE_TO_CHANGE = (
     "data.validation_patch",
     "init_from",
 )
+
+# The parts of a config that take keys of any name: arguments of factories.
+OPEN = ("model.arguments.", "optimizer.arguments.", "optimizers.")
 
 
 def optimizer() -> ConfigDict:
@@ -218,3 +223,17 @@ def load(path: str, overrides: list[str]):
         if isinstance(reason, KeyError | AttributeError):
             text = f"no such key: {text}"
         raise UsageError(f"config {path!r}: {text or type(reason).__name__}") from reason
+
+
+def change(config: ConfigDict, key: str, value: Any) -> None:
+    """Sets a dotted key. Raises UsageError for one that does not exist, and for a value of another type."""
+    *parents, name = key.split(".")
+    node = config
+    try:
+        for parent in parents:
+            node = node[parent]
+        with node.unlocked() if key.startswith(OPEN) else contextlib.nullcontext():
+            node[name] = value
+    except (KeyError, AttributeError, TypeError, ValueError) as reason:
+        text = " ".join(str(reason).split())
+        raise UsageError(f"config {key!r} cannot be set to {value!r}: {text}") from reason

@@ -21,56 +21,24 @@ import time
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from clu import metrics as clu_metrics
 from clu import parameter_overview
 from ml_collections import ConfigDict
 from PIL import Image
 
-from mlic_jax import atomic, zoo
+from mlic_jax import atomic
 from mlic_jax.codec import Codec
 from mlic_jax.errors import InputError, TrainingError, UsageError
-from mlic_jax.fileformat.artifact import Artifact, flatten, unflatten
 from mlic_jax.training import optimizers, parallel
 from mlic_jax.training.checkpoint import Checkpoints, differences
 from mlic_jax.training.config import batch_parts, schedules, whose_turn
 from mlic_jax.training.progress import Progress
-from mlic_jax.training.step import TrainState, check_schedule, initial_state, make_step
+from mlic_jax.training.runs import initialise, make_codec
+from mlic_jax.training.step import TrainState, check_schedule, make_step
 from mlic_jax.training.writer import Writer
 
 log = logging.getLogger(__name__)
-
-
-def make_codec(config: ConfigDict) -> Codec:
-    """The codec that a config describes. Raises ModelError or UsageError."""
-    arguments = {key: _hashable(value) for key, value in config.model.arguments.to_dict().items()}
-    if config.train.bfloat16:
-        arguments["dtype"] = jnp.bfloat16
-    return zoo.make(config.model.name, **arguments)
-
-
-def _hashable(value):
-    # A config that comes back from a checkpoint is JSON, with lists where it had tuples.
-    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
-
-
-def initialise(codec: Codec, config: ConfigDict, weights: bool = True) -> TrainState:
-    """The train state before step 0, on every device.
-
-    Args:
-      codec, config: what is trained.
-      weights: whether to load those of `config.init_from`; not needed where a checkpoint replaces them.
-
-    Raises:
-      As `load_weights`.
-    """
-    size = config.data.patch_size
-    params, state = codec.init(jax.random.key(config.seed), (size, size, 3))
-    if weights and config.init_from:
-        params, state = load_weights(config.init_from, params, state)
-    made = optimizers.make_all(config)
-    return parallel.replicate(initial_state(codec, params, state, made, config.train.ema))
 
 
 def step_functions(codec: Codec, config: ConfigDict) -> list[Callable]:
@@ -85,59 +53,6 @@ def step_functions(codec: Codec, config: ConfigDict) -> list[Callable]:
         parallel.pmap(make_step(codec, turn, made, seed=config.seed, axis=parallel.AXIS, **settings))
         for turn in schedules(config)
     ]
-
-
-def load_weights(path: str, params, state):
-    """Weights of a previous stage, for `config.init_from`.
-
-    Args:
-      path: the workdir of a run (its best checkpoint is taken) or a .mlicm file.
-      params, state: what they replace; what the file lacks stays, what it has beyond is left.
-
-    Raises:
-      InputError, ModelError: nothing there.
-      TrainingError: an array has another shape than the model's, or nothing fits at all.
-    """
-    if path.endswith(".mlicm"):
-        artifact = Artifact.load(path)
-        found_params, found_state = artifact.params, artifact.state
-    else:
-        found_params, found_state = load_run(path)[1:3]
-    old, new = flatten({"params": params, "state": state}), flatten({"params": found_params, "state": found_state})
-    common = [name for name in old if name in new]
-    wrong = [f"{n}: {new[n].shape} there, {old[n].shape} here" for n in common if new[n].shape != old[n].shape]
-    if wrong or not common:
-        raise TrainingError(f"init_from {path!r} does not fit the model: {'; '.join(wrong[:5]) or 'no common names'}")
-    log.info("init_from %s: %d of %d arrays", path, len(common), len(old))
-    both = unflatten({**old, **{name: new[name] for name in common}})
-    return both["params"], both.get("state", {})
-
-
-def load_run(workdir, which: str | int = "best"):
-    """(config, params, state, step) of a finished or running run, on the host; averaged parameters if it has them.
-
-    Args:
-      workdir: of `mlic train`.
-      which: "best" (least validation loss), "latest", or a step.
-
-    Raises:
-      UsageError: `which` is none of these.
-      InputError: no checkpoint there, or not that step.
-      TrainingError: the checkpoint cannot be read.
-    """
-    if which not in ("best", "latest") and not str(which).isdecimal():
-        raise UsageError(f"checkpoint {which!r} is not known: use best, latest or a step")
-    checkpoints = Checkpoints(workdir, read_only=True)
-    if checkpoints.latest() is None:
-        raise InputError(f"{str(workdir)!r} has no checkpoint yet")
-    saved = checkpoints.config()
-    if saved is None:
-        raise TrainingError(f"no checkpoint in {str(workdir)!r} can be read")
-    config = ConfigDict(saved)
-    step = {"best": checkpoints.best(), "latest": None}[which] if which in ("best", "latest") else int(which)
-    found = jax.device_get(checkpoints.restore(initialise(make_codec(config), config, weights=False), step).state)
-    checkpoints.close()
-    return config, found.average or found.params, found.state, int(found.step)
 
 
 def validate(codec: Codec, train_state: TrainState, images: np.ndarray) -> tuple[dict[str, float], np.ndarray]:

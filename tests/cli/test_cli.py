@@ -17,8 +17,7 @@ from commands import run
 from pictures import exif, sample, stated
 from PIL import Image
 
-from mlic_jax import data, zoo
-from mlic_jax.cli import common
+from mlic_jax import data, runtime, zoo
 from mlic_jax.cli import main as cli
 from mlic_jax.data import images
 from mlic_jax.fileformat.container import DATA, Chunk, Header, pack
@@ -199,7 +198,7 @@ def test_wrong_model_is_named(capsys, tmp_path, model, photo):
 @pytest.fixture
 def light(tmp_path, plain_zoo, monkeypatch):
     """A folder to be in, with a model and pictures of several modes; the commands do not start jax."""
-    monkeypatch.setattr(common, "prepare_jax", lambda: None)
+    monkeypatch.setattr(runtime, "prepare_jax", lambda: None)
     monkeypatch.chdir(tmp_path)
     plain.artifact(rates=2).save("m.mlicm")
     for mode in ("1", "L", "LA", "RGB", "RGBA", "L;16"):
@@ -256,8 +255,8 @@ def test_a_single_failure_has_its_own_status(capsys, light):
 
 def test_standard_streams(light):
     """Nothing but the data on standard output; records on standard error."""
-    script = "import sys; import plain; from mlic_jax import cli, zoo; from mlic_jax.commands import common; "
-    script += "zoo.MODELS.update(plain.ENTRIES); common.prepare_jax = lambda: None; sys.exit(cli.main(sys.argv[1:]))"
+    script = "import sys; import plain; from mlic_jax import runtime, zoo; from mlic_jax.cli import main as cli; "
+    script += "zoo.MODELS.update(plain.ENTRIES); runtime.prepare_jax = lambda: None; sys.exit(cli.main(sys.argv[1:]))"
 
     def pipe(data, *words):
         env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
@@ -373,7 +372,7 @@ def test_export_of_packed_models(capsys, tmp_path, model, monkeypatch):
 
     codec = zoo.make("bmshj2018-factorized", N=16, M=24)
     made = codec.export(*codec.init(jax.random.key(0), (64, 64, 3)))
-    monkeypatch.setattr(common, "artifact_of_run", lambda run, which, calibrate: made)
+    monkeypatch.setattr("mlic_jax.training.runs.export_run", lambda run, which, images: made)
     for words, wanted in (([], made), (["--pack"], made.pack()), (["--pack", "--half", "g_s"], made.pack(("g_s",)))):
         status, out, err = run(capsys, "export", "--run", "r", "-o", tmp_path / "x.mlicm", "-f", *words)
         assert status == 0, err
@@ -385,9 +384,9 @@ def test_a_bar_leaves_the_records_alone(light):
     """Standard error is a terminal, standard output is not: the bar goes to one, the records to the other."""
     import pty
 
-    script = "import sys; sys.path.insert(0, sys.argv.pop(1)); import plain; from mlic_jax import cli, zoo; "
-    script += "from mlic_jax.commands import common; zoo.MODELS.update(plain.ENTRIES); "
-    script += "common.prepare_jax = lambda: None; sys.exit(cli.main(sys.argv[1:]))"
+    script = "import sys; sys.path.insert(0, sys.argv.pop(1)); import plain; from mlic_jax import runtime, zoo; "
+    script += "from mlic_jax.cli import main as cli; zoo.MODELS.update(plain.ENTRIES); "
+    script += "runtime.prepare_jax = lambda: None; sys.exit(cli.main(sys.argv[1:]))"
     ours, theirs = pty.openpty()
     words = [sys.executable, "-c", script, str(ROOT / "tests"), "compress", *NAMES, "-m", "m.mlicm"]
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm"})
@@ -424,10 +423,9 @@ from commands import run
 from mlic_jax import zoo
 from mlic_jax.cli import batch
 from mlic_jax.cli import main as cli
-from mlic_jax import atomic
-from mlic_jax.cli import common
+from mlic_jax import atomic, runtime
 zoo.MODELS.update(plain.ENTRIES)
-common.prepare_jax = lambda: None
+runtime.prepare_jax = lambda: None
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
 names = [f"{i:03}.png" for i in range(500)]

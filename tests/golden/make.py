@@ -19,8 +19,8 @@ import golden_streams  # noqa: E402
 
 import mlic_jax  # noqa: E402
 from mlic_jax import data, zoo  # noqa: E402
-from mlic_jax.cli import common  # noqa: E402
 from mlic_jax.reference import decoder as reference  # noqa: E402
+from mlic_jax.training.runs import export_run  # noqa: E402
 
 
 def pictures():
@@ -66,7 +66,7 @@ def with_metadata(image):
 def main(runs):
     expected, looks = (json.loads((HERE / name).read_text()) for name in ("symbols.json", "looks.json"))
     for run in runs:
-        artifact = common.artifact_of_run(run, "latest")
+        artifact = export_run(run, "latest")
         assert artifact.model not in expected, f"{artifact.model} has golden files"
         artifact.card = {"trained": f"{artifact.card['step']} steps on photos with free licences; for tests only"}
         ladder = zoo.codec_of(artifact).traits.ladder

@@ -21,10 +21,10 @@ import golden_streams  # noqa: E402
 
 import mlic_jax  # noqa: E402
 from mlic_jax import data, zoo  # noqa: E402
-from mlic_jax.cli import common  # noqa: E402
 from mlic_jax.fileformat import container  # noqa: E402
 from mlic_jax.fileformat.artifact import Artifact  # noqa: E402
 from mlic_jax.reference import bit_decoder as reference_bits  # noqa: E402
+from mlic_jax.training.runs import export_run  # noqa: E402
 
 LARGEST_MODEL = 60_000  # bytes
 
@@ -51,7 +51,7 @@ def main(runs):
     path = HERE / "bits.json"
     expected = json.loads(path.read_text()) if path.exists() else {}
     for run in runs:
-        trained = common.artifact_of_run(run, "latest")
+        trained = export_run(run, "latest")
         assert trained.model not in expected, f"{trained.model} has golden files"
         card = {"trained": f"{trained.card['step']} steps on photos with free licences; for tests only"}
         networks = jax.tree.map(np.zeros_like, trained.params)

@@ -18,7 +18,8 @@ from mlic_jax import zoo
 from mlic_jax.errors import TrainingError, UsageError
 from mlic_jax.fileformat.artifact import flatten
 from mlic_jax.training import parallel
-from mlic_jax.training.train import load_run, train
+from mlic_jax.training.runs import load_run
+from mlic_jax.training.train import train
 
 STEPS = 20
 # A learning rate at which 20 steps move the parameters by much more than the tolerance.

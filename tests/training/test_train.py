@@ -21,7 +21,8 @@ from mlic_jax.errors import InputError, MlicError, ModelError, TrainingError, Us
 from mlic_jax.fileformat.artifact import flatten
 from mlic_jax.training import parallel
 from mlic_jax.training.checkpoint import differences
-from mlic_jax.training.train import load_run, make_codec, train
+from mlic_jax.training.runs import load_run, make_codec
+from mlic_jax.training.train import train
 
 pytestmark = pytest.mark.usefixtures("toy_zoo")
 ROOT = pathlib.Path(__file__).parents[2]
