@@ -334,13 +334,13 @@ def test_the_model_of_the_environment(capsys, light, monkeypatch):
 
 
 def test_the_packages_own_model_is_the_default(capsys, light, monkeypatch):
-    from mlic_jax import api
+    from mlic_jax.fileformat import model_store
 
-    monkeypatch.setattr(api, "OWN_MODEL", light / "none.mlicm")
+    monkeypatch.setattr(model_store, "OWN_MODEL", light / "none.mlicm")
     status, _, err = run(capsys, "compress", "L.png")
     assert status == 5 and "none.mlicm" in err and len(err.splitlines()) == 1
     plain.artifact(name=7).save("own.mlicm")
-    monkeypatch.setattr(api, "OWN_MODEL", light / "own.mlicm")
+    monkeypatch.setattr(model_store, "OWN_MODEL", light / "own.mlicm")
     status, out, _ = run(capsys, "compress", "L.png", "--json")
     assert status == 0 and json.loads(out)["fingerprint"] == plain.artifact(name=7).fingerprint.hex()
 

@@ -51,7 +51,7 @@ def codec(*, step=16.0, ladder=False):
         scale = step if quality is None else 2 ** (6 - quality / 20)
         return max(0.5, scale * float(artifact.params["gain"]["value"][0]))
 
-    def compress(artifact, image, quality, effort=0):
+    def compress(artifact, image, quality, effort=0, importance=None):
         ENCODED.append(quality)
         # An effort that is wasted: the same pixels, not compressed.
         steps = np.round(image / width(artifact, quality)).astype(np.uint8)
