@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlic_jax import atomic, runtime
+from mlic_jax.cli import command
 from mlic_jax.errors import InputError, MlicError, UsageError
 
 # Names standard input, and standard output.
@@ -85,6 +86,43 @@ def refuse_overwriting(path: str, force: bool) -> None:
     """Raises InputError where a file exists and is not to be overwritten."""
     if path != STANDARD and not force and os.path.exists(path):
         raise InputError(f"{path!r} exists: add -f to overwrite it")
+
+
+def add_arguments(parser, what: str, model: str, output: str) -> None:
+    """The arguments of a command on many files, as `run_arguments` reads them.
+
+    Args:
+      parser: argparse's.
+      what: how --help calls an input.
+      model, output: what --help says of the model and of the default output.
+    """
+    parser.add_argument("inputs", nargs="+", metavar=what, help="- for standard input")
+    parser.add_argument("-o", "--output", help=f"file, or folder for several, or - for standard output {output}")
+    parser.add_argument("-m", "--model", help=model)
+    parser.add_argument("--metadata", default="all", help="what is kept: all (default), none, or some of icc,exif,xmp")
+    command.add_jobs(parser)
+    command.add_force(parser)
+    parser.add_argument("--json", action="store_true", help="print a JSON line per file")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+def run_arguments(arguments, suffix: str, check: Callable, start: Callable, work: Callable) -> int:
+    """`run` with the arguments of `add_arguments`; outputs without a name have the suffix. No file is overwritten
+    without --force."""
+
+    def check_both(name, path):
+        refuse_overwriting(path, arguments.force)
+        check(name, path)
+
+    return run(
+        list(zip(arguments.inputs, outputs(arguments.inputs, arguments.output, suffix), strict=True)),
+        check_both,
+        start,
+        work,
+        jobs=arguments.jobs,
+        as_json=arguments.json,
+        quiet=arguments.quiet,
+    )
 
 
 def run(

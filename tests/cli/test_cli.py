@@ -58,7 +58,7 @@ def test_compress_info_decompress(capsys, tmp_path, model, photo):
 def test_decompress_finds_the_model_in_MLIC_MODELS(tmp_path, model, photo):
     # In a fresh process: in this one the model is already loaded.
     assert cli.main(["compress", photo, "-m", model]) == 0
-    command = [sys.executable, "-m", "mlic_jax.cli.main", "decompress", str(tmp_path / "photo.mlic"), "-o"]
+    command = [sys.executable, "-m", "mlic_jax", "decompress", str(tmp_path / "photo.mlic"), "-o"]
     env = {"PATH": "", "JAX_PLATFORMS": "cpu", "HOME": str(tmp_path)}
     lost = subprocess.run([*command, str(tmp_path / "a.png")], env=env, capture_output=True, text=True)
     assert lost.returncode == 5 and "fingerprint" in lost.stderr and "Traceback" not in lost.stderr
@@ -71,7 +71,7 @@ def test_decompress_finds_the_model_in_MLIC_MODELS(tmp_path, model, photo):
 def test_info_is_light(tmp_path):
     """Reading a header imports neither NumPy nor jax nor a model."""
     code = (
-        "import sys; from mlic_jax import cli, api; heavy = "
+        "import sys; from mlic_jax import api; from mlic_jax.cli import main as cli; heavy = "
         "{'numpy', 'PIL', 'rich', 'jax', 'flax', 'scipy', 'constriction', 'orbax', 'tensorflow'}; "
         "cli.main(['info', sys.argv[1]]); print(heavy & set(sys.modules))"
     )
@@ -83,7 +83,7 @@ def test_info_is_light(tmp_path):
 
 def test_using_imports_neither_orbax_nor_tensorflow(model, photo):
     code = (
-        "import sys; from mlic_jax import cli; "
+        "import sys; from mlic_jax.cli import main as cli; "
         f"cli.main(['compress', {photo!r}, '-m', {model!r}, '-f']); "
         "print([m for m in ('orbax', 'tensorflow', 'grain', 'optax', 'clu', 'matplotlib') if m in sys.modules])"
     )
