@@ -34,7 +34,7 @@ def make_step_of(config, batch):
     def one():
         nonlocal state
         began = time.perf_counter()
-        state, metrics = step(state, parallel.deal(batch))
+        state, metrics = step(state, parallel.shard(batch))
         jax.block_until_ready((state, metrics))
         return time.perf_counter() - began
 

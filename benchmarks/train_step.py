@@ -62,7 +62,7 @@ def make_our_step(devices):
 
     def one():
         nonlocal state
-        state, metrics = step(state, parallel.deal(batch))
+        state, metrics = step(state, parallel.shard(batch))
         return float(metrics["loss"])
 
     return one, {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")}

@@ -103,7 +103,7 @@ class Checkpoints:
         self._losses[step] = loss if loss is not None and math.isfinite(loss) else None
         items = {DATA: data, CONFIG: config.to_dict(), VALIDATION: {"loss": self._losses[step]}}
         items = {name: ocp.args.JsonSave(item) for name, item in items.items()}
-        items["state"] = ocp.args.StandardSave(parallel.spanning(state))
+        items["state"] = ocp.args.StandardSave(parallel.across_processes(state))
         with self._writing():
             self._manager.save(step, args=ocp.args.Composite(**items))
 

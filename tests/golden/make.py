@@ -18,8 +18,11 @@ sys.path.insert(0, str(HERE.parent))
 import golden_streams  # noqa: E402
 
 import mlic_jax  # noqa: E402
-from mlic_jax import data, zoo  # noqa: E402
-from mlic_jax.reference import decoder as reference  # noqa: E402
+from mlic_jax import (  # noqa: E402
+    data,
+    reference,
+    zoo,
+)
 from mlic_jax.training.runs import export_run  # noqa: E402
 
 
@@ -78,7 +81,7 @@ def main(runs):
             quality = ladder[i % len(ladder)] + 0.5 * (i % 2) * (i < 9) if ladder else None
             coded = mlic_jax.compress(picture, artifact, quality)
             (folder / f"{name}.mlic").write_bytes(coded)
-            symbols = reference.decode_symbols(coded, artifact)
+            symbols = reference.decode(coded, artifact)
             decoded = mlic_jax.decompress(coded, artifact)
             expected[artifact.model][name] = {
                 key: golden_streams.digest(array) for key, array in symbols.items() if not key.endswith("_means")

@@ -209,7 +209,7 @@ def test_replicate_copies():
     # The step donates the state: memory shared with the caller's arrays would be overwritten.
     values = {"a": np.arange(2000, dtype=np.float32), "b": np.int32(4)}
     step = parallel.pmap(lambda tree, batch: (jax.tree.map(lambda x: x * 0 - 1, tree), {}))
-    batch = parallel.deal({"x": np.zeros((jax.device_count(), 1), np.float32)})
+    batch = parallel.shard({"x": np.zeros((jax.device_count(), 1), np.float32)})
     done, _ = step(parallel.replicate(values), batch)
     jax.block_until_ready(done)
     assert np.array_equal(values["a"], np.arange(2000))
