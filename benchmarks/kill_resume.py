@@ -52,7 +52,7 @@ class Run:
         self.command = [
             sys.executable,
             "-m",
-            "mlic_jax.cli.main",
+            "mlic_jax",
             "train",
             "--config",
             config,

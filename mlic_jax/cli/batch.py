@@ -63,23 +63,23 @@ def outputs(inputs: Sequence[str], output: str | None, suffix: str) -> list[str]
     if STANDARD in (*inputs, output) and len(inputs) > 1:
         raise UsageError(f"{STANDARD!r} goes with one input and one output, there are {len(inputs)} inputs")
     if len(inputs) == 1 and output and not into_folder:
-        found = [output]
+        paths = [output]
     elif inputs[0] == STANDARD:
         if into_folder:
             raise UsageError(f"standard input has no name: name a file in {output!r} with -o")
-        found = [STANDARD]
+        paths = [STANDARD]
     elif output and not into_folder:
         raise InputError(f"{output!r} is not a folder: with {len(inputs)} inputs, -o names an existing folder")
     else:
         names = [pathlib.Path(name).stem + suffix for name in inputs]
-        found = [os.path.join(output or os.path.dirname(i), name) for i, name in zip(inputs, names, strict=True)]
+        paths = [os.path.join(output or os.path.dirname(i), name) for i, name in zip(inputs, names, strict=True)]
     taken = {os.path.realpath(name): name for name in inputs if name != STANDARD}
-    for name, path in zip(inputs, found, strict=True):
+    for name, path in zip(inputs, paths, strict=True):
         place = os.path.realpath(path)
         if path != STANDARD and place in taken:
             raise UsageError(f"{name!r} would be written to {path!r}, which belongs to {taken[place]!r}")
         taken[place] = name
-    return found
+    return paths
 
 
 def refuse_overwriting(path: str, force: bool) -> None:

@@ -62,7 +62,7 @@ def compress(arguments):
         if standard and zoo.codec_of(model).traits.extension != standard:
             raise UsageError(
                 f"{path!r} names a {standard} file, and {model.model} writes {SUFFIX} files, which need a "
-                f"decoder: name a {SUFFIX} file, or take a model whose files are standard ones, as talebi2020"
+                f"decoder: name a {SUFFIX} file, or take a model whose files are standard ones"
             )
         original = batch.read(name)
         image = images.open_image(io.BytesIO(original), name, container.LARGEST_PICTURE)

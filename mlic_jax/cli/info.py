@@ -19,13 +19,13 @@ def info(arguments):
 
     start, size = batch.start_of(arguments.input, container.LONGEST_HEADER)
     if start[:2] == b"PK":
-        found = _model_info(arguments.input)
+        about = _model_info(arguments.input)
     else:
-        found = api.info(start, size)
+        about = api.info(start, size)
     if arguments.json:
-        print(json.dumps(found))
+        print(json.dumps(about))
     else:
-        for key, value in found.items():
+        for key, value in about.items():
             print(f"{key}: {json.dumps(value) if isinstance(value, dict | list) else value}")
 
 

@@ -60,7 +60,3 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads any more
         return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -46,22 +46,22 @@ def prefixes(arguments):
     runtime.prepare_jax()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", TruncationWarning)
-        found = report.measure(api.prefixes(data, arguments.model), original, names)
+        measured = report.measure(api.prefixes(data, arguments.model), original, names)
     for warning in caught:
         print(f"mlic: warning: {arguments.input}: {warning.message}", file=sys.stderr)
     if arguments.json:
-        print(json.dumps(tables.finite([row for row, _ in found])))
+        print(json.dumps(tables.finite([row for row, _ in measured])))
     else:
-        print(report.table(found), end="")
+        print(report.table(measured), end="")
     if not arguments.output:
         return
     if suffix == ".gif":
-        batch.write(arguments.output, report.to_gif([image for _, image in found]))
+        batch.write(arguments.output, report.to_gif([image for _, image in measured]))
     elif suffix == ".html":
-        report.write_page(arguments.output, os.path.basename(arguments.input), original, found)
+        report.write_page(arguments.output, os.path.basename(arguments.input), original, measured)
     else:
         os.makedirs(arguments.output, exist_ok=True)
-        for path, content in report.to_files(found, os.path.join(arguments.output, _stem(arguments.input))):
+        for path, content in report.to_files(measured, os.path.join(arguments.output, _stem(arguments.input))):
             batch.refuse_overwriting(path, arguments.force)
             batch.write(path, content)
 

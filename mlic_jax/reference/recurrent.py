@@ -43,8 +43,8 @@ class Predictor:
     def around(self, name: str, k: int, grid: np.ndarray) -> np.ndarray:
         """A layer with a kernel of 3x3: [h, w, C] -> activations [h, w, outputs]."""
         layer, padded = self.layer(name, k), np.pad(grid, ((1, 1), (1, 1), (0, 0)))
-        found = [self.activate(layer(window(padded, i, j, 3, 3))) for i, j in np.ndindex(grid.shape[:2])]
-        return np.array(found).reshape(*grid.shape[:2], -1)
+        outputs = [self.activate(layer(window(padded, i, j, 3, 3))) for i, j in np.ndindex(grid.shape[:2])]
+        return np.array(outputs).reshape(*grid.shape[:2], -1)
 
     def iteration(self, k: int, data: bytes, sent: np.ndarray, memory: Memory | None, channels: int) -> np.ndarray:
         """The codes of iteration k, int64 [h, w, C]; sent: bool [h, w]."""

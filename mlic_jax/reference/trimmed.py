@@ -67,8 +67,8 @@ def read_volume(arrays: Mapping[str, np.ndarray], data: bytes, sent: np.ndarray)
             if not last:
                 for (i, j, k), x in zip(diagonal, features, strict=True):
                     inputs[number + 1][i + MARGIN, j + MARGIN, k] = x
-        found = reader.read(look_up(arrays["frequencies"], np.array(features)[:, 0]))
-        for (i, j, k), bit in zip(diagonal, found, strict=True):
+        values = reader.read(look_up(arrays["frequencies"], np.array(features)[:, 0]))
+        for (i, j, k), bit in zip(diagonal, values, strict=True):
             bits[i, j, k] = bit
             inputs[0][i + MARGIN, j + MARGIN, k] = ONE if bit else -ONE
     reader.finish()

@@ -693,7 +693,7 @@ def command(here, monkeypatch):
     path = os.pathsep.join([str(here), str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
 
     def start(steps):
-        words = [sys.executable, "-m", "mlic_jax.cli.main", "claim", "steps", "--steps", str(steps), "--show", "0"]
+        words = [sys.executable, "-m", "mlic_jax", "claim", "steps", "--steps", str(steps), "--show", "0"]
         environment = {**os.environ, "PYTHONPATH": path}
         process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         return process, runs.all_of(of_one_arm(), "runs/claims/steps", steps=steps)[0]

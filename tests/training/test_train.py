@@ -149,7 +149,7 @@ def command(tmp_path):
     def start(expression, workdir):
         config = tmp_path / "config.py"
         config.write_text(f"import toys\ntoys.zoo.MODELS.update(toys.ENTRIES)\ndef get_config(): return {expression}\n")
-        words = [sys.executable, "-m", "mlic_jax.cli.main", "train", "--config", str(config), "--workdir", str(workdir)]
+        words = [sys.executable, "-m", "mlic_jax", "train", "--config", str(config), "--workdir", str(workdir)]
         path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
         # One device, as this process has: runs are the same to the bit for one number of devices.
         env = {**os.environ, "PYTHONPATH": path, "JAX_NUM_CPU_DEVICES": "1"}
