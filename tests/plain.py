@@ -29,9 +29,11 @@ def artifact(rates=1, name=0):
 def codec(*, rates=1):
     """Two chunks: all rows but the first, and the first."""
 
-    def compress(artifact, image, quality, effort=0):
+    def compress(artifact, image, quality, effort=0, importance=None):
         if quality is not None and rates == 1:
             raise UsageError("this is a model of one rate: it takes no quality")
+        if importance is not None:
+            raise UsageError("this model of plain takes no importance map")
         return zlib.compress(image[1:].tobytes()), zlib.compress(image[:1].tobytes())
 
     def decompress(artifact, chunks, size, quality=None):
@@ -53,7 +55,7 @@ def graded():
 def graded_codec():
     """A byte more and a wrong sample less for every half step of quality; effort takes three bytes, for two errors."""
 
-    def compress(artifact, image, quality, effort=0):
+    def compress(artifact, image, quality, effort=0, importance=None):
         half_steps = round(2 * quality)
         wrong = 200 - half_steps + 2 * effort
         seen = image.reshape(-1) ^ (np.arange(image.size) < wrong).astype(np.uint8)

@@ -39,6 +39,22 @@ from mlic_jax.fileformat.artifact import Artifact, check_arrays
 from mlic_jax.layers import init as initialisers
 
 
+class _WhenAsked(Mapping):
+    """A mapping that is made when it is first looked into."""
+
+    def __init__(self, make):
+        self._make = functools.cache(make)
+
+    def __getitem__(self, key):
+        return self._make()[key]
+
+    def __iter__(self):
+        return iter(self._make())
+
+    def __len__(self):
+        return len(self._make())
+
+
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Family:
     """Base of codecs. Equal to itself only: `zoo.make` gives the same one for the same arguments.
@@ -73,7 +89,7 @@ class Family:
         raise NotImplementedError
 
     def estimate_at(self, params: Params, state: State, image: jax.Array, quality: float | None) -> dict[str, Any]:
-        """As `Codec.estimate`, at one quality; None where the codec has one rate, or validates none."""
+        """As `Codec.estimate`, at one quality as the rule settles it; None where a rule validates none by itself."""
         raise NotImplementedError
 
     def tabulate(self, variables: Mapping[str, Any], images: Sequence[np.ndarray] | None):
@@ -103,9 +119,9 @@ class Family:
 
     def codec(self) -> Codec:
         """The tuple of functions that the rest of the package knows."""
-        return Codec(
-            self.init, self.objectives(), self.estimate, self.export, self.compress, self.decompress, self.traits()
-        )
+        # Who owns what is found by tracing, which would be half of the time that a small picture takes to decode.
+        objectives = _WhenAsked(self.objectives)
+        return Codec(self.init, objectives, self.estimate, self.export, self.compress, self.decompress, self.traits())
 
     def traits(self) -> Traits:
         rule = self.qualities
@@ -126,12 +142,12 @@ class Family:
 
     def estimate(self, params: Params, state: State, image: jax.Array, quality: float | None = None) -> dict[str, Any]:
         """See Codec."""
-        if quality is not None:
-            quality = self.qualities.for_file(self.model, quality)
-        elif self.qualities.validated:
-            parts = [self.estimate_at(params, state, image, quality) for quality in self.qualities.validated]
-            return {**parts[len(parts) // 2], "loss": sum(part["loss"] for part in parts) / len(parts)}
-        return self.estimate_at(params, state, image, quality)
+        if quality is not None or not self.qualities.several:
+            return self.estimate_at(params, state, image, self.qualities.for_file(self.model, quality))
+        if not self.qualities.validated:
+            return self.estimate_at(params, state, image, None)
+        parts = [self.estimate_at(params, state, image, quality) for quality in self.qualities.validated]
+        return {**parts[len(parts) // 2], "loss": sum(part["loss"] for part in parts) / len(parts)}
 
     def export(self, params: Params, state: State, images: Sequence[np.ndarray] | None = None) -> Artifact:
         """See Codec. Raises ModelError for parameters of other shapes, or that are not finite."""

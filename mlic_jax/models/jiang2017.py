@@ -30,15 +30,8 @@ import jax
 from mlic_jax.codec import Codec
 from mlic_jax.entropy.coders import per_example_sum
 from mlic_jax.families.common import check_choices, check_widths, mse255
-from mlic_jax.families.sandwich import (
-    DIFFERENTIABLE,
-    Sandwich,
-    check_range,
-    real_codec,
-    sandwich_codec,
-    simulated,
-    worth_of_a_bit,
-)
+from mlic_jax.families.sandwich import Sandwich, sandwich_codec
+from mlic_jax.families.standard import DIFFERENTIABLE, check_range, real_codec, simulated, worth_of_a_bit
 from mlic_jax.layers.conv import depth_to_space, space_to_depth
 from mlic_jax.layers.edge import BatchNorm, EdgeConv, box_downsample, upsample
 from mlic_jax.layers.windows import to_float, to_uint8

@@ -36,14 +36,8 @@ from mlic_jax.codec import Codec
 from mlic_jax.entropy.coders import per_example_sum
 from mlic_jax.errors import UsageError
 from mlic_jax.families.common import check_choices, check_widths, mse255
-from mlic_jax.families.sandwich import (
-    DIFFERENTIABLE,
-    Sandwich,
-    check_range,
-    sandwich_codec,
-    simulated,
-    worth_of_a_bit,
-)
+from mlic_jax.families.sandwich import Sandwich, sandwich_codec
+from mlic_jax.families.standard import DIFFERENTIABLE, check_range, simulated, worth_of_a_bit
 from mlic_jax.layers.conv import Conv, space_to_depth
 from mlic_jax.layers.edge import EdgeConv
 from mlic_jax.layers.windows import to_float, to_uint8

@@ -51,7 +51,7 @@ def codec(*, step=16.0, ladder=False):
         scale = step if quality is None else 2 ** (6 - quality / 20)
         return max(0.5, scale * float(artifact.params["gain"]["value"][0]))
 
-    def compress(artifact, image, quality, effort=0):
+    def compress(artifact, image, quality, effort=0, importance=None):
         ENCODED.append(quality)
         # An effort that is wasted: the same pixels, not compressed.
         steps = np.round(image / width(artifact, quality)).astype(np.uint8)
@@ -693,7 +693,7 @@ def command(here, monkeypatch):
     path = os.pathsep.join([str(here), str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
 
     def start(steps):
-        words = [sys.executable, "-m", "mlic_jax.cli.main", "claim", "steps", "--steps", str(steps), "--show", "0"]
+        words = [sys.executable, "-m", "mlic_jax", "claim", "steps", "--steps", str(steps), "--show", "0"]
         environment = {**os.environ, "PYTHONPATH": path}
         process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         return process, runs.all_of(of_one_arm(), "runs/claims/steps", steps=steps)[0]

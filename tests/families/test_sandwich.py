@@ -306,9 +306,9 @@ if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 import jax
 import numpy as np
-from mlic_jax.families import sandwich
+from mlic_jax.families import standard
 image = np.zeros((4, 256, 256, 3), np.uint8)
-run = jax.jit(lambda image, quality: sandwich.real_codec("jpeg", image + 1, quality))
+run = jax.jit(lambda image, quality: standard.real_codec("jpeg", image + 1, quality))
 for i in range(20):
     decoded, bits = run(image + i, np.full(4, 50, np.float32))
 assert decoded.shape == image.shape and bits.min() > 0
