@@ -31,6 +31,7 @@ from mlic_jax.errors import CorruptStreamError, UsageError
 from mlic_jax.families.latent import LARGEST_WIDTH, mse255, pad, pad_picture
 from mlic_jax.fileformat.artifact import Artifact, check_arrays
 from mlic_jax.layers import init as initialisers
+from mlic_jax.layers import windows
 from mlic_jax.layers.windows import to_float, to_uint8
 
 # Standard codecs that there is a differentiable form of: name -> (chroma subsampling, Huffman codes).
@@ -152,12 +153,12 @@ def simulated(codec: str, image: jax.Array, quality: jax.Array, rounding: str, k
 # ---------------------------------------------------------------------- windows
 
 
-def by_windows(function: Callable, image: np.ndarray, scale_in: int, scale_out: int, margin: int, *more) -> np.ndarray:
-    """A convolutional function on one picture, window by window, as if on the whole.
+def by_windows(function: Callable, image: np.ndarray, scale_in: int, scale_out: int, margin: int) -> np.ndarray:
+    """A network that repeats the picture's edge, on one picture, window by window: the result is that of the whole.
 
     Args:
-      function: (window [1, h, w, C], *more) -> [1, h scale_out / scale_in, w scale_out / scale_in, C'], jitted. It is
-        compiled for one size of window, and for smaller pictures for their own.
+      function: window [1, h, w, C] -> [1, h scale_out / scale_in, w scale_out / scale_in, C'], jitted. It is compiled
+        for one size of window, and for smaller pictures for their own.
       image: [H, W, C], sides multiples of scale_in.
       scale_in, scale_out: samples of input and output along a cell; windows are WINDOW of the fewer, without margins.
       margin: how many input samples around a sample its outputs depend on.
@@ -165,38 +166,9 @@ def by_windows(function: Callable, image: np.ndarray, scale_in: int, scale_out: 
     Returns:
       [H scale_out / scale_in, W scale_out / scale_in, C'].
     """
-    height, width = (side // scale_in for side in image.shape[:2])
     border, core = -(-margin // scale_in), max(1, WINDOW // min(scale_in, scale_out))
-    result = None
-    for top, (first_row, last_row) in _covers(height, border, core):
-        for left, (first, last) in _covers(width, border, core):
-            bottom, right = min(top + core + 2 * border, height), min(left + core + 2 * border, width)
-            window = image[top * scale_in : bottom * scale_in, left * scale_in : right * scale_in]
-            y = np.asarray(function(window[None], *more))[0]
-            if result is None:
-                result = np.empty((height * scale_out, width * scale_out, y.shape[-1]), y.dtype)
-            result[first_row * scale_out : last_row * scale_out, first * scale_out : last * scale_out] = y[
-                (first_row - top) * scale_out : (last_row - top) * scale_out,
-                (first - left) * scale_out : (last - left) * scale_out,
-            ]
-    return result
-
-
-def _covers(length, border, core):
-    """(origin, (first, last)) of windows of core + 2 border cells, and the part of `length` that each one gives.
-
-    A window begins or ends at the picture's edge or has `border` cells beyond its part.
-    """
-    side = core + 2 * border
-    if length <= side:
-        return [(0, (0, length))]
-    found, covered = [], 0
-    while covered < length:
-        origin = min(max(0, covered - border), length - side)
-        last = length if origin + side == length else origin + side - border
-        found.append((origin, (covered, last)))
-        covered = last
-    return found
+    spans = functools.partial(windows.spans_within, side=core + 2 * border, overlap=2 * border)
+    return windows.by_windows(lambda part, _: function(part), image[None], spans, scale_in, scale_out)[0]
 
 
 # ---------------------------------------------------------------------- the codec
@@ -362,6 +334,11 @@ def sandwich_codec(
     def on_window(window, variables, condition, *, method):
         return to_uint8(module.apply(variables, to_float(window), condition, method=method))
 
+    def at_quality(method, artifact, quality):
+        """A network of the model, (window) -> window."""
+        condition = condition_of(codec, np.full(1, quality))
+        return lambda window: on_window(window, artifact.variables, condition, method=method)
+
     def settled(quality, error):
         """The standard codec's quality."""
         if (quality is not None) != several:
@@ -383,9 +360,8 @@ def sandwich_codec(
             image = image[..., :1]
         height, width = image.shape[:2]
         padded = pad_picture(image, cell)
-        before = functools.partial(on_window, method="before")
-        condition = condition_of(codec, np.full(1, quality))
-        coded = by_windows(before, padded, cell, cell // scale, module.margin[0], artifact.variables, condition)
+        before = at_quality("before", artifact, quality)
+        coded = by_windows(before, padded, cell, cell // scale, module.margin[0])
         coded = coded[: -(-height // scale), : -(-width // scale)]
         if effort:
             coded = refine(image, coded, quality, effort)
@@ -403,9 +379,8 @@ def sandwich_codec(
                 f"the {codec} file inside has {decoded.shape[1]}x{decoded.shape[0]} pixels, "
                 f"{expected[1]}x{expected[0]} belong to the picture"
             )
-        after = functools.partial(on_window, method="after")
-        condition = condition_of(codec, np.full(1, quality))
-        shown = by_windows(after, decoded, 1, scale, -(-module.margin[1] // scale), artifact.variables, condition)
+        after = at_quality("after", artifact, quality)
+        shown = by_windows(after, decoded, 1, scale, -(-module.margin[1] // scale))
         return _three(shown[: size[0], : size[1]])
 
     return Codec(
