@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from mlic_jax.layers.windows import to_float, to_uint8
+from mlic_jax.layers import windows
+from mlic_jax.layers.windows import to_float
 
 CELL = 16  # pixels
 
@@ -40,6 +41,9 @@ class Recurrent(nn.Module):
 
     Methods of subclasses, besides `analyze` and `synthesize`:
       start(batch, height, width) -> the states of encoder and decoder at the beginning, for so many pixels.
+      analyze, synthesize: take a further argument `inside`, the part of their window that is picture (in pixels, see
+        layers/windows.py; None: all of it). Image and code are zero elsewhere; what is shown has to be, and every layer
+        has to see zeros there, as its own padding would be.
       shown(decoder's state) -> float [B, H, W, 3] in -1/2..1/2, the picture.
       stride: int, sides of images must be multiples.
     """
@@ -76,20 +80,20 @@ def binarise_randomly(y: jax.Array, keys: jax.Array) -> jax.Array:
 # ---------------------------------------------------------------------- iterations
 
 
-def _analyze(module, params, state, image, decoder_state, further):
+def _analyze(module, params, state, image, decoder_state, further, inside=None):
     """The encoder's part of an iteration, after `further` runs for the state alone."""
 
     def run(state):
-        return module.apply({"params": params}, state, image, decoder_state, method="analyze")
+        return module.apply({"params": params}, state, image, decoder_state, inside, method="analyze")
 
     return run(_after(lambda state: run(state)[0], state, further))
 
 
-def _synthesize(module, params, state, code, further):
+def _synthesize(module, params, state, code, further, inside=None):
     """The decoder's. What it shows before the last run is not looked at: only the networks' states go on."""
 
     def run(state):
-        return module.apply({"params": params}, state, code, method="synthesize")
+        return module.apply({"params": params}, state, code, inside, method="synthesize")
 
     # Of a state, networks' own are the first; the rest is the picture, and what follows from it.
     return run(_after(lambda state: (run(state)[0], *state[1:]), state, further))
@@ -142,17 +146,46 @@ def unroll(
 
 
 # In use an iteration is two programs, whatever its number: encoders run the very one that shows decoders their picture.
+# Pictures of all sizes share those of a ladder of windows (layers/windows.py).
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+def _start(module, params, height, width):
+    return module.apply({"params": params}, 1, height, width, method="start")
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(module, params, state, image, decoder_state, sent, further):
-    state, y = _analyze(module, params, state, image, decoder_state, further)
+def _encode(module, params, state, image, decoder_state, sent, inside, further):
+    state, y = _analyze(module, params, state, image, decoder_state, further, inside)
     return state, binarise(y) * sent
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _decode(module, params, state, code, further):
-    return _synthesize(module, params, state, code, further)
+def _decode(module, params, state, code, inside, further):
+    return _synthesize(module, params, state, code, further, inside)
+
+
+class _Frame(NamedTuple):
+    """The window in which a picture of size (height, width) in cells is coded."""
+
+    window: windows.Window
+    size: tuple[int, int]
+
+    @property
+    def inside(self) -> windows.Inside:
+        return self.window.inside(self.size, CELL)
+
+    def start(self, module, params):
+        return _start(module, params, *(CELL * span.length for span in self.window))
+
+    def cells(self, x: np.ndarray) -> np.ndarray:
+        """[h, w, C] of cells -> float32 [1, h', w', C], zeros around it."""
+        return windows.cut(x[None].astype(np.float32), self.window, 1)
+
+
+def _frame(height, width):
+    (window,) = windows.cover((height, width), lambda length: (windows.ladder_span(length),))
+    return _Frame(window, (height, width))
 
 
 def _further(module, t):
@@ -174,24 +207,28 @@ def encode(
 
     Yields for each iteration its code, int8 [h, w, C], and its picture, uint8 [H, W, 3].
     """
-    of_encoder, state = module.apply({"params": params}, 1, *image.shape[:2], method="start")
-    image = to_input(jnp.asarray(image[None]))
+    height, width = (side // CELL for side in image.shape[:2])
+    frame = _frame(height, width)
+    of_encoder, state = frame.start(module, params)
+    # By NumPy, for which nothing is compiled; zero, around the picture, is a grey.
+    seen = windows.cut(image[None] * np.float32(1 / 255) - np.float32(0.5), frame.window, CELL)
     for t in range(iterations):
-        sent = np.ones((1, 1, 1, 1), np.float32) if heights is None else np.float32(heights > t)[None, ..., None]
-        sent = np.broadcast_to(sent, (1, image.shape[1] // CELL, image.shape[2] // CELL, 1))
-        of_encoder, code = _encode(module, params, of_encoder, image, state, sent, _further(module, t))
-        state = _decode(module, params, state, code, _further(module, t))
-        yield np.asarray(code[0], np.int8), _picture(module, state)
+        sent = frame.cells((np.ones((height, width), bool) if heights is None else heights > t)[..., None])
+        of_encoder, code = _encode(module, params, of_encoder, seen, state, sent, frame.inside, _further(module, t))
+        state = _decode(module, params, state, code, frame.inside, _further(module, t))
+        yield np.asarray(code)[0, :height, :width].astype(np.int8), _picture(module, state, frame.size)
 
 
 def decode(module: Recurrent, params: Mapping[str, Any], codes: np.ndarray) -> np.ndarray:
     """Codes int8 [K, h, w, C] -> uint8 [16 h, 16 w, 3], the picture of the last of them."""
-    _, height, width, _ = codes.shape
-    _, state = module.apply({"params": params}, 1, CELL * height, CELL * width, method="start")
+    frame = _frame(*codes.shape[1:3])
+    _, state = frame.start(module, params)
     for t, code in enumerate(codes):
-        state = _decode(module, params, state, code[None].astype(np.float32), _further(module, t))
-    return _picture(module, state)
+        state = _decode(module, params, state, frame.cells(code), frame.inside, _further(module, t))
+    return _picture(module, state, frame.size)
 
 
-def _picture(module, state):
-    return np.asarray(to_uint8(module.shown(state)[0] + 0.5))
+def _picture(module, state, size):
+    """uint8 [H, W, 3] of size (h, w) in cells: as `to_uint8`, by NumPy."""
+    shown = np.asarray(module.shown(state))[0, : CELL * size[0], : CELL * size[1]]
+    return np.rint(np.clip(shown + np.float32(0.5), 0, 1) * np.float32(255)).astype(np.uint8)
