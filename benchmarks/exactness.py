@@ -122,7 +122,9 @@ def main():
     parser.add_argument("--limit", type=int, default=0, help="the first so many pictures only")
     arguments = parser.parse_args()
     if arguments.run:
-        artifact = common.artifact_of_run(arguments.run, arguments.which)
+        from mlic_jax.training.runs import export_run
+
+        artifact = export_run(arguments.run, arguments.which)
     else:
         from mlic_jax import load_model
 

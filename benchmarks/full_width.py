@@ -20,8 +20,9 @@ import numpy as np
 from mlic_jax import api, data, zoo
 from mlic_jax.fileformat.artifact import flatten
 from mlic_jax.training import parallel
-from mlic_jax.training.config import batch_parts, load, schedules
-from mlic_jax.training.train import initialise, make_codec, step_functions
+from mlic_jax.training.config import batch_parts, load, objectives_of_phases
+from mlic_jax.training.runs import initialise, make_codec
+from mlic_jax.training.train import step_functions
 
 
 def gigabytes() -> float:
@@ -57,9 +58,9 @@ def main():
     photo = data.read_image(data.bundled("validation")[0])
     corners = rng.integers(0, [photo.shape[0] - patch, photo.shape[1] - patch], (batch, 2))
     crops = np.stack([photo[y : y + patch, x : x + patch] for y, x in corners])
-    for schedule, step in zip(schedules(config), step_functions(codec, config), strict=True):
+    for schedule, step in zip(objectives_of_phases(config), step_functions(codec, config), strict=True):
         part = batch // batch_parts(config) * len(schedule) * config.train.accumulate or 1
-        shown = parallel.deal({"image": crops[:part], "position": np.arange(part, dtype=np.int32)})
+        shown = parallel.shard({"image": crops[:part], "position": np.arange(part, dtype=np.int32)})
         (state, _), first = seconds(step, state, shown)
         began = time.perf_counter()
         for _ in range(arguments.steps):

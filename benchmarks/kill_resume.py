@@ -52,7 +52,7 @@ class Run:
         self.command = [
             sys.executable,
             "-m",
-            "mlic_jax.cli.main",
+            "mlic_jax",
             "train",
             "--config",
             config,
@@ -98,7 +98,7 @@ class Run:
 
     def params(self):
         from mlic_jax.fileformat.artifact import flatten
-        from mlic_jax.training.train import load_run
+        from mlic_jax.training.runs import load_run
 
         _, params, state, _ = load_run(self.workdir, "latest")
         return flatten({"params": params, "state": state})

@@ -123,33 +123,33 @@ class Ours:
     """Our trainer's own step on batches from a file; the optimiser is the config's, as `mlic train` makes it."""
 
     def __init__(self, config):
-        from mlic_jax.training import train
+        from mlic_jax.training import runs, train
 
-        self.config, self.codec = config, train.make_codec(config)
-        self.start = train.initialise(self.codec, config)
+        self.config, self.codec = config, runs.make_codec(config)
+        self.start = runs.initialise(self.codec, config)
         (self.step,) = train.step_functions(self.codec, config)
 
     def train(self, batches, run=0):
         """(the last train state, {"loss", "bpp", "mse255": a number for every step})."""
         import jax.numpy as jnp
 
-        from mlic_jax.training import parallel, train
+        from mlic_jax.training import parallel, runs
 
-        state = train.initialise(self.codec, self.config)
+        state = runs.initialise(self.codec, self.config)
         state = state._replace(step=parallel.replicate(jnp.int32(run * ANOTHER_NOISE)))
         history = {"loss": [], "bpp": [], "mse255": []}
         for images in batches:
             batch = {"image": np.array(images), "position": positions(self.config)}
-            state, measured = self.step(state, parallel.deal(batch))
+            state, measured = self.step(state, parallel.shard(batch))
             measured = parallel.local(measured)
             for name, values in history.items():
                 values.append(float(measured[name]))
         return state, history
 
     def validate(self, state, held_out):
-        from mlic_jax.training import train
+        from mlic_jax.training import validation
 
-        return train.validate(self.codec, state, held_out)[0]
+        return validation.validate(self.codec, state, held_out)[0]
 
     def gradients(self, params, images):
         """(loss, gradients) of a batch with the noise of step 0."""
@@ -549,7 +549,7 @@ class Theirs:
         return 1.0 if self.job["schedule"] == "constant" else 0.5 + 0.5 * np.cos(np.pi * step / len(self.batches))
 
     def validate(self, net):
-        """As `mlic_jax.training.train.validate`: rounded latents, pictures of 8 bits, means over the patches."""
+        """As `mlic_jax.training.validation.validate`: rounded latents, pictures of 8 bits, means over the patches."""
         import torch
 
         net.eval()

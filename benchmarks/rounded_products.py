@@ -24,7 +24,8 @@ def make_step_of(config, batch):
     import jax
 
     from mlic_jax.training import parallel
-    from mlic_jax.training.train import initialise, make_codec, step_functions
+    from mlic_jax.training.runs import initialise, make_codec
+    from mlic_jax.training.train import step_functions
 
     codec = make_codec(config)
     step = step_functions(codec, config)[0]
@@ -33,7 +34,7 @@ def make_step_of(config, batch):
     def one():
         nonlocal state
         began = time.perf_counter()
-        state, metrics = step(state, parallel.deal(batch))
+        state, metrics = step(state, parallel.shard(batch))
         jax.block_until_ready((state, metrics))
         return time.perf_counter() - began
 

@@ -102,7 +102,7 @@ def commands(photo):
             times = []
             for _ in range(4):
                 began = time.perf_counter()
-                command = [sys.executable, "-m", "mlic_jax.cli.main", *arguments]
+                command = [sys.executable, "-m", "mlic_jax", *arguments]
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 times.append(time.perf_counter() - began)
             fastest[f"mlic {arguments[0]}"] = min(times[1:])

@@ -49,7 +49,8 @@ def make_our_step(devices):
     jax.config.update("jax_num_cpu_devices", devices)
     from mlic_jax.training import config as defaults
     from mlic_jax.training import parallel
-    from mlic_jax.training.train import initialise, make_codec, step_functions
+    from mlic_jax.training.runs import initialise, make_codec
+    from mlic_jax.training.train import step_functions
 
     config = defaults.defaults()
     config.model.name = "bmshj2018-hyperprior"
@@ -61,7 +62,7 @@ def make_our_step(devices):
 
     def one():
         nonlocal state
-        state, metrics = step(state, parallel.deal(batch))
+        state, metrics = step(state, parallel.shard(batch))
         return float(metrics["loss"])
 
     return one, {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")}

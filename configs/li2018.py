@@ -15,6 +15,7 @@ model.
 from mlic_jax.errors import UsageError
 from mlic_jax.models import li2018
 from mlic_jax.training import config as base
+from mlic_jax.training import recipes
 
 VARIANTS = ("tiny", "tiny_no_map", "paper", "paper_no_map", "paper_high", "paper_high_no_map")
 SMALLEST = "toy"
@@ -50,7 +51,7 @@ def get_config(variant: str = "tiny"):
         config.train.steps = 960_000
         config.train.evaluate_every = config.train.checkpoint_every = 5000
         return config
-    base.make_tiny(config, patch_size=64, steps=1500)
+    recipes.make_tiny(config, patch_size=64, steps=1500)
     config.schedule, config.phases = ("rd", "entropy"), (1, 1) if size == "toy" else (1200, 300)
     config.data.batch_size = 16
     config.data.cache_mib = 1024

@@ -38,8 +38,8 @@ import numpy as np
 with instrument():
     from mlic_jax.entropy import rangecoder, tables
     from mlic_jax.fileformat import alpha, container, metadata, modes
+from mlic_jax import reference
 from mlic_jax.errors import CorruptStreamError, MlicError
-from mlic_jax.reference import decoder as reference
 
 LONGEST_SECONDS = 2.0
 
@@ -52,7 +52,7 @@ def repaired(data: bytes) -> bytes:
         crc = container.google_crc32c.value(prefix + bytes(data[start:end]))
         data[end : end + 4] = crc.to_bytes(4, "little")[: max(0, len(data) - end)]
 
-    fields = reference._Bytes(bytes(data))
+    fields = reference.container.Fields(bytes(data))
     try:
         fields.take(4)
         sides = fields.number(4)
@@ -85,7 +85,7 @@ def read_file(data: bytes) -> None:
         except MlicError:
             header = None
         try:
-            other = reference.parse(file)
+            other = reference.container.parse(file)
         except CorruptStreamError:
             other = None
         assert (header is None) == (other is None), "one parser refuses what the other reads"
@@ -163,8 +163,10 @@ def read_symbols(data: bytes) -> None:
     except CorruptStreamError:
         symbols = None
     try:
-        coder = reference.Mirrored(stream)
-        other = reference._read_latent(coder, rows, models.table, rangecoder.LARGEST_SYMBOL if limit is None else limit)
+        coder = reference.rangecoder.Mirrored(stream)
+        other = reference.latents.read_latent(
+            coder, rows, models.table, rangecoder.LARGEST_SYMBOL if limit is None else limit
+        )
         coder.finish()
     except CorruptStreamError:
         other = None

@@ -11,7 +11,8 @@ import pytest
 from mlic_jax import api, classical, data, zoo
 from mlic_jax.fileformat.artifact import Artifact
 from mlic_jax.training.config import load
-from mlic_jax.training.train import load_run, make_codec, train
+from mlic_jax.training.runs import load_run, make_codec
+from mlic_jax.training.train import train
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
 

@@ -6,7 +6,8 @@ import os
 import pathlib
 import sys
 
-from mlic_jax.cli import batch, common
+from mlic_jax import runtime
+from mlic_jax.cli import command, common
 from mlic_jax.errors import UsageError
 
 
@@ -15,16 +16,17 @@ def evaluate(arguments):
     from mlic_jax.evaluation import evaluate
     from mlic_jax.evaluation.report.tables import cell, markdown_table
     from mlic_jax.metrics import registry
+    from mlic_jax.training.runs import export_run
 
     if not arguments.run and not arguments.model:
         raise UsageError("evaluate needs --run WORKDIR or --model FILE.mlicm")
     metrics = registry.parse(arguments.metrics)
-    common.prepare_jax()
+    runtime.prepare_jax()
     pictures = common.pictures(arguments.images, arguments.limit)
-    models = [(_label(path), common.artifact_of_run(path, arguments.which)) for path in arguments.run]
+    models = [(_label(path), export_run(path, arguments.which)) for path in arguments.run]
     models += [(_label(path), api.load_model(path)) for path in arguments.model]
     codecs = [name for name in (arguments.compare or "").split(",") if name]
-    with batch.Bar("evaluate", len(models) * len(pictures) + 2 * len(codecs), arguments.quiet) as bar:
+    with runtime.Bar("evaluate", len(models) * len(pictures) + 2 * len(codecs), arguments.quiet) as bar:
         found = evaluate.compare(models, pictures, codecs, bar.done, metrics)
     for row in [row for rows in found["rows"] for row in rows] if arguments.per_image else []:
         values = [f"{registry.METRICS[name].label} {cell(row[registry.METRICS[name].key])}" for name in metrics]
@@ -77,10 +79,12 @@ def benchmark(arguments):
     codecs = [name for name in arguments.codecs.split(",") if name]
     specs = [entrants.parse(word) for word in arguments.models]
     if specs:
-        common.prepare_jax()
+        runtime.prepare_jax()
 
     def load(path):
-        return common.artifact_of_run(path, arguments.which) if os.path.isdir(path) else api.load_model(path)
+        from mlic_jax.training.runs import export_run
+
+        return export_run(path, arguments.which) if os.path.isdir(path) else api.load_model(path)
 
     outcome = main.benchmark(
         list(classical.available()) if codecs == ["all"] else codecs,
@@ -111,5 +115,109 @@ def benchmark(arguments):
 def claim(arguments):
     from mlic_jax.evaluation.claim import main
 
-    common.prepare_jax()
+    runtime.prepare_jax()
     return main.command(arguments, lambda: common.pictures(arguments.images, arguments.limit))
+
+
+# ---------------------------------------------------------------------- the commands
+
+# Standard codecs that `evaluate --compare` without names and `benchmark` run.
+COMPARED = "jpeg,jpeg2000,webp,avif"
+
+
+def add_evaluate_arguments(parser):
+    parser.add_argument("--run", action="append", default=[], help="workdir of a run; can be repeated for a curve")
+    parser.add_argument("--model", action="append", default=[], help="model file; can be repeated for a curve")
+    parser.add_argument("--which", default="best", help="checkpoint of --run: best, latest or a step")
+    command.add_pictures(parser)
+    parser.add_argument("--compare", nargs="?", const=COMPARED, help=f"standard codecs (default {COMPARED})")
+    command.add_metrics(parser)
+    parser.add_argument("--out", help="folder for JSON, CSV, tables, RD plots and the HTML report")
+    parser.add_argument("--label", help="name of our curve")
+    parser.add_argument("--note", action="append", default=[], help="a paragraph for the report; can be repeated")
+    parser.add_argument("--per-image", action="store_true", help="print a line per picture")
+    parser.add_argument("--json", action="store_true", help="print JSON that CompressAI's plot tool reads")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def add_benchmark_arguments(parser):
+    command.add_pictures(parser)
+    parser.add_argument(
+        "--codecs", default=COMPARED, help=f"standard codecs, with commas between (default {COMPARED}); all; or ''"
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=[],
+        metavar="SPEC",
+        help="[label=]path[@effort]: a model file or the workdir of a run, its name, and the encoder's effort, 0 to 9; "
+        "models of one rate that have the same label form one curve",
+    )
+    parser.add_argument("--which", default="best", help="checkpoint of workdirs: best, latest or a step")
+    parser.add_argument(
+        "--curves",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="[label=]file[:key=value,...]: published curves, as CompressAI's JSON or a list of records",
+    )
+    parser.add_argument(
+        "--anchors", default="", help="curves against which BD-rates are taken (default: all but our models)"
+    )
+    command.add_metrics(parser)
+    parser.add_argument("--out", required=True, help="folder for tables, plots, JSON and the HTML report")
+    parser.add_argument("--cache", help="folder of results that need not be measured again (default: OUT/cache)")
+    parser.add_argument("--fresh", action="store_true", help="measure again what the cache has")
+    command.add_jobs(parser, "; never when timing")
+    parser.add_argument(
+        "--at",
+        type=command.bits_per_pixel,
+        default=0.3,
+        metavar="BPP",
+        help="where pictures and times are compared (default 0.3)",
+    )
+    parser.add_argument("--show", type=command.count_of_pictures, default=4, help="pictures in the report (default 4)")
+    parser.add_argument(
+        "--timing", type=command.count_of_pictures, nargs="?", const=2, default=0, metavar="N",
+        help="measure time and memory, one codec after the other, on N pictures (default 2)",
+    )  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def add_claim_arguments(parser):
+    parser.add_argument("paper", help="name of a file of configs/claims, as jiang2017, or its path")
+    parser.add_argument("--workdir", help="folder of the trainings (default: runs/claims/PAPER); what it has is kept")
+    parser.add_argument("--source", help="training photos, as in --config.data.source (default: as the configs say)")
+    command.add_pictures(parser)
+    parser.add_argument("--steps", type=int, help="of every training (default: as the claim says)")
+    parser.add_argument("--seeds", help="with commas between, as 0,1,2 (default: as the claim says)")
+    parser.add_argument("--arms", help="these only, with commas between (default: all)")
+    parser.add_argument("--out", default="docs/claims", help="folder of the document (default docs/claims)")
+    parser.add_argument("--only-report", action="store_true", help="no training: measure and write what there is")
+    command.add_jobs(parser)
+    parser.add_argument(
+        "--show",
+        type=command.count_of_pictures,
+        default=4,
+        help="pictures in WORKDIR/report/report.html (default 4; 0: no report)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+EVALUATE = command.Command(
+    "evaluate", "Measure models on real files, beside standard codecs.", add_evaluate_arguments, evaluate
+)
+BENCHMARK = command.Command(
+    "benchmark",
+    "Measure codecs and models on pictures, against each other.",
+    add_benchmark_arguments,
+    benchmark,
+    command.EXIT_CODES,
+)
+CLAIM = command.Command(
+    "claim",
+    "Train and compare what a paper's claim names, and write a document about it.",
+    add_claim_arguments,
+    claim,
+    command.EXIT_CODES,
+)

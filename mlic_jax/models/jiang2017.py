@@ -29,17 +29,9 @@ import jax
 
 from mlic_jax.codec import Codec
 from mlic_jax.entropy.coders import per_example_sum
-from mlic_jax.families.latent import mse255
-from mlic_jax.families.sandwich import (
-    DIFFERENTIABLE,
-    Sandwich,
-    check_arguments,
-    check_range,
-    real_codec,
-    sandwich_codec,
-    simulated,
-    worth_of_a_bit,
-)
+from mlic_jax.families.common import check_choices, check_widths, mse255
+from mlic_jax.families.sandwich import Sandwich, sandwich_codec
+from mlic_jax.families.standard import DIFFERENTIABLE, check_range, real_codec, simulated, worth_of_a_bit
 from mlic_jax.layers.conv import depth_to_space, space_to_depth
 from mlic_jax.layers.edge import BatchNorm, EdgeConv, box_downsample, upsample
 from mlic_jax.layers.windows import to_float, to_uint8
@@ -179,12 +171,13 @@ def jiang2017(
       UsageError: an argument out of range.
     """
     check_range("jiang2017", codec, channels, low, high)
-    check_arguments(
-        "jiang2017",
-        (("form", form, FORMS), ("padding", padding, PADDINGS), ("part", part, PARTS),
-         ("com_gradient", com_gradient, GRADIENTS)),
-        (("features", features, 1), ("com_layers", com_layers, 3 if form == "published" else 2),
-         ("rec_layers", rec_layers, 2)),
+    check_choices(
+        "jiang2017", ("form", form, FORMS), ("padding", padding, PADDINGS), ("part", part, PARTS),
+        ("com_gradient", com_gradient, GRADIENTS),
+    )  # fmt: skip
+    check_widths(
+        "jiang2017", ("features", features, 1), ("com_layers", com_layers, 3 if form == "published" else 2),
+        ("rec_layers", rec_layers, 2),
     )  # fmt: skip
     architecture: dict[str, Any] = {
         "codec": codec, "channels": channels, "low": low, "high": high, "form": form, "features": features,

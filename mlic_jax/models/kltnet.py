@@ -40,6 +40,7 @@ import numpy as np
 from mlic_jax.codec import Codec
 from mlic_jax.entropy.exact import ONE, ExactStack
 from mlic_jax.entropy.priors.gaussian import LogMixture
+from mlic_jax.entropy.rounding import Rounding
 from mlic_jax.errors import UsageError
 from mlic_jax.families.latent import LatentModel, latent_codec
 from mlic_jax.layers import init
@@ -208,13 +209,11 @@ class KltNet(LatentModel):
     dtype: Any = None
     stride = 64
     has_quality = True
-    priors = ("h_s", "context", "prior_z")
-    # With the steps of `water_filling`, lmbda 255^2 times a squared error of one step is 6 / ln 2 bits at every rate.
-    curvature = 6 / np.log(2)
-    # For quality 0 and 100. Without refinement more than the curvature is best, most so where rates are low
+    # Weights for quality 0 and 100. With the steps of `water_filling`, lmbda 255^2 times a squared error of one step is
+    # 6 / ln 2 bits at every rate: the curvature. Without refinement more than that is best, most so where rates are low
     # (docs/lab/encoder.md): more depends on a symbol than its own bits. With it, gradients see to the rest.
-    bits_per_square = {f"y_{step}": (30.0, 12.0) for step in range(4)}
-    bits_per_square_refined = {f"y_{step}": (12.5, 9.5) for step in range(4)}
+    rounding = Rounding({f"y_{step}": (30.0, 12.0) for step in range(4)})
+    refined = Rounding({f"y_{step}": (12.5, 9.5) for step in range(4)}, curvature=6 / np.log(2))
 
     def setup(self):
         zeros = init.Normal(0.0)

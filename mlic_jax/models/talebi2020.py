@@ -35,16 +35,9 @@ from mlic_jax import jpeg
 from mlic_jax.codec import Codec
 from mlic_jax.entropy.coders import per_example_sum
 from mlic_jax.errors import UsageError
-from mlic_jax.families.latent import mse255
-from mlic_jax.families.sandwich import (
-    DIFFERENTIABLE,
-    Sandwich,
-    check_arguments,
-    check_range,
-    sandwich_codec,
-    simulated,
-    worth_of_a_bit,
-)
+from mlic_jax.families.common import check_choices, check_widths, mse255
+from mlic_jax.families.sandwich import Sandwich, sandwich_codec
+from mlic_jax.families.standard import DIFFERENTIABLE, check_range, simulated, worth_of_a_bit
 from mlic_jax.layers.conv import Conv, space_to_depth
 from mlic_jax.layers.edge import EdgeConv
 from mlic_jax.layers.windows import to_float, to_uint8
@@ -291,11 +284,11 @@ def talebi2020(
     check_range("talebi2020", codec, channels, low, high)
     if codec not in DIFFERENTIABLE:
         raise UsageError(f"talebi2020 writes JPEG: codec {codec!r} is none of {', '.join(DIFFERENTIABLE)}")
-    check_arguments(
-        "talebi2020",
-        (("variant", variant, VARIANTS), ("form", form, FORMS), ("rounding", rounding, (EDIT, *jpeg.ROUNDINGS))),
-        (("features", features, 1), ("layers", layers, 2)),
-    )
+    check_choices(
+        "talebi2020", ("variant", variant, VARIANTS), ("form", form, FORMS),
+        ("rounding", rounding, (EDIT, *jpeg.ROUNDINGS)),
+    )  # fmt: skip
+    check_widths("talebi2020", ("features", features, 1), ("layers", layers, 2))
     if not 0 <= perceptual <= 1:
         raise UsageError(f"talebi2020: perceptual={perceptual!r} is a share, from 0 to 1")
     architecture: dict[str, Any] = {

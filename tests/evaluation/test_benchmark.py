@@ -14,7 +14,7 @@ from PIL import Image
 
 from mlic_jax import api, classical, zoo
 from mlic_jax.cli import main as cli
-from mlic_jax.codec import Codec
+from mlic_jax.codec import Codec, Traits
 from mlic_jax.errors import InputError, MlicError, UsageError
 from mlic_jax.evaluation import evaluate
 from mlic_jax.evaluation.benchmark import cache as caching
@@ -32,7 +32,7 @@ def codec(*, ladder=True):
     def step(quality):
         return 2 ** ((100 - quality) / 16) if ladder else 40.0
 
-    def compress(artifact, image, quality, effort=0):
+    def compress(artifact, image, quality, effort=0, importance=None):
         CALLS.append((quality, effort))
         return (zlib.compress(np.round(image / step(quality)).astype(np.uint8).tobytes(), max(1, effort)),)
 
@@ -40,7 +40,7 @@ def codec(*, ladder=True):
         found = np.frombuffer(inflate(chunks[0], 3 * size[0] * size[1], "data"), np.uint8).reshape(*size, 3)
         return np.clip(np.round(found * step(quality)), 0, 255).astype(np.uint8)
 
-    return Codec(None, {}, None, None, compress, decompress, *(((20, 40, 60, 80), 60) if ladder else ()))
+    return Codec(None, {}, None, None, compress, decompress, Traits(*((20, 40, 60, 80), 60) if ladder else ()))
 
 
 def model(name=0, ladder=True):

@@ -21,7 +21,7 @@ from PIL import Image
 
 from mlic_jax import zoo
 from mlic_jax.cli import main as cli
-from mlic_jax.codec import Codec, Objective
+from mlic_jax.codec import Codec, Objective, Traits
 from mlic_jax.errors import InputError, TrainingError, UsageError
 from mlic_jax.evaluation.claim import Arm, Claim, document, main, measuring, results, runs, spec, training, worker
 from mlic_jax.fileformat.artifact import Artifact
@@ -51,7 +51,7 @@ def codec(*, step=16.0, ladder=False):
         scale = step if quality is None else 2 ** (6 - quality / 20)
         return max(0.5, scale * float(artifact.params["gain"]["value"][0]))
 
-    def compress(artifact, image, quality, effort=0):
+    def compress(artifact, image, quality, effort=0, importance=None):
         ENCODED.append(quality)
         # An effort that is wasted: the same pixels, not compressed.
         steps = np.round(image / width(artifact, quality)).astype(np.uint8)
@@ -65,7 +65,7 @@ def codec(*, step=16.0, ladder=False):
         return Artifact("steps", {"step": step, "ladder": ladder}, params, state, {})
 
     qualities = ((20, 40, 60, 80), 60) if ladder else ()
-    return Codec(init, {"rd": Objective(("gain",), loss)}, estimate, export, compress, decompress, *qualities)
+    return Codec(init, {"rd": Objective(("gain",), loss)}, estimate, export, compress, decompress, Traits(*qualities))
 
 
 CONFIG = """
@@ -693,7 +693,7 @@ def command(here, monkeypatch):
     path = os.pathsep.join([str(here), str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
 
     def start(steps):
-        words = [sys.executable, "-m", "mlic_jax.cli.main", "claim", "steps", "--steps", str(steps), "--show", "0"]
+        words = [sys.executable, "-m", "mlic_jax", "claim", "steps", "--steps", str(steps), "--show", "0"]
         environment = {**os.environ, "PYTHONPATH": path}
         process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         return process, runs.all_of(of_one_arm(), "runs/claims/steps", steps=steps)[0]

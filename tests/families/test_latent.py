@@ -11,7 +11,7 @@ import toys
 
 from mlic_jax import zoo
 from mlic_jax.errors import CorruptStreamError, ModelError, UsageError
-from mlic_jax.families import latent
+from mlic_jax.families import latent_coding
 from mlic_jax.fileformat.artifact import Artifact, flatten
 
 SIZES = [(1, 1), (1, 67), (67, 1), (33, 47), (65, 97), (512, 768)]
@@ -32,9 +32,9 @@ def test_decoder_makes_what_the_encoder_announced(name, size):
     decoded = codec.decompress(artifact, (chunk,), size)
     assert decoded.shape == image.shape and decoded.dtype == np.uint8
 
-    stream, received = latent.encode(small.MODULES[name], artifact, image)
+    stream, received = latent_coding.encode(small.MODULES[name], artifact, image)
     assert stream == chunk
-    np.testing.assert_array_equal(latent.reconstruct(small.MODULES[name], artifact, received, size), decoded)
+    np.testing.assert_array_equal(latent_coding.reconstruct(small.MODULES[name], artifact, received, size), decoded)
 
     if size != (33, 47):
         return  # compiling the rest is what would take long

@@ -113,17 +113,6 @@ def test_windows_give_what_the_whole_picture_gives(name, arguments, monkeypatch)
     assert (whole != parts).mean() < 1e-3
 
 
-@pytest.mark.parametrize("length", [1, 5, 40, 41, 64, 65, 100, 333])
-def test_windows_cover_a_length_once(length):
-    covers = sandwich._covers(length, 4, 32)
-    assert [part for _, part in covers][0][0] == 0 and covers[-1][1][1] == length
-    for (origin, (first, last)), (_, (following, _)) in zip(covers, covers[1:], strict=False):
-        assert last == following and origin <= first
-    for origin, (first, last) in covers:
-        assert origin == 0 or first - origin >= 4
-        assert origin + 40 >= length or origin + 40 - last >= 4
-
-
 # ---------------------------------------------------------------------- files
 
 
@@ -306,9 +295,9 @@ if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 import jax
 import numpy as np
-from mlic_jax.families import sandwich
+from mlic_jax.families import standard
 image = np.zeros((4, 256, 256, 3), np.uint8)
-run = jax.jit(lambda image, quality: sandwich.real_codec("jpeg", image + 1, quality))
+run = jax.jit(lambda image, quality: standard.real_codec("jpeg", image + 1, quality))
 for i in range(20):
     decoded, bits = run(image + i, np.full(4, 50, np.float32))
 assert decoded.shape == image.shape and bits.min() > 0

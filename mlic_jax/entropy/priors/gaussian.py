@@ -101,7 +101,7 @@ class Gaussian(NamedTuple):
             found[..., y, :, :] = scale_index(scale[..., y, :, :], table.thresholds)
         return found
 
-    def settled(self) -> dict:
+    def export_state(self) -> dict:
         """Nothing: all that is fixed stands in the tables."""
         return {}
 
@@ -132,7 +132,7 @@ class LogGaussian(NamedTuple):
     Attributes:
       log_scale: [B, h, w, C] natural logarithms, unbounded; they count as clipped to the table's range.
       mean: same shape, or 0.
-      kept: what `settled` returns.
+      kept: what `export_state` returns.
     """
 
     log_scale: jax.Array
@@ -175,7 +175,7 @@ class LogGaussian(NamedTuple):
         scale = np.exp(np.clip(log_scale, LOG_MIN, LOG_MAX))
         return -np.log2(np.maximum(_mass(np.abs(symbols), scale, self.mixture), LIKELIHOOD_FLOOR))
 
-    def settled(self) -> dict:
+    def export_state(self) -> dict:
         """What of it an artifact stores as state."""
         return self.kept
 

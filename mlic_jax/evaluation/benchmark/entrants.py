@@ -122,7 +122,7 @@ def models(specs: Sequence[Spec], load: Callable[[str], Artifact]) -> list[Entra
 
 
 def _curve(label: str, members: Sequence[tuple[Spec, Artifact]]) -> Entrant:
-    several = [spec.path for spec, artifact in members if zoo.codec_of(artifact).ladder]
+    several = [spec.path for spec, artifact in members if zoo.codec_of(artifact).traits.ladder]
     if several and len(members) > 1:
         raise UsageError(
             f"{several[0]!r} has several rates, and is a curve by itself, but {len(members)} models are called "
@@ -136,7 +136,7 @@ def _curve(label: str, members: Sequence[tuple[Spec, Artifact]]) -> Entrant:
         about += f", effort {spec.effort}"
     if several:
         at = functools.partial(_point, artifact, spec.effort)
-        return Entrant(label, "ours", about, tuple(map(at, zoo.codec_of(artifact).ladder)), at)
+        return Entrant(label, "ours", about, tuple(map(at, zoo.codec_of(artifact).traits.ladder)), at)
     names = [os.path.splitext(os.path.basename(os.path.normpath(spec.path)))[0] for spec, _ in members]
     points = [_point(artifact, spec.effort, None, name) for (spec, artifact), name in zip(members, names, strict=True)]
     return Entrant(label, "ours", about, tuple(points), None)
@@ -154,7 +154,7 @@ def _point(artifact: Artifact, effort: int, quality: float | None, name: str | N
     }
 
     # What such a model is for is the standard file itself: its bytes count, without a container around them.
-    standard = zoo.codec_of(artifact).extension
+    standard = zoo.codec_of(artifact).traits.extension
     if standard:
         key["file"] = standard
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mlic_jax.cli import batch
+from mlic_jax import runtime
 from mlic_jax.errors import UsageError
 from mlic_jax.evaluation.benchmark import published, results, run, timing
 from mlic_jax.evaluation.benchmark.cache import Cache
@@ -107,7 +107,7 @@ def benchmark(
     shown = _spread(len(seen), options.shown)
     timed = [seen[index] for index in _spread(len(seen), options.timed)]
     total = len(planned.missing) + len(entrants) * len(shown) + (len(entrants) if timed else 0)
-    with batch.Bar("benchmark", total, options.quiet) as bar:
+    with runtime.Bar("benchmark", total, options.quiet) as bar:
         rows = run.measure(entrants, seen, cache, options.jobs, planned, bar.done)
         versions = run.at_equal_rate(
             entrants, rows, seen, shown, options.bpp, cache, options.jobs, bar.done, options.metrics

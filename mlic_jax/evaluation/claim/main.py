@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlic_jax import atomic
-from mlic_jax.cli import batch
+from mlic_jax import atomic, runtime
 from mlic_jax.errors import InputError, TrainingError, UsageError
 from mlic_jax.evaluation.claim import document, measuring, results, runs, spec, training
 from mlic_jax.evaluation.claim.measuring import Curve
@@ -116,7 +115,7 @@ def run(
 
     cache = measuring.Cache(workdir / "cache")
     seen = measuring.pictures(loaded, claim.grey)
-    with batch.Bar("measure", measuring.count(claim, all_runs, len(seen)), options.quiet) as bar:
+    with runtime.Bar("measure", measuring.count(claim, all_runs, len(seen)), options.quiet) as bar:
         curves, lacking = measuring.measure_all(claim, all_runs, seen, cache, options.jobs, bar.done)
     missing = failures | lacking
     if not options.only_report:
@@ -222,7 +221,7 @@ def _report(claim: Claim, curves: Sequence[Curve], seen, cache, folder, options:
     bpp = claim.rates[len(claim.rates) // 2] if claim.rates else SHOWN_AT
     count = min(options.shown, len(seen))
     indexes = [index * len(seen) // count for index in range(count)]
-    with batch.Bar("pictures at equal rate", count * len(entrants), options.quiet) as bar:
+    with runtime.Bar("pictures at equal rate", count * len(entrants), options.quiet) as bar:
         versions = measured.at_equal_rate(
             entrants, rows, seen, indexes, bpp, cache, options.jobs, bar.done, claim.metrics
         )

