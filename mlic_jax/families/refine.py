@@ -9,7 +9,7 @@ for rate. The gradient comes through the whole decoder and through all probabili
 decoder stays as it is.
 
 Stochastic Gumbel annealing (Yang, Bamler, Mandt, NeurIPS 2020), the usual way, gained a fifth as much in 64 steps:
-docs/training.md. Large pictures are refined in overlapping tiles of one size.
+docs/lab/encoder.md. Large pictures are refined in overlapping tiles of one size.
 """
 
 from __future__ import annotations
