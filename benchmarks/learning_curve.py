@@ -232,7 +232,7 @@ def check_gradients(args, folder):
     params = [host_params(ours.start), host_params(ours.train(batches)[0])]
     np.savez(folder / "weights_1.npz", **to_compressai(args.model, params[1]))
     with compressai(args, folder, cores, task="gradients", points=len(params)) as report:
-        found = report()
+        their_report = report()
     rows = []
     for point, weights in enumerate(params):
         loss, gradients = ours.gradients(weights, batches[0])
@@ -245,8 +245,8 @@ def check_gradients(args, folder):
         row = {
             "steps": point * CHECK_STEPS,
             "loss": loss,
-            "compressai_loss": found["losses"][point],
-            "loss_difference": abs(loss / found["losses"][point] - 1),
+            "compressai_loss": their_report["losses"][point],
+            "loss_difference": abs(loss / their_report["losses"][point] - 1),
             "gradient_difference": norm(value - theirs[name] for name, value in gradients.items())
             / norm(theirs.values()),
             "worst_parameter": worst,
@@ -266,7 +266,7 @@ def check_gradients(args, folder):
     print(
         f"both sides {'agree' if good else 'DIFFER'} (limits {GRADIENT_LIMIT:g}, {GRADIENT_LIMIT:g}, {UPDATE_LIMIT:g})"
     )
-    return good, {"check": rows}, found["versions"]
+    return good, {"check": rows}, their_report["versions"]
 
 
 def norm(arrays):
@@ -292,9 +292,9 @@ def compare_curves(args, folder):
             state, history = ours.train(batches, run)
             runs.append({**history, "held_out": ours.validate(state, held_out)})
             print(f"  ours, run {run + 1}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-        found = report()
+        their_report = report()
     seconds = time.perf_counter() - began
-    theirs, control = found["runs"], found["control"]
+    theirs, control = their_report["runs"], their_report["control"]
 
     losses, their_losses = (np.array([run["loss"] for run in side]) for side in (runs, theirs))
     edges = np.linspace(0, args.steps, WINDOWS + 1).astype(int)
@@ -339,7 +339,7 @@ def compare_curves(args, folder):
     differences["control"] = control_differences
     result = {"windows": rows, "held_out": last, "differences": differences, **sides}
     print(f"{args.runs} runs on each side, at the same time: {seconds:.0f} s")
-    return good, result, found["versions"]
+    return good, result, their_report["versions"]
 
 
 def difference(row, side="ours"):
@@ -508,8 +508,8 @@ class Theirs:
             out = self.loss(net, 0, True)
             out["loss"].backward()
             losses.append(out["loss"].item())
-            found = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in net.named_parameters()}
-            np.savez(self.folder / f"gradients_{point}.npz", **{name: g.numpy() for name, g in found.items()})
+            gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in net.named_parameters()}
+            np.savez(self.folder / f"gradients_{point}.npz", **{name: g.numpy() for name, g in gradients.items()})
         return {"losses": losses}
 
     def train(self):

@@ -98,11 +98,11 @@ def check(original, kind: str, artifact, with_reference: bool) -> dict[str, bool
         alpha = np.asarray(original.convert("RGBA"))[..., 3] if hasattr(original, "convert") else original[..., -1]
         right["alpha"] = np.array_equal(array[..., -1], alpha)
     if with_reference:
-        found = reference.decode(file, artifact)
-        names = [name for name in ("z", "y") if name in found]
+        decoded = reference.decode(file, artifact)
+        names = [name for name in ("z", "y") if name in decoded]
         right["symbols"] = len(names) == len(recorded.symbols) and all(
-            np.array_equal(symbols[0], found[name])
-            and (f"{name}_rows" not in found or np.array_equal(rows[0], found[f"{name}_rows"]))
+            np.array_equal(symbols[0], decoded[name])
+            and (f"{name}_rows" not in decoded or np.array_equal(rows[0], decoded[f"{name}_rows"]))
             for name, (symbols, rows) in zip(names, recorded.symbols, strict=True)
         )
     header, _ = container.read_header(file)

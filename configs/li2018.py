@@ -5,8 +5,9 @@
 
 Variants: `tiny` (compact networks, 16 bits a cell, two CPU cores, minutes); `paper` (the released networks, 64 bits a
 cell, below 0.5 bits per pixel; needs a GPU) and `paper_high` (128 bits, above). Each with `_no_map` sends all bits of
-every cell: the first of the paper's two stages, with whose weights the second begins. Without it a map is emptied
-before the networks have learned what bits are good for. Either trains its networks first, its coder's behind them.
+every cell: the first of the paper's two stages, with whose weights the second begins. Without it the map goes to zero
+before the networks have learned to use bits. Each trains the transform first, and then, on fixed codes, the entropy
+model.
 
 `toy` is for tests. Rates are chosen by `model.arguments.r0` and `gamma`; there is one model for each.
 """

@@ -19,7 +19,7 @@ def read_bytes(path, error: type[MlicError] = InputError) -> bytes:
 
 
 def write_bytes(path, data: bytes) -> None:
-    """Writes a temporary file beside the target and renames it, so that nobody ever sees half of it.
+    """Writes a temporary file beside the target and renames it, so that a reader never sees half of it.
 
     Raises InputError where the folder is missing or not writable.
     """

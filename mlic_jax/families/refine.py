@@ -9,7 +9,7 @@ for rate. The gradient comes through the whole decoder and through all probabili
 decoder stays as it is.
 
 Stochastic Gumbel annealing (Yang, Bamler, Mandt, NeurIPS 2020), the usual way, gained a fifth as much in 64 steps:
-docs/training.md. Large pictures are refined in overlapping tiles of one size.
+docs/lab/encoder.md. Large pictures are refined in overlapping tiles of one size.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlic_jax.entropy import coders
+from mlic_jax.layers import windows
 from mlic_jax.layers.windows import to_float
 
 # Iterations for effort 1 to 9.
@@ -84,21 +85,6 @@ def _descend(module, variables, image, latents, quality, weight, steps):
     return best
 
 
-def tiles(length: int, side: int, overlap: int) -> list[tuple[int, int, int]]:
-    """Where tiles of one side lie on an axis: (origin, start, stop) of each, the part start..stop is its own.
-
-    A tile that is longer than the axis is the axis. Neighbours share `overlap` or more; each owns half of it.
-    """
-    if length <= side:
-        return [(0, 0, length)]
-    count = -(-(length - overlap) // (side - overlap))
-    unit = overlap // 2
-    origins = [round(i * (length - side) / (count - 1) / unit) * unit for i in range(count)]
-    origins[-1] = length - side
-    middles = [(left + side + right) // 2 // unit * unit for left, right in zip(origins, origins[1:], strict=False)]
-    return list(zip(origins, [0, *middles], [*middles, length], strict=True))
-
-
 def refine(module, variables, image: np.ndarray, latents, quality: np.ndarray | None, weight: float, steps: int):
     """Better latents for one picture.
 
@@ -114,32 +100,18 @@ def refine(module, variables, image: np.ndarray, latents, quality: np.ndarray | 
     Returns:
       As latents; they are never worse, as far as the model's estimate in floating point can tell.
     """
-    _, height, width, _ = image.shape
     params = {"params": variables["params"]}
+    # How many pixels a latent's sample stands for differs from latent to latent; the coarsest one's are a cell.
+    scales = {name: image.shape[1] // latent.shape[1] for name, latent in latents.items()}
+    cell = max(scales.values())
     result = {name: latent.copy() for name, latent in latents.items()}
-    for top, first_row, last_row in tiles(height, TILE, OVERLAP):
-        for left, first_column, last_column in tiles(width, TILE, OVERLAP):
-            part = image[:, top : top + TILE, left : left + TILE]
-            # How many pixels a latent's sample stands for differs from latent to latent.
-            scales = {name: height // latent.shape[1] for name, latent in latents.items()}
-            begin = {
-                name: latent[
-                    :,
-                    top // scales[name] : (top + TILE) // scales[name],
-                    left // scales[name] : (left + TILE) // scales[name],
-                ]
-                for name, latent in latents.items()
-            }
-            found = jax.device_get(_descend(module, params, part, begin, quality, weight, steps))
-            for name, latent in found.items():
-                scale = scales[name]
-                rows, columns = (
-                    slice(first_row // scale, last_row // scale),
-                    slice(first_column // scale, last_column // scale),
-                )
-                result[name][:, rows, columns] = latent[
-                    :,
-                    (first_row - top) // scale : (last_row - top) // scale,
-                    (first_column - left) // scale : (last_column - left) // scale,
-                ]
+    for tile in windows.cover([side // cell for side in image.shape[1:3]], lambda n: _tiles(n, cell)):
+        begin = {name: windows.cut(latent, tile, cell // scales[name]) for name, latent in latents.items()}
+        better = _descend(module, params, windows.cut(image, tile, cell), begin, quality, weight, steps)
+        for name, latent in jax.device_get(better).items():
+            windows.paste(result[name], latent, tile, cell // scales[name])
     return result
+
+
+def _tiles(length, cell):
+    return windows.spans_within(length, TILE // cell, OVERLAP // cell)

@@ -32,6 +32,7 @@ from mlic_jax.families import standard
 from mlic_jax.families.base import Family
 from mlic_jax.families.common import mean_psnr_db, mse255, pad, pad_picture
 from mlic_jax.families.quality import WholeNumbers
+from mlic_jax.layers import windows
 from mlic_jax.layers.windows import to_float, to_uint8
 
 # Side of the windows in which pictures go through the networks, in samples of the smaller picture.
@@ -61,12 +62,12 @@ class Sandwich(nn.Module):
 # ---------------------------------------------------------------------- windows
 
 
-def by_windows(function: Callable, image: np.ndarray, scale_in: int, scale_out: int, margin: int, *more) -> np.ndarray:
-    """A convolutional function on one picture, window by window, as if on the whole.
+def by_windows(function: Callable, image: np.ndarray, scale_in: int, scale_out: int, margin: int) -> np.ndarray:
+    """A network that repeats the picture's edge, on one picture, window by window: the result is that of the whole.
 
     Args:
-      function: (window [1, h, w, C], *more) -> [1, h scale_out / scale_in, w scale_out / scale_in, C'], jitted. It is
-        compiled for one size of window, and for smaller pictures for their own.
+      function: window [1, h, w, C] -> [1, h scale_out / scale_in, w scale_out / scale_in, C'], jitted. It is compiled
+        for one size of window, and for smaller pictures for their own.
       image: [H, W, C], sides multiples of scale_in.
       scale_in, scale_out: samples of input and output along a cell; windows are WINDOW of the fewer, without margins.
       margin: how many input samples around a sample its outputs depend on.
@@ -74,38 +75,9 @@ def by_windows(function: Callable, image: np.ndarray, scale_in: int, scale_out: 
     Returns:
       [H scale_out / scale_in, W scale_out / scale_in, C'].
     """
-    height, width = (side // scale_in for side in image.shape[:2])
     border, core = -(-margin // scale_in), max(1, WINDOW // min(scale_in, scale_out))
-    result = None
-    for top, (first_row, last_row) in _covers(height, border, core):
-        for left, (first, last) in _covers(width, border, core):
-            bottom, right = min(top + core + 2 * border, height), min(left + core + 2 * border, width)
-            window = image[top * scale_in : bottom * scale_in, left * scale_in : right * scale_in]
-            y = np.asarray(function(window[None], *more))[0]
-            if result is None:
-                result = np.empty((height * scale_out, width * scale_out, y.shape[-1]), y.dtype)
-            result[first_row * scale_out : last_row * scale_out, first * scale_out : last * scale_out] = y[
-                (first_row - top) * scale_out : (last_row - top) * scale_out,
-                (first - left) * scale_out : (last - left) * scale_out,
-            ]
-    return result
-
-
-def _covers(length, border, core):
-    """(origin, (first, last)) of windows of core + 2 border cells, and the part of `length` that each one gives.
-
-    A window begins or ends at the picture's edge or has `border` cells beyond its part.
-    """
-    side = core + 2 * border
-    if length <= side:
-        return [(0, (0, length))]
-    found, covered = [], 0
-    while covered < length:
-        origin = min(max(0, covered - border), length - side)
-        last = length if origin + side == length else origin + side - border
-        found.append((origin, (covered, last)))
-        covered = last
-    return found
+    spans = functools.partial(windows.spans_within, side=core + 2 * border, overlap=2 * border)
+    return windows.by_windows(lambda part, _: function(part), image[None], spans, scale_in, scale_out)[0]
 
 
 # ---------------------------------------------------------------------- the codec
@@ -195,13 +167,16 @@ class SandwichFamily(Family):
     def by_network(self, artifact, method, image, quality):
         """What `before` or `after` makes of one picture uint8 [H, W, c], window by window."""
         module = self.module
-        function = functools.partial(_on_window, module, method)
         condition = standard.condition_of(module.codec, np.full(1, quality))
         if method == "before":
             scales, margin = (module.cell, module.cell // module.scale), module.margin[0]
         else:
             scales, margin = (1, module.scale), -(-module.margin[1] // module.scale)
-        return by_windows(function, image, *scales, margin, artifact.variables, condition)
+
+        def function(window):
+            return _on_window(module, method, window, artifact.variables, condition)
+
+        return by_windows(function, image, *scales, margin)
 
     def encode(self, artifact, image, quality, effort, importance):
         module = self.module

@@ -4,7 +4,7 @@
                                                    \\-> coefficients (for the rate)
 
 Every arrow but ROUNDING is libjpeg's integer arithmetic (`arithmetic`), with the gradient of the same step in real
-numbers; the roundings of the coefficients that lose information are what people have invented surrogates for.
+numbers. ROUNDING, the step that loses information, has no useful gradient of its own: several surrogates are known.
 """
 
 from __future__ import annotations

@@ -4,9 +4,11 @@ Toderici et al. 2017, "Full Resolution Image Compression with Recurrent Neural N
 Flax module
 
     start(batch, height, width) -> state                    all zeros; the size is that of outputs
-    __call__(state, x [B, stride h, stride w, Cin]) -> (state, output [B, h, w, features])
+    __call__(state, x [B, stride h, stride w, Cin], inside) -> (state, output [B, h, w, features])
 
-whose input is convolved 3x3 with the layer's stride, and whose hidden state is convolved with `hidden_kernel`; the
+where `inside` is the part of h x w that is picture (None: all of it; layers/windows.py): hidden states and outputs are
+zero elsewhere, so that every convolution sees around the picture what its own padding would be. The input is to be.
+It is convolved 3x3 with the layer's stride, and whose hidden state is convolved with `hidden_kernel`; the
 convolutions of all gates are one. Names: s is the logistic function, * a convolution, products are of single samples.
 """
 
@@ -22,6 +24,7 @@ import numpy as np
 from mlic_jax.layers import conv_forms as forms
 from mlic_jax.layers import init
 from mlic_jax.layers.conv import conv, pointwise
+from mlic_jax.layers.windows import mask
 
 # What is added to the forget gate's sum, so that a cell remembers before it has learned to.
 FORGET = 1.0
@@ -117,12 +120,12 @@ class LSTM(_Cell):
         return zeros, zeros
 
     @nn.compact
-    def __call__(self, state, x):
+    def __call__(self, state, x, inside=None):
         memory, hidden = state
         count = 4 * self.features
         i, f, o, j = jnp.split(self.of_input(count, x) + self.of_hidden(count, hidden), 4, axis=-1)
         memory = nn.sigmoid(f + FORGET) * memory + nn.sigmoid(i) * jnp.tanh(j)
-        hidden = nn.sigmoid(o) * jnp.tanh(memory)
+        hidden = mask(nn.sigmoid(o) * jnp.tanh(memory), inside)
         return (memory, hidden), hidden
 
 
@@ -139,7 +142,7 @@ class GRU(_Cell):
     residual: float | None = None
 
     @nn.compact
-    def __call__(self, hidden, x):
+    def __call__(self, hidden, x, inside=None):
         n = self.features
         plain = self.residual is None
         of_input = self.of_input(3 * n if plain else 4 * n, x)
@@ -148,9 +151,10 @@ class GRU(_Cell):
         candidate = jnp.tanh(of_input[..., 2 * n : 3 * n] + self.of_hidden(n, r * hidden, "candidate"))
         hidden = (1 - z) * hidden + z * candidate
         if plain:
+            hidden = mask(hidden, inside)
             return hidden, hidden
-        hidden = hidden + self.residual * of_hidden[..., 2 * n :]
-        return hidden, hidden + self.residual * of_input[..., 3 * n :]
+        hidden = mask(hidden + self.residual * of_hidden[..., 2 * n :], inside)
+        return hidden, mask(hidden + self.residual * of_input[..., 3 * n :], inside)
 
 
 class AssociativeLSTM(_Cell):
@@ -175,7 +179,7 @@ class AssociativeLSTM(_Cell):
         return zeros, zeros, super().start(batch, height, width)
 
     @nn.compact
-    def __call__(self, state, x):
+    def __call__(self, state, x, inside=None):
         real, imaginary, hidden = state
         n = self.features // 2
         sums = self.of_input(9 * n, x) + self.of_hidden(9 * n, hidden)
@@ -186,7 +190,7 @@ class AssociativeLSTM(_Cell):
         real, imaginary = f * real + written[0], f * imaginary + written[1]
         read = _product(tuple(self._permuted(part) for part in key_out), (real, imaginary))
         read = bound(*(part.mean(-2) for part in read))
-        hidden = jnp.concatenate([o * part for part in read], axis=-1)
+        hidden = mask(jnp.concatenate([o * part for part in read], axis=-1), inside)
         return (real, imaginary, hidden), hidden
 
     def _permuted(self, x):

@@ -1,17 +1,26 @@
-"""Convolutional networks on pictures of any size: windows of a few fixed shapes, with all that their inside depends on.
+"""Networks on pictures of any size: windows of a few fixed shapes, with all that their inside depends on.
 
 XLA compiles a program for every shape, which takes seconds, and a whole picture's activations take hundreds of bytes
-a pixel. So a network is evaluated on windows whose sides are one of two lengths: at most four shapes, whatever the size
-of pictures. They are so wide that the part that is kept depends on nothing outside: the result is that of the whole
-picture. Where a window hangs over the picture's edge, every layer sees zeros there, as its own padding would be.
+a pixel. So pictures go through networks in windows, of which there are three kinds, by what a network allows:
 
-Lengths are counted in cells, the smallest squares of the picture on which all strides of the network fit.
+- `spans_over`: convolutions that pad with zeros. A window has one of two lengths along an axis and may hang over the
+  picture's edge, where every layer sees zeros, as its own padding would be (`Inside`, `mask`): at most four shapes.
+  It is so wide that the part that is kept depends on nothing outside: the result is that of the whole picture.
+- `spans_within`: networks that repeat the picture's edge, and descents that want neighbours to overlap. Windows of one
+  length lie on the picture, so that an edge that a network sees is the picture's own or far enough away.
+- `ladder_span`: recurrent networks, whose outputs depend on everything after some iterations. One window holds the
+  whole picture; its sides are taken from a ladder of lengths, and beyond the picture every layer sees zeros.
+
+Lengths are counted in cells, the smallest squares of the picture on which all strides of the network fit. `cut` takes a
+window out of an array, `paste` puts the part that is kept into the result.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -24,6 +33,8 @@ from jax import lax
 CORES = (14, 30)
 # For networks behind a picture's transform, whose cells are 64 pixels.
 HYPER_CORES = (4, 14)
+# Of `ladder_span`; beyond them a power of two is divided by four.
+LADDER = (4, 8, 12, 16, 24, 32)
 
 
 def to_float(image):
@@ -37,7 +48,10 @@ def to_uint8(image):
 
 
 class Inside(NamedTuple):
-    """The part of a window that lies on the picture: rows top..bottom - 1, columns left..right - 1 (int32 scalars)."""
+    """The part of a window that lies on the picture: rows top..bottom - 1, columns left..right - 1 (int32 scalars).
+
+    To a compiled program they are arguments: it is the same for every place of a window.
+    """
 
     top: Any
     bottom: Any
@@ -49,8 +63,10 @@ class Inside(NamedTuple):
         return Inside(*(edge * factor.numerator // factor.denominator for edge in self))
 
 
-def mask(x: jax.Array, inside: Inside) -> jax.Array:
-    """x [B, h, w, C], zero outside."""
+def mask(x: jax.Array, inside: Inside | None) -> jax.Array:
+    """x [B, h, w, C], zero outside; x itself where `inside` is None, which means that all of it is picture."""
+    if inside is None:
+        return x
     rows = lax.broadcasted_iota(jnp.int32, (1, *x.shape[1:3], 1), 1)
     columns = lax.broadcasted_iota(jnp.int32, (1, *x.shape[1:3], 1), 2)
     within = (rows >= inside.top) & (rows < inside.bottom) & (columns >= inside.left) & (columns < inside.right)
@@ -100,8 +116,16 @@ class Span(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def spans(length: int, margin: int, cores: tuple[int, int] = CORES) -> tuple[Span, ...]:
-    """Windows of two lengths that cover `length` cells at the least total length, the longer ones first."""
+def spans_over(length: int, margin: int, cores: tuple[int, int] = CORES) -> tuple[Span, ...]:
+    """Windows of two lengths that cover `length` cells at the least total length, the longer ones first.
+
+    They may hang over both ends.
+
+    Args:
+      length: of the picture.
+      margin: what a window has to see beyond what is kept, except at the picture's ends.
+      cores: the two lengths, without the margins on both sides.
+    """
     short, long = (core + 2 * margin for core in cores)
     # The first and the last window need no margin at the picture's edge.
     need = length - 2 * margin
@@ -111,13 +135,110 @@ def spans(length: int, margin: int, cores: tuple[int, int] = CORES) -> tuple[Spa
         cost = longs * long + shorts * short
         if best is None or cost < best[0]:
             best = (cost, [long] * longs + [short] * shorts)
-    found, covered = [], 0
+    spans, covered = [], 0
     for i, size in enumerate(best[1]):
         origin = covered - margin if i else 0
         stop = length if i == len(best[1]) - 1 else origin + size - margin
-        found.append(Span(origin, size, covered, stop))
+        spans.append(Span(origin, size, covered, stop))
         covered = stop
-    return tuple(found)
+    return tuple(spans)
+
+
+@functools.lru_cache(maxsize=1024)
+def spans_within(length: int, side: int, overlap: int) -> tuple[Span, ...]:
+    """The fewest windows of one length that cover `length` cells, none of which hangs over an end.
+
+    Args:
+      length: of the picture. One that is not longer than `side` is one window of its own length.
+      side: of a window; more than `overlap`.
+      overlap: what neighbours share, at least. Each keeps half of what they share.
+    """
+    if length <= side:
+        return (Span(0, length, 0, length),)
+    count = -(-(length - overlap) // (side - overlap))
+    origins = [round(i * (length - side) / (count - 1)) for i in range(count)]
+    middles = [(left + side + right) // 2 for left, right in itertools.pairwise(origins)]
+    ends = zip(origins, [0, *middles], [*middles, length], strict=True)
+    return tuple(Span(origin, side, start, stop) for origin, start, stop in ends)
+
+
+def ladder_span(length: int) -> Span:
+    """One window for `length` cells, of the next length on the ladder.
+
+    Up to 32 cells compiling costs more than computing, and the ladder is coarse; beyond, a side grows by a quarter at
+    most, by a tenth in the mean.
+    """
+    if length <= LADDER[-1]:
+        return Span(0, next(rung for rung in LADDER if rung >= length), 0, length)
+    step = 1 << ((length - 1).bit_length() - 3)
+    return Span(0, -(-length // step) * step, 0, length)
+
+
+class Window(NamedTuple):
+    """A window on a picture of any size: its spans along both axes, in cells."""
+
+    rows: Span
+    columns: Span
+
+    def inside(self, size: tuple[int, int], scale: int) -> Inside:
+        """What of the window is picture, in samples, `scale` to a cell; size: of the picture, in cells."""
+        ends = []
+        for span, length in zip(self, size, strict=True):
+            ends += [max(0, -span.origin), min(span.length, length - span.origin)]
+        return Inside(*(np.int32(end * scale) for end in ends))
+
+
+def cover(size: Sequence[int], spans: Callable) -> list[Window]:
+    """The windows of a picture of (height, width) cells; spans: (length) -> the windows along an axis."""
+    return [Window(*pair) for pair in itertools.product(*map(spans, size))]
+
+
+def cut(x: np.ndarray, window: Window, scale: int) -> np.ndarray:
+    """What [B, H, W, C], of `scale` samples to a cell, holds within a window; zeros where that is no picture."""
+    size = tuple(side // scale for side in x.shape[1:3])
+    top, bottom, left, right = window.inside(size, scale)
+    row, column = (span.origin * scale for span in window)
+    part = x[:, row + top : row + bottom, column + left : column + right]
+    shape = (x.shape[0], window.rows.length * scale, window.columns.length * scale, x.shape[3])
+    if part.shape == shape:
+        return part
+    whole = np.zeros(shape, x.dtype)
+    whole[:, top:bottom, left:right] = part
+    return whole
+
+
+def paste(result: np.ndarray, y: np.ndarray, window: Window, scale: int) -> None:
+    """Writes what is kept of a window's output into [B, H, W, C], of `scale` samples to a cell."""
+    target, source = (
+        (slice(None), *(slice((span.start - o) * scale, (span.stop - o) * scale) for span, o in zip(window, origins)))
+        for origins in ((0, 0), (window.rows.origin, window.columns.origin))
+    )
+    result[target] = y[source]
+
+
+def by_windows(function: Callable, x: np.ndarray, spans: Callable, cell_in: int, cell_out: int) -> np.ndarray:
+    """A network on an array, window by window.
+
+    Args:
+      function: (input of a window, its Window) -> output of the window, both [B, h, w, C].
+      x: [B, H, W, C], sides multiples of a cell.
+      spans: (length in cells) -> the windows along an axis.
+      cell_in, cell_out: sides of a cell in input and output samples.
+
+    Returns:
+      [B, H', W', C'].
+    """
+    batch, height, width, _ = x.shape
+    if height % cell_in or width % cell_in:
+        raise ValueError(f"{height}x{width} samples: multiples of {cell_in} are needed")
+    size = height // cell_in, width // cell_in
+    result = None
+    for window in cover(size, spans):
+        y = np.asarray(function(cut(x, window, cell_in), window))
+        if result is None:
+            result = np.empty((batch, size[0] * cell_out, size[1] * cell_out, y.shape[-1]), y.dtype)
+        paste(result, y, window, cell_out)
+    return result
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -129,7 +250,7 @@ def _window(stack, variables, x, inside, quality=None):
 
 
 def evaluate(stack, variables, x: np.ndarray, compute=_window, quality=None) -> np.ndarray:
-    """A network on a picture or latent, window by window.
+    """A Stack on a picture or latent, window by window.
 
     Args:
       stack: an unbound Stack (hashable: programs are compiled per stack and window shape).
@@ -142,29 +263,11 @@ def evaluate(stack, variables, x: np.ndarray, compute=_window, quality=None) -> 
       [B, h', w', C'].
     """
     cell_in, cell_out, margin = geometry(stack.layers)
-    batch, height, width, channels = x.shape
-    if height % cell_in or width % cell_in:
-        raise ValueError(f"{height}x{width} samples: multiples of {cell_in} are needed")
+    size = tuple(side // cell_in for side in x.shape[1:3])
     further = () if quality is None else (np.asarray(quality, np.float32),)
-    result = None
-    for row in spans(height // cell_in, margin, stack.cores):
-        for column in spans(width // cell_in, margin, stack.cores):
-            window = np.zeros((batch, row.length * cell_in, column.length * cell_in, channels), x.dtype)
-            top, left = row.origin * cell_in, column.origin * cell_in
-            inside = Inside(
-                *(max(0, -top), min(window.shape[1], height - top)),
-                *(max(0, -left), min(window.shape[2], width - left)),
-            )
-            window[:, inside.top : inside.bottom, inside.left : inside.right] = x[
-                :, top + inside.top : top + inside.bottom, left + inside.left : left + inside.right
-            ]
-            y = np.asarray(compute(stack, variables, window, Inside(*map(np.int32, inside)), *further))
-            if result is None:
-                shape = (batch, height // cell_in * cell_out, width // cell_in * cell_out, y.shape[-1])
-                result = np.empty(shape, y.dtype)
-            result[:, row.start * cell_out : row.stop * cell_out, column.start * cell_out : column.stop * cell_out] = y[
-                :,
-                (row.start - row.origin) * cell_out : (row.stop - row.origin) * cell_out,
-                (column.start - column.origin) * cell_out : (column.stop - column.origin) * cell_out,
-            ]
-    return result
+
+    def on_window(part, window):
+        return compute(stack, variables, part, window.inside(size, cell_in), *further)
+
+    spans = functools.partial(spans_over, margin=margin, cores=stack.cores)
+    return by_windows(on_window, x, spans, cell_in, cell_out)

@@ -211,7 +211,7 @@ class KltNet(LatentModel):
     has_quality = True
     # Weights for quality 0 and 100. With the steps of `water_filling`, lmbda 255^2 times a squared error of one step is
     # 6 / ln 2 bits at every rate: the curvature. Without refinement more than that is best, most so where rates are low
-    # (docs/training.md): what a symbol saves itself is not all that depends on it. With it, gradients see to the rest.
+    # (docs/lab/encoder.md): more depends on a symbol than its own bits. With it, gradients see to the rest.
     rounding = Rounding({f"y_{step}": (30.0, 12.0) for step in range(4)})
     refined = Rounding({f"y_{step}": (12.5, 9.5) for step in range(4)}, curvature=6 / np.log(2))
 

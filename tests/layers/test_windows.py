@@ -72,12 +72,59 @@ def test_pixels():
     assert np.abs(found - np.clip(wanted, 0, 1) * 255.0).max() <= 0.501
 
 
+def assert_partition(spans, length):
+    assert [span.start for span in spans] == [0, *(span.stop for span in spans[:-1])]
+    assert spans[-1].stop == length and all(span.start < span.stop for span in spans)
+
+
+@pytest.mark.parametrize("overlap", [0, 2, 7, 8])
+def test_spans_within_a_picture(overlap):
+    side = 12
+    for length in [*range(1, 200), 2048]:
+        spans = windows.spans_within(length, side, overlap)
+        assert_partition(spans, length)
+        if length <= side:
+            assert spans == ((0, length, 0, length),)
+            continue
+        # As few as can be, all of one length, and half of the overlap beyond what is kept, but at the picture's ends.
+        assert len(spans) == -(-(length - overlap) // (side - overlap))
+        for i, span in enumerate(spans):
+            assert span.length == side and 0 <= span.origin <= length - side
+            assert span.start - span.origin >= (overlap // 2 if i else 0)
+            assert span.origin + side - span.stop >= (overlap // 2 if i + 1 < len(spans) else 0)
+
+
+def test_the_ladder_has_few_rungs_and_wastes_little():
+    found = {length: windows.ladder_span(length) for length in range(1, 1025)}
+    assert all(span.origin == span.start == 0 and span.stop == length <= span.length for length, span in found.items())
+    rungs = sorted({span.length for span in found.values()})
+    assert rungs[:10] == [4, 8, 12, 16, 24, 32, 40, 48, 56, 64] and len(rungs) == 6 + 4 * 5
+    assert all(windows.ladder_span(rung).length == rung for rung in rungs)
+    assert max(span.length / length for length, span in found.items() if length > 32) <= 1.25
+    assert all(rung % 2 == 0 for rung in rungs), "cells of twice the side fit"
+
+
+def test_cut_and_paste_are_reverse():
+    x = np.random.default_rng(0).normal(size=(2, 14, 10, 3)).astype(np.float32)
+    for spans in (lambda n: windows.spans_over(n, 1, (2, 3)), lambda n: windows.spans_within(n, 4, 2)):
+        result = np.full_like(x, np.nan)
+        for window in windows.cover((7, 5), spans):
+            part = windows.cut(x, window, 2)
+            assert part.shape[1:3] == tuple(2 * span.length for span in window)
+            inside = window.inside((7, 5), 2)
+            outside = np.ones(part.shape[1:3], bool)
+            outside[inside.top : inside.bottom, inside.left : inside.right] = False
+            assert not part[:, outside].any() and part[:, ~outside].all()
+            np.testing.assert_array_equal(windows.mask(jnp.asarray(part + 1), inside) != 0, part != 0)
+            windows.paste(result, part, window, 2)
+        np.testing.assert_array_equal(result, x)
+
+
 @pytest.mark.parametrize("margin", [0, 1, 2, 5])
 def test_spans_cover_everything_once(margin):
     for length in [*range(1, 200), 2048]:
-        spans = windows.spans(length, margin)
-        assert [span.start for span in spans] == [0, *(span.stop for span in spans[:-1])]
-        assert spans[-1].stop == length
+        spans = windows.spans_over(length, margin)
+        assert_partition(spans, length)
         for span in spans:
             assert span.length in {core + 2 * margin for core in windows.CORES}
             # The margin, except at the picture's edges.

@@ -11,10 +11,12 @@ import pytest
 from documents import ALONE, tables_behind
 
 from mlic_jax import reference, zoo
-from mlic_jax.entropy.bits import binary_rnn, heights, raw, trimmed
+from mlic_jax.entropy.bits import coders, heights, raw, trimmed
+from mlic_jax.entropy.bits.binary_rnn import BinaryRNN
+from mlic_jax.entropy.bits.binary_rnn_integers import Walk
 from mlic_jax.entropy.rangecoder import Encoder
 from mlic_jax.errors import CorruptStreamError, ModelError
-from mlic_jax.families import recurrent
+from mlic_jax.families import recurrent_codec
 from mlic_jax.fileformat import container
 from mlic_jax.fileformat.artifact import Artifact, flatten, unflatten
 from mlic_jax.fileformat.container import Chunk, Header
@@ -64,12 +66,13 @@ def decoded(codec, artifact, chunks, size, quality=None):
     def recurrent_network(module, params, codes):
         raise _Seen({"codes": codes})
 
-    def network(self, variables, bits, sent, method):
-        raise _Seen({"bits": bits[0], "sent": sent[0]})
+    def network(self, received):
+        bits, sent = received
+        raise _Seen({"bits": (bits & sent)[0], "sent": sent[0]})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recurrent, "decode", recurrent_network)
-        patch.setattr(li2018.Li2018, "apply", network)
+        patch.setattr(recurrent_codec, "decode", recurrent_network)
+        patch.setattr(li2018.Li2018, "synthesize", network)
         with pytest.raises(_Seen) as found:
             codec.decompress(artifact, chunks, size, quality)
     return {key: array.astype(np.int32) for key, array in found.value.args[0].items()}
@@ -175,13 +178,11 @@ def random_stream(artifact, size, mapped=False, count=None, seed=0):
     codes = rng.choice(np.array([-1, 1], np.int8), (count or iterations, *shape, channels), p=[0.3, 0.7])
     if mapped:
         codes *= (chosen > np.arange(len(codes))[:, None, None])[..., None]
-    if architecture["entropy"] == "none":
-        parts = recurrent.to_bits(codes, chosen)
-    else:
-        progressive = architecture["entropy"] == "binary_rnn"
-        module = binary_rnn.BinaryRNN(channels, 2 * channels, iterations, progressive)
-        parts = binary_rnn.encode(module, artifact.state["entropy"], codes, chosen)
-    return codes, chosen, recurrent.pack(recurrent.Stream(chosen, parts), iterations)
+    coder = coders.Encoding({"codes": codes[None], **({"heights": chosen[None]} if mapped else {})})
+    code = coders.WithoutPriors(coder) if architecture["entropy"] == "none" else coder
+    module = recurrent_codec.Transmission(channels, iterations, architecture["entropy"] == "binary_rnn")
+    module.apply({"state": artifact.state}, code, method="transmit")
+    return codes, chosen, coder.chunks
 
 
 RECURRENT = {
@@ -228,7 +229,7 @@ def test_steps_of_lstms():
     """Gates and cells of all sizes, beyond their bounds too, where few pictures get."""
     _, artifact = made("toderici2017")
     state = artifact.state["entropy"]
-    theirs = binary_rnn._Walk(binary_rnn.BinaryRNN(4, 8, 3), state, (1, 1), None)
+    theirs = Walk(BinaryRNN(4, 8, 3), state, np.zeros((3, 1, 1, 4), np.int8), np.ones((3, 1, 1), bool))
     ours, rng = reference.recurrent.Predictor(state), np.random.default_rng(0)
     bounded = 0
     for reach in (50, 500, 3000):
@@ -300,23 +301,16 @@ def random_volume(artifact, size, seed=0):
     rng, architecture = np.random.default_rng(seed), artifact.architecture
     n, levels = architecture["n"], architecture["levels"]
     cells = [-(-side // 8) for side in size]
-    bits, sent, start = rng.integers(0, 2, (*cells, n)), np.ones((*cells, n), bool), b""
-
-    def write(name, bits, sent):
-        if architecture["entropy"] == "none":
-            return raw.pack(bits[sent])
-        features = {"code_prior": "code_features", "map_prior": "map_features"}[name]
-        module = trimmed.TrimmedConv(bits.shape[2], architecture[features], architecture["blocks"])
-        return trimmed.encode(module, artifact.state[name], bits, sent)
-
-    level = None
+    bits, level = rng.integers(0, 2, (*cells, n)), None
+    volumes = {"code": 2 * bits[None] - 1}
+    module = li2018.Li2018(**{key: value for key, value in architecture.items() if key != "entropy"})
     if architecture["importance"] == "map":
         level = rng.integers(0, levels, cells)
-        planes = li2018.planes_of(level, levels.bit_length() - 1)
-        coded = write("map_prior", planes, np.ones(planes.shape, bool))
-        start = raw.with_length(coded)
-        sent = np.arange(n) < li2018.keep_of(level, n, levels, architecture["floor_levels"])[..., None]
-    return bits * sent, level, (start + write("code_prior", bits, sent),)
+        volumes["map"] = 2 * li2018.planes_of(level, module.planes)[None] - 1
+    coder = coders.Encoding(volumes)
+    code = coders.WithoutPriors(coder) if architecture["entropy"] == "none" else coder
+    _, sent = module.apply({"state": artifact.state}, code, method="transmit")
+    return bits * sent[0], level, coder.chunks
 
 
 @pytest.mark.parametrize("kind", LI)

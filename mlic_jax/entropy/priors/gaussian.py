@@ -188,7 +188,7 @@ class LogGaussian(NamedTuple):
 
 # What is left of a latent when networks have predicted its mean and scale is no Gaussian: it is more often near zero,
 # and more often far away. Shares and scales of three Gaussians, relative to the scale that is predicted: fitted to the
-# symbols of KltNet on its training photos, where they save 2 to 6 % of a Gaussian's bits (docs/training.md).
+# symbols of KltNet on its training photos, where they save 2 to 6 % of a Gaussian's bits (docs/lab/kltnet.md).
 MIXTURE = ((0.57, 0.71), (0.4295, 1.34), (0.0005, 8.0))
 # Ends of rows: what is beyond goes to the escape. A wider row than that would give each rare symbol one of 2^16 parts.
 _MIXTURE_TAIL = 2.0**-12
