@@ -24,7 +24,7 @@ test holds this).
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -248,6 +248,36 @@ def refine(codec: str, image: np.ndarray, edited: np.ndarray, quality: int, effo
     return result
 
 
+class Loss(NamedTuple):
+    """How the editor is trained: arguments of `talebi2020`, and the loss of the objective "rd", see sandwich_codec."""
+
+    codec: str
+    rounding: str
+    rate: float
+    perceptual: float
+    smoothness: float
+
+    def __call__(self, apply, image, quality, condition, keys):
+        edited, field = apply("edit", image, condition)
+        # The bits are of coefficients before rounding: any kind of it will do for them.
+        decoded, bits = simulated(self.codec, edited, quality, "hard" if self.rounding == EDIT else self.rounding, keys)
+        mse = mse255(image, edited if self.rounding == EDIT else decoded)
+        cost, metrics = (1 - self.perceptual) * mse, {}
+        if self.perceptual:
+            from mlic_jax.metrics.lpips import lpips
+
+            # Of the picture that JPEG would show: a feature distance says little about one full of noise, and rounding
+            # is not what minimises it.
+            seen = simulated(self.codec, edited, quality, "ste")[0]
+            metrics["lpips"] = lpips(*(2 * jnp.broadcast_to(x, (*x.shape[:3], 3)) - 1 for x in (image, seen)))
+            cost = cost + self.perceptual * LPIPS_WORTH * metrics["lpips"]
+        if field is not None:
+            cost = cost + self.smoothness * variation(field)
+        bpp = bits / (image.shape[1] * image.shape[2])
+        metrics |= {"mse255": mse, "bpp": bpp}
+        return cost / worth_of_a_bit(quality, 1) + self.rate * bpp, metrics
+
+
 def talebi2020(
     codec: str = "jpeg-optimised",
     channels: int = 3,
@@ -297,26 +327,7 @@ def talebi2020(
     }  # fmt: skip
     module = Talebi2020(codec, channels, variant, features, layers, form, conditional=high > low)
 
-    def loss(apply, image, quality, condition, keys):
-        edited, field = apply("edit", image, condition)
-        # The bits are of coefficients before rounding: any kind of it will do for them.
-        decoded, bits = simulated(codec, edited, quality, "hard" if rounding == EDIT else rounding, keys)
-        mse = mse255(image, edited if rounding == EDIT else decoded)
-        cost, metrics = (1 - perceptual) * mse, {}
-        if perceptual:
-            from mlic_jax.metrics.lpips import lpips
-
-            # Of the picture that JPEG would show: a feature distance says little about one full of noise, and rounding
-            # is not what minimises it.
-            seen = simulated(codec, edited, quality, "ste")[0]
-            metrics["lpips"] = lpips(*(2 * jnp.broadcast_to(x, (*x.shape[:3], 3)) - 1 for x in (image, seen)))
-            cost = cost + perceptual * LPIPS_WORTH * metrics["lpips"]
-        if field is not None:
-            cost = cost + smoothness * variation(field)
-        bpp = bits / (image.shape[1] * image.shape[2])
-        metrics |= {"mse255": mse, "bpp": bpp}
-        return cost / worth_of_a_bit(quality, 1) + rate * bpp, metrics
-
+    loss = Loss(codec, rounding, rate, perceptual, smoothness)
     owned = {"smooth": ("smooth",), "warp": ("field",), "cascade": ("smooth", "field")}[variant]
     return sandwich_codec(
         module, model="talebi2020", architecture=architecture, low=low, high=high, losses={"rd": (owned, loss)},

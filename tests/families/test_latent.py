@@ -166,6 +166,33 @@ def test_loss_without_noise_is_what_the_estimate_computes(name):
     assert estimate["loss"].mean().item() == pytest.approx(0.01 * mse255 + metrics["bpp"], rel=1e-4)
 
 
+@names
+def test_priors_alone(name):
+    """The objective "priors" trains what `transmit` uses, on latents as the encoder rounds them."""
+    _, codec, params, images = made(name)
+    objective = codec.objectives["priors"]
+    assert set(objective.owns) == {key for key in params if key not in ("g_a", "h_a", "g_s")}
+    batch = {"image": images, "position": np.arange(2, dtype=np.int32)}
+    keys = jax.vmap(jax.random.key)(jnp.arange(2))
+
+    @jax.jit
+    def loss_and_step(params):
+        (value, (metrics, state)), slope = jax.value_and_grad(
+            lambda params: objective.loss(params, {}, batch, keys, 0), has_aux=True
+        )(params)
+        return value, metrics, state, slope, jax.tree.map(lambda a, g: a - 1e-3 * g, params, slope)
+
+    value, metrics, state, slope, lower = loss_and_step(params)
+    assert state == {} and value == metrics["loss"] == metrics["bpp"]
+    # It is the rate that the estimate states: both round as files do.
+    estimate = codec.estimate(params, {}, images)["bits"].mean() / 64**2
+    assert metrics["bpp"] == pytest.approx(float(estimate), rel=1e-4)
+    for key, leaves in slope.items():
+        reached = [bool(np.abs(leaf).max() > 0) for leaf in jax.tree.leaves(leaves)]
+        assert any(reached) if key in objective.owns else not any(reached), key
+    assert loss_and_step(lower)[0] < value
+
+
 def test_loss_of_the_mixed_proxy():
     # The rate of noise, the distortion of rounding.
     mixed, noise, ste = (metrics_of("bmshj2018-factorized", proxy=proxy) for proxy in ("mixed", "noise", "ste"))
