@@ -91,7 +91,12 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = command("evaluate", measuring.evaluate, "Measure models on real files, beside standard codecs.")
     evaluate.add_argument("--run", action="append", default=[], help="workdir of a run; can be repeated for a curve")
-    evaluate.add_argument("--model", action="append", default=[], help="model file; can be repeated for a curve")
+    evaluate.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        help="model file, as in benchmark's --models; can be repeated for a curve",
+    )
     evaluate.add_argument("--which", default="best", help="checkpoint of --run: best, latest or a step")
     evaluate.add_argument("--images", help="folder of pictures (default: the bundled ones held out from training)")
     evaluate.add_argument("--limit", type=int, default=0, help="the first so many pictures only")
