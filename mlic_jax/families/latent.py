@@ -84,7 +84,7 @@ def _without_integers(state):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Latent(Family):
+class LatentCodec(Family):
     """The codecs of latent models; see `latent_codec` for the fields."""
 
     module: LatentModel
@@ -251,7 +251,7 @@ def latent_codec(
     )
     if type(quantise_from) is not int or quantise_from < -1:
         raise UsageError(f"{model}: quantise_from={quantise_from!r} is no step: a number from 0, or -1 for never")
-    return Latent(
+    return LatentCodec(
         model=model,
         architecture=architecture,
         qualities=EveryRate() if module.has_quality else OneRate(),

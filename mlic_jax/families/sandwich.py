@@ -115,7 +115,7 @@ def _on_window(module, method, window, variables, condition):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class SandwichFamily(Family):
+class SandwichCodec(Family):
     """The codecs of such models; see `sandwich_codec` for the fields."""
 
     module: Sandwich
@@ -233,7 +233,7 @@ def sandwich_codec(
       The Codec. Its quality is the standard codec's own. A picture of two or more colours is refused by a model of
       one channel when it is compressed; in training and estimates it is its luma.
     """
-    return SandwichFamily(
+    return SandwichCodec(
         model=model,
         architecture=architecture,
         qualities=WholeNumbers(low, high),

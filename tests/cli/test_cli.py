@@ -259,7 +259,7 @@ def test_standard_streams(light):
     script += "zoo.MODELS.update(plain.ENTRIES); runtime.prepare_jax = lambda: None; sys.exit(cli.main(sys.argv[1:]))"
 
     def pipe(data, *words):
-        env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT / "tests"), str(ROOT)))}
         return subprocess.run([sys.executable, "-c", script, *words], input=data, capture_output=True, env=env)
 
     original = (light / "RGBA.png").read_bytes()
