@@ -29,6 +29,7 @@ from mlic_jax.errors import CorruptStreamError, UsageError
 from mlic_jax.families import calibration
 from mlic_jax.fileformat.artifact import Artifact, check_arrays
 from mlic_jax.layers import init as initialisers
+from mlic_jax.layers.precision import in_float32
 from mlic_jax.layers.windows import to_float, to_uint8
 
 DISTORTIONS = ("mse", "ms-ssim")
@@ -250,7 +251,7 @@ def latent_codec(
     every rate draws a quality for each example, uniformly; the loss at weight l is divided by (l / l_middle)^(1/2).
 
     Args:
-      module: the model, with its compute dtype.
+      module: the model, with the dtype and precision that it is trained in.
       model: its name in the zoo.
       architecture: the widths that rebuild it, keyword arguments of its factory; an artifact stores them.
       lmbda: the weight of the distortion; for a model of every rate those of quality 0 and 100, between which the
@@ -275,7 +276,7 @@ def latent_codec(
         raise UsageError(f"quantise_from={quantise_from!r} is no step: use a number from 0, or -1 for never")
     if type(clipped) is not bool:
         raise UsageError(f"clipped={clipped!r}: use True or False")
-    exact = module.clone(dtype=None)  # everything but the training loss computes in float32
+    exact = in_float32(module)  # everything but the training loss
 
     def init(key, image_shape):
         del image_shape

@@ -36,6 +36,7 @@ from mlic_jax.families.latent import LARGEST_WIDTH, pad, pad_picture
 from mlic_jax.fileformat.artifact import Artifact, check_arrays
 from mlic_jax.layers import init as initialisers
 from mlic_jax.layers import windows
+from mlic_jax.layers.precision import in_float32
 from mlic_jax.layers.windows import to_float
 
 CELL = 16  # pixels
@@ -225,6 +226,7 @@ def encode(
 
     Yields for each iteration its code, int8 [h, w, C], and its picture, uint8 [H, W, 3].
     """
+    module = in_float32(module)
     height, width = (side // CELL for side in image.shape[:2])
     frame = _frame(height, width)
     of_encoder, state = frame.start(module, params)
@@ -239,6 +241,7 @@ def encode(
 
 def decode(module: Recurrent, params: Mapping[str, Any], codes: np.ndarray) -> np.ndarray:
     """Codes int8 [K, h, w, C] -> uint8 [16 h, 16 w, 3], the picture of the last of them."""
+    module = in_float32(module)
     frame = _frame(*codes.shape[1:3])
     _, state = frame.start(module, params)
     for t, code in enumerate(codes):

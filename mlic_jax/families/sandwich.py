@@ -32,6 +32,7 @@ from mlic_jax.families.latent import LARGEST_WIDTH, mse255, pad, pad_picture
 from mlic_jax.fileformat.artifact import Artifact, check_arrays
 from mlic_jax.layers import init as initialisers
 from mlic_jax.layers import windows
+from mlic_jax.layers.precision import in_float32
 from mlic_jax.layers.windows import to_float, to_uint8
 
 # Standard codecs that there is a differentiable form of: name -> (chroma subsampling, Huffman codes).
@@ -235,6 +236,7 @@ def sandwich_codec(
       one channel when it is compressed; in training and estimates it is its luma.
     """
     codec, channels, scale, cell = module.codec, module.channels, module.scale, module.cell
+    exact = in_float32(module)  # everything but the training loss
     several = high > low
     ladder = tuple(np.unique(np.rint(np.geomspace(low, high, POINTS))).tolist()) if several else ()
     default = float(ladder[len(ladder) // 2]) if several else None
@@ -284,7 +286,7 @@ def sandwich_codec(
     def coded_of(variables, image, quality):
         condition = condition_of(codec, quality)
         seen = pad(with_channels(image, channels), cell)
-        coded = to_uint8(module.apply(variables, seen, condition, method="before"))
+        coded = to_uint8(exact.apply(variables, seen, condition, method="before"))
         return coded[:, : -(-image.shape[1] // scale), : -(-image.shape[2] // scale)]
 
     def estimate_at(variables, image, quality):
@@ -297,7 +299,7 @@ def sandwich_codec(
         size = image.shape[1:3]
         seen = with_channels(image, channels)
         condition = condition_of(codec, quality)
-        shown = module.apply(variables, to_float(decoded), condition, method="after")[:, : size[0], : size[1]]
+        shown = exact.apply(variables, to_float(decoded), condition, method="after")[:, : size[0], : size[1]]
         shown = to_uint8(shown)
         mse = mse255(seen, to_float(shown))
         rate = bits / (size[0] * size[1])
@@ -332,7 +334,7 @@ def sandwich_codec(
 
     @functools.partial(jax.jit, static_argnames="method")
     def on_window(window, variables, condition, *, method):
-        return to_uint8(module.apply(variables, to_float(window), condition, method=method))
+        return to_uint8(exact.apply(variables, to_float(window), condition, method=method))
 
     def at_quality(method, artifact, quality):
         """A network of the model, (window) -> window."""

@@ -22,6 +22,7 @@ gradient for ComCNN that the paper argues for (`com_gradient="skip_codec"`) and 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import flax.linen as nn
@@ -40,12 +41,14 @@ from mlic_jax.families.sandwich import (
     simulated,
     worth_of_a_bit,
 )
-from mlic_jax.layers.conv import depth_to_space, space_to_depth
-from mlic_jax.layers.edge import BatchNorm, EdgeConv, box_downsample, upsample
+from mlic_jax.layers.batch_norm import BatchNorm
+from mlic_jax.layers.conv import PADDINGS, ConditionedConv, Conv
+from mlic_jax.layers.precision import Precision
+from mlic_jax.layers.resample import box_downsample, upsample
+from mlic_jax.layers.space import depth_to_space, space_to_depth
 from mlic_jax.layers.windows import to_float, to_uint8
 
 FORMS = ("published", "compact")
-PADDINGS = ("edge", "zero")
 GRADIENTS = ("skip_codec", "residual_ste", "codec_ste")
 PARTS = ("both", "com", "rec")
 # The networks as released, and those that two CPU cores train.
@@ -63,12 +66,18 @@ class _Network(nn.Module):
     form: str
     padding: str
     conditional: bool
+    precision: Precision | None = None
 
     def convolution(self, condition):
-        """(features, x, **options of EdgeConv) -> a convolution of its own, of x."""
+        """(features, x, gain, stride) -> a 3x3 convolution of its own, of x."""
+        numbers = itertools.count()
 
-        def convolve(features, x, **options):
-            return EdgeConv(features, padding=self.padding, conditional=self.conditional, **options)(x, condition)
+        def convolve(features, x, gain=2**0.5, stride=1):
+            options = {"gain": gain, "stride": stride, "padding": self.padding, "precision": self.precision}
+            options["name"] = f"EdgeConv_{next(numbers)}"  # of stored weights
+            if self.conditional:
+                return ConditionedConv(features, 3, **options)(x, condition)
+            return Conv(features, 3, **options)(x)
 
         return convolve
 
@@ -85,7 +94,7 @@ class ComCNN(_Network):
             for _ in range(self.layers - 3):
                 x = nn.relu(convolve(self.features, x))
             return convolve(self.channels, x)
-        x = space_to_depth(image - 0.5, 2)
+        x = space_to_depth(image - 0.5, 2, order="torch")
         for _ in range(self.layers - 1):
             x = nn.relu(convolve(self.features, x))
         return box_downsample(image) + convolve(self.channels, x, gain=0.0)
@@ -106,7 +115,7 @@ class RecCNN(_Network):
         x = nn.relu(convolve(self.features, decoded - 0.5))
         for _ in range((self.layers - 2) // 2):
             x = x + convolve(self.features, nn.relu(convolve(self.features, x)), gain=0.5)
-        return y - depth_to_space(convolve(4 * self.channels, x, gain=0.0), 2)
+        return y - depth_to_space(convolve(4 * self.channels, x, gain=0.0), 2, order="torch")
 
 
 class Jiang2017(Sandwich):
@@ -122,6 +131,7 @@ class Jiang2017(Sandwich):
     padding: str
     part: str
     conditional: bool
+    precision: Precision | None = None
 
     scale = 2
     cell = 2
@@ -133,7 +143,7 @@ class Jiang2017(Sandwich):
         return small * self.com_layers + 4, small * self.rec_layers + 4
 
     def setup(self):
-        shared = (self.form, self.padding, self.conditional)
+        shared = (self.form, self.padding, self.conditional, self.precision)
         self.com = ComCNN(self.channels, self.features, self.com_layers, *shared)
         self.rec = RecCNN(self.channels, self.features, self.rec_layers, *shared)
 
@@ -158,6 +168,7 @@ def jiang2017(
     com_gradient: str = "skip_codec",
     rate: float = 1.0,
     rounding: str = "ste",
+    precision: Precision | None = None,
 ) -> Codec:
     """The codec, with the objectives "rec" and "com" of the paper's alternation, and "rd" that trains both at once.
 
@@ -174,6 +185,7 @@ def jiang2017(
         "codec_ste": the codec's own files, its gradient taken for one.
       rate: weight of the bits under "rd"; at 1 a bit buys what it buys in JPEG itself.
       rounding: of differentiable JPEG under "rd" (mlic_jax.jpeg).
+      precision: of products in training, see layers/precision.py.
 
     Raises:
       UsageError: an argument out of range.
@@ -190,7 +202,8 @@ def jiang2017(
         "codec": codec, "channels": channels, "low": low, "high": high, "form": form, "features": features,
         "com_layers": com_layers, "rec_layers": rec_layers, "padding": padding, "part": part,
     }  # fmt: skip
-    module = Jiang2017(codec, channels, features, com_layers, rec_layers, form, padding, part, conditional=high > low)
+    shape = (codec, channels, features, com_layers, rec_layers, form, padding, part)
+    module = Jiang2017(*shape, conditional=high > low, precision=precision)
 
     def through_codec(small, quality):
         """What the codec makes of the small picture: no gradient."""

@@ -32,6 +32,7 @@ from mlic_jax import atomic, zoo
 from mlic_jax.codec import Codec
 from mlic_jax.errors import InputError, TrainingError, UsageError
 from mlic_jax.fileformat.artifact import Artifact, flatten, unflatten
+from mlic_jax.layers.precision import Precision
 from mlic_jax.training import optimizers, parallel
 from mlic_jax.training.checkpoint import Checkpoints, differences
 from mlic_jax.training.config import batch_parts, schedules, whose_turn
@@ -47,6 +48,8 @@ def make_codec(config: ConfigDict) -> Codec:
     arguments = {key: _hashable(value) for key, value in config.model.arguments.to_dict().items()}
     if config.train.bfloat16:
         arguments["dtype"] = jnp.bfloat16
+    if config.train.rounded_products:
+        arguments["precision"] = Precision.BFLOAT16_OPERANDS
     return zoo.make(config.model.name, **arguments)
 
 
@@ -80,7 +83,7 @@ def step_functions(codec: Codec, config: ConfigDict) -> list[Callable]:
     """
     check_schedule(codec, config.schedule)
     made = optimizers.make_all(config)
-    settings = {name: config.train[name] for name in ("accumulate", "ema", "rounded_products")}
+    settings = {name: config.train[name] for name in ("accumulate", "ema")}
     return [
         parallel.pmap(make_step(codec, turn, made, seed=config.seed, axis=parallel.AXIS, **settings))
         for turn in schedules(config)
