@@ -94,6 +94,15 @@ def inputs_of(layers, first: int, last: int) -> tuple[int, int]:
     return first, last
 
 
+def looks_around(layer) -> bool:
+    """Whether outputs of a layer depend on more than the input samples at their place, as those of a kernel do."""
+    if not hasattr(layer, "inputs_of"):
+        return False
+    scale = Fraction(getattr(layer, "scale", 1))
+    first, last = layer.inputs_of(0, scale.numerator - 1)
+    return first < 0 or last >= scale.denominator
+
+
 def geometry(layers) -> Geometry:
     """Of layers in a row; those with a kernel say `scale` and `inputs_of`, all others work sample by sample."""
     scale, cell = Fraction(1), 1
