@@ -103,10 +103,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--compare", nargs="?", const=COMPARED, help=f"standard codecs (default {COMPARED})")
     evaluate.add_argument("--metrics", default=METRICS, help=METRICS_HELP)
     evaluate.add_argument("--out", help="folder for JSON, CSV, tables, RD plots and the HTML report")
-    evaluate.add_argument("--label", help="name of our curve")
+    evaluate.add_argument("--label", help="name of our curve (default: the model's name in the zoo)")
     evaluate.add_argument("--note", action="append", default=[], help="a paragraph for the report; can be repeated")
     evaluate.add_argument("--per-image", action="store_true", help="print a line per picture")
     evaluate.add_argument("--json", action="store_true", help="print JSON that CompressAI's plot tool reads")
+    evaluate.add_argument(
+        "-j", "--jobs", type=_count, default=1, help="files at a time (default 1; 0: one per core); one when timed"
+    )
     evaluate.add_argument("--quiet", action="store_true", help="no progress bar")
 
     benchmark = command("benchmark", measuring.benchmark, "Measure codecs and models on pictures, against each other.")

@@ -31,7 +31,7 @@ def evaluate(arguments):
             lambda: common.pictures(arguments.images, arguments.limit),
             main.Options(
                 folder,
-                jobs=0,
+                jobs=arguments.jobs,
                 shown=None if codecs or arguments.out else 0,
                 quiet=arguments.quiet,
                 metrics=metrics,
