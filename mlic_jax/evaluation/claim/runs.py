@@ -112,9 +112,9 @@ def stretch(config: ConfigDict, steps: int | None) -> None:
         for key in LENGTHS:
             if key not in optimizer:
                 continue
-            found = optimizer[key]
+            length = optimizer[key]
             optimizer[key] = (
-                round(found * factor) if isinstance(found, int) else tuple(round(n * factor) for n in found)
+                round(length * factor) if isinstance(length, int) else tuple(round(n * factor) for n in length)
             )
     config.train.steps = steps
 
