@@ -31,7 +31,7 @@ def evaluate(arguments):
             lambda: common.pictures(arguments.images, arguments.limit),
             main.Options(
                 folder,
-                jobs=0,
+                jobs=arguments.jobs,
                 shown=None if codecs or arguments.out else 0,
                 quiet=arguments.quiet,
                 metrics=metrics,
@@ -223,10 +223,11 @@ def add_evaluate_arguments(parser):
     parser.add_argument("--compare", nargs="?", const=COMPARED, help=f"standard codecs (default {COMPARED})")
     command.add_metrics(parser)
     parser.add_argument("--out", help="folder for JSON, CSV, tables, RD plots and the HTML report")
-    parser.add_argument("--label", help="name of our curve")
+    parser.add_argument("--label", help="name of our curve (default: the model's name in the zoo)")
     parser.add_argument("--note", action="append", default=[], help="a paragraph for the report; can be repeated")
     parser.add_argument("--per-image", action="store_true", help="print a line per picture")
     parser.add_argument("--json", action="store_true", help="print JSON that CompressAI's plot tool reads")
+    command.add_jobs(parser, "; one when timed")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
