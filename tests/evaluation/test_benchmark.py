@@ -31,7 +31,7 @@ def codec(*, ladder=True):
     def step(quality):
         return 2 ** ((100 - quality) / 16) if ladder else 40.0
 
-    def compress(artifact, image, quality, effort=0):
+    def compress(artifact, image, quality, effort=0, importance=None):
         CALLS.append((quality, effort))
         return (zlib.compress(np.round(image / step(quality)).astype(np.uint8).tobytes(), max(1, effort)),)
 
