@@ -13,6 +13,7 @@ import sys
 import mlic_jax
 from mlic_jax.commands import coding, measuring, training
 from mlic_jax.errors import MlicError, UsageError
+from mlic_jax.toy import command as toy
 
 EXIT_CODES = (
     "Exit status: 0 done; 1 some of several files failed; 2 usage; 3 an input that cannot be read, or an output that "
@@ -245,6 +246,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     extract.add_argument("-f", "--force", action="store_true", help="overwrite")
     extract.epilog = EXIT_CODES
+
+    toy.add_arguments(command("toy", toy.run, "Try nonlinear transform coding on sources of one or two numbers."))
 
     info = command("info", coding.info, "Say what a .mlic or .mlicm file holds.")
     info.add_argument("input", metavar="FILE", help="- for standard input")
