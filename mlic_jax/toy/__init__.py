@@ -8,8 +8,8 @@
     code.measure().loss                                # rate + lam * distortion of fresh samples
     data = toy.Coder(code).encode(toy.draw("banana", 1000))
 
-Balle, Chou, Minnen, Singh, Johnston, Agustsson, Hwang, Toderici, "Nonlinear Transform Coding", IEEE JSTSP, 2021. Everything is
-imported when it is first used. docs/toy.md has the figures.
+Balle, Chou, Minnen, Singh, Johnston, Agustsson, Hwang, Toderici, "Nonlinear Transform Coding", IEEE JSTSP, 2021.
+Everything is imported when it is first used. docs/toy.md has the figures.
 """
 
 import importlib

@@ -1,8 +1,8 @@
 """Toy latents as bytes, by the range coder that .mlic files are written with.
 
-Nothing of a model is in the bytes: both ends hold the same `Coder`. Tables are made once, in float64 by NumPy, and a row
-is chosen by the channel and, with dither, by the position: noise that both ends know comes from a hash of a counter, in
-integers, so that it is the same everywhere.
+Nothing of a model is in the bytes: both ends hold the same `Coder`. Tables are made once, in float64 by NumPy, and a
+row is chosen by the channel and, with dither, by the position: noise that both ends know comes from a hash of a
+counter, in integers, so that it is the same everywhere.
 """
 
 from __future__ import annotations
@@ -64,9 +64,7 @@ class Coder:
     def _tabulate(self):
         """Rows for each level of each channel: [levels, C], raveled."""
         prior, gain, count = self.trained.prior(), self.trained.gain(*self.to), self.trained.channels
-        low, center, high = (
-            gain * priors.quantiles(*prior, p, count) for p in (TAIL_MASS / 2, 0.5, 1 - TAIL_MASS / 2)
-        )
+        low, center, high = (gain * priors.quantiles(*prior, p, count) for p in (TAIL_MASS / 2, 0.5, 1 - TAIL_MASS / 2))
         # Rows begin at or below 0: symbols are distances from the integer next to the median.
         self.centers = np.round(center - self.offsets).astype(np.int64)
         rows, firsts = [], []

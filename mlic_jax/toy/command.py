@@ -65,7 +65,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     def report(what: str, step: int, steps: int) -> None:
         end = "\n" if step >= steps else "\r"
-        print(f"{what}: step {step} of {steps}, {time.monotonic() - started:.0f} s", end=end, file=sys.stderr, flush=True)
+        print(
+            f"{what}: step {step} of {steps}, {time.monotonic() - started:.0f} s", end=end, file=sys.stderr, flush=True
+        )
 
     outcome = experiments.EXPERIMENTS[arguments.experiment](
         experiments.Options(

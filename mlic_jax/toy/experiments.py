@@ -123,7 +123,10 @@ def sawbridge(options: Options) -> Outcome:
         costs = {
             "NTC": models[lam].measure(samples=options.samples // 10),
             "KLT": min(
-                (klt.measure(q, o, samples=options.samples // 10) for q, o in (("round", "median"), ("dithered", "zero"))),
+                (
+                    klt.measure(q, o, samples=options.samples // 10)
+                    for q, o in (("round", "median"), ("dithered", "zero"))
+                ),
                 key=lambda cost: cost.loss,
             ),
             "closed form": best,
@@ -205,4 +208,3 @@ def sources(options: Options) -> Outcome:
 EXPERIMENTS: dict[str, Callable[[Options], Outcome]] = {
     f.__name__: f for f in (sources, laplace, banana, sawbridge, curves, quantisers, variable)
 }
-

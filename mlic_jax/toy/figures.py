@@ -14,13 +14,14 @@ from mlic_jax import files
 from mlic_jax.errors import UsageError
 from mlic_jax.toy import quantisers as rounding
 from mlic_jax.toy import vector
+from mlic_jax.toy.model import trade_off
 from mlic_jax.toy.sources import Source, draw
 
 FORMATS = ("svg", "png", "pdf")
 INK, BLUE, ORANGE, GREEN, GREY = "#24292f", "#1f5fa8", "#d9720b", "#2b8a57", "#8a8a8a"
 _COLOURS = {"NTC": BLUE, "LTC": ORANGE, "KLT": ORANGE, "ECSQ": GREEN, "ECVQ": GREEN, "closed form": GREEN}
 # The banana's part of the plane that is drawn, and points along each side.
-_LEFT, _RIGHT, _BOTTOM, _TOP, _GRID = -7.5, 7.5, -8.5, 7.5, 500
+_LEFT, _RIGHT, _BOTTOM, _TOP, _GRID = -5.0, 9.0, -7.5, 9.5, 600
 # Codewords are shown where so many of the samples or more go.
 _SHOWN_SHARE = 1e-3
 
@@ -107,12 +108,14 @@ def banana(figure, shown: dict[str, Any]) -> None:
             v, words, shares = codebook(code, offset, samples)
         axis.imshow(np.exp(density), origin="lower", extent=extent, cmap="Greys", vmax=0.4, aspect="equal")
         edge = cells(symbols.reshape(_GRID, _GRID, -1))
-        colours = np.zeros((_GRID, _GRID, 4))
-        colours[edge] = (*(int(_COLOURS[name][i : i + 2], 16) / 255 for i in (1, 3, 5)), 1.0)
-        axis.imshow(colours, origin="lower", extent=extent, interpolation="nearest", aspect="equal")
+        colour = _COLOURS[name]
+        lines = np.zeros((_GRID, _GRID, 4))
+        lines[edge] = (*bytes.fromhex(colour[1:]), 255)
+        axis.imshow(lines / 255, origin="lower", extent=extent, interpolation="nearest", aspect="equal")
         often = shares >= _SHOWN_SHARE
-        axis.scatter(*words[often].T, s=12 + 500 * shares[often], color=_COLOURS[name], edgecolor="white", linewidth=0.6,
-                     zorder=3)  # fmt: skip
+        axis.scatter(
+            *words[often].T, s=12 + 500 * shares[often], color=colour, edgecolor="white", linewidth=0.6, zorder=3
+        )
         if v is not None:
             _arrows(axis, code, v[often], words[often])
         cost = _cost(shown, name)
@@ -131,18 +134,16 @@ def _cost(shown, name):
 
 
 def _arrows(axis, trained, v, words):
-    """The Jacobian of the synthesis at codewords, a third of a unit of each latent long."""
+    """The Jacobian of the synthesis at codewords: each arrow is a third of a unit of one latent."""
+    to = trade_off(1, trained.recipe.lam)
 
     def one(v):
-        to = trained.recipe.lam
-        from mlic_jax.toy.model import trade_off
-
-        return trained.model.apply(trained.params, v[None], trade_off(1, to), method="synthesis")[0]
+        return trained.model.apply(trained.params, v[None], to, method="synthesis")[0]
 
     jacobians = np.asarray(jax.vmap(jax.jacfwd(one))(v.astype(np.float32)))  # [m, d, C]
     for c in range(jacobians.shape[-1]):
-        axis.quiver(*words.T, *(jacobians[..., c].T / 3), angles="xy", scale_units="xy", scale=1, width=0.004, color=INK,
-                    zorder=4)  # fmt: skip
+        arrows = jacobians[..., c].T / 3
+        axis.quiver(*words.T, *arrows, angles="xy", scale_units="xy", scale=1, width=0.004, color=INK, zorder=4)
 
 
 def sawbridge(figure, shown: dict[str, Any]) -> None:
@@ -235,7 +236,7 @@ def sources(figure, shown: dict[str, Any]) -> None:
         _label(axis, name.capitalize() + extra, "", "")
 
 
-_SIZES = {"banana": (12, 4.6), "sources": (10, 6), "variable": (6.4, 4.2)}
+_SIZES = {"banana": (12, 5.3), "sources": (10, 6), "variable": (6.4, 4.2)}
 
 
 def draw_figure(name: str, shown: dict[str, Any], fmt: str = "svg") -> bytes:

@@ -24,6 +24,8 @@ from mlic_jax.toy.priors import Prior
 #   ste      rounded v, straight through, for both
 #   soft     s(v) + u               E[v | s(v) + u], s the soft rounding
 MODES = ("noise", "mixed", "ste", "soft")
+# What can depend on lam; see Model.
+CONDITIONINGS = ("gain", "table", "film")
 # Width of the network that turns a trade-off into gains.
 GAIN_WIDTH = 16
 
@@ -147,7 +149,7 @@ class Model(nn.Module):
 
 
 class _LogGain(nn.Module):
-    """log lam [n, 1] -> the logarithm of gains [n, C]. It starts from the root of lam: at high rates steps shrink so."""
+    """log lam [n, 1] -> the logarithm of gains [n, C]. They start as the root of lam: at high rates steps shrink so."""
 
     channels: int
 

@@ -107,7 +107,10 @@ class Prior(nn.Module):
             for k, (before, after) in enumerate(zip(sizes, sizes[1:])):
                 start = nn.initializers.constant(math.log(math.expm1(1 / scale / after)))
                 shapes[f"matrix_{k}"] = (start, (c, after, before))
-                shapes[f"bias_{k}"] = (lambda key, shape: jax.random.uniform(key, shape, minval=-0.5, maxval=0.5), (c, after, 1))
+                shapes[f"bias_{k}"] = (
+                    lambda key, shape: jax.random.uniform(key, shape, minval=-0.5, maxval=0.5),
+                    (c, after, 1),
+                )
                 if k < len(FILTERS):
                     shapes[f"factor_{k}"] = (nn.initializers.zeros, (c, after, 1))
         self.values = {name: self.param(name, start, shape) for name, (start, shape) in shapes.items()}
@@ -133,6 +136,8 @@ def modes(kind: str, params, gain: np.ndarray) -> np.ndarray:
     low, high = (quantiles(kind, params, p, len(gain)) for p in (0.005, 0.995))
     for _ in range(4):  # each time 100 times finer
         grid = low + np.linspace(0, 1, 401)[:, None] * (high - low)
-        best = grid[log_interval(kind, params, grid - 0.5 / gain, grid + 0.5 / gain, np).argmax(0), np.arange(len(gain))]
+        best = grid[
+            log_interval(kind, params, grid - 0.5 / gain, grid + 0.5 / gain, np).argmax(0), np.arange(len(gain))
+        ]
         low, high = best - (high - low) / 200, best + (high - low) / 200
     return best

@@ -1,7 +1,7 @@
 """Rounding, and what stands for it in training. All functions are elementwise.
 
-Balle et al., "Nonlinear Transform Coding", 2021, section III; soft rounding: Agustsson and Theis, "Universally Quantized
-Neural Compression", 2020; dithered quantisation: Ziv, "On universal quantization", 1985.
+Balle et al., "Nonlinear Transform Coding", 2021, section III; soft rounding: Agustsson and Theis, "Universally
+Quantized Neural Compression", 2020; dithered quantisation: Ziv, "On universal quantization", 1985.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Toy sources: distributions of known shape from which any number of samples can be drawn.
 
 Balle et al., "Nonlinear Transform Coding", 2021; the sawbridge is that of Wagner and Balle, "Neural Networks Optimally
-Compress the Sawbridge", 2021. A source is a pure function of a key, so that training never sees a sample twice and every
-measurement can be repeated.
+Compress the Sawbridge", 2021. A source is a pure function of a key, so that training never sees a sample twice and
+every measurement can be repeated.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ import optax
 
 from mlic_jax.errors import TrainingError, UsageError
 from mlic_jax.toy import anchors, model, priors, quantisers, transforms
-from mlic_jax.toy.vector import falling
 from mlic_jax.toy.points import Point, point
 from mlic_jax.toy.sources import Source, source
+from mlic_jax.toy.vector import falling
 
 TRANSFORMS = ("mlp", "linear", "klt", "daubechies")
 OFFSETS = ("zero", "median", "mode")
@@ -79,6 +79,12 @@ class Recipe:
         transforms.check_activation(self.activation)
         if min(np.atleast_1d(self.lam)) <= 0 or min(self.steps, self.batch, self.latents) < 1:
             raise UsageError("lam must be above 0; steps, batch and latents at least 1")
+        if self.conditioning not in (None, *model.CONDITIONINGS):
+            raise UsageError(f"no conditioning is {self.conditioning!r}; there are {', '.join(model.CONDITIONINGS)}")
+        if (self.conditioning is not None) != isinstance(self.lam, tuple):
+            raise UsageError("a range of lam goes with a conditioning on lam, and one lam with none")
+        if (self.conditioning == "table") != bool(self.table):
+            raise UsageError("a table of lam goes with conditioning 'table'")
         if self.expected_gradients and self.mode == "ste":
             raise UsageError("mode 'ste' has no noise, and so no expected gradients")
 
@@ -130,14 +136,14 @@ def build(recipe: Recipe) -> model.Model:
 
 def _trade_offs(recipe: Recipe, key, n: int) -> model.TradeOff:
     """Those of a training batch: fixed; from the table, with bins of half to twice the width; or log-uniform."""
-    lams = jnp.log(jnp.asarray(recipe.lam, jnp.float32))
     if recipe.conditioning is None:
-        return model.trade_off(n, float(np.mean(recipe.lam)))
+        return model.trade_off(n, recipe.lam)
     if recipe.conditioning == "table":
         which, width = jax.random.split(key)
         lam = jax.random.choice(which, jnp.asarray(recipe.table, jnp.float32), (n, 1))
         return model.TradeOff(lam, jnp.exp2(jax.random.uniform(width, (n, 1), minval=-1.0, maxval=1.0)))
-    lam = jnp.exp(jax.random.uniform(key, (n, 1), minval=lams[0], maxval=lams[1]))
+    low, high = np.log(recipe.lam)
+    lam = jnp.exp(jax.random.uniform(key, (n, 1), minval=low, maxval=high))
     return model.TradeOff(lam, jnp.ones_like(lam))
 
 
@@ -147,12 +153,18 @@ def loss(built: model.Model, recipe: Recipe, params, key, alpha) -> jax.Array:
     x = recipe.source.sample(drawn, recipe.batch)
     to = _trade_offs(recipe, which, recipe.batch)
     u = jax.random.uniform(noise, (recipe.batch, built.prior.channels), minval=-0.5, maxval=0.5)
-    bits, decoded = built.apply(
-        params, x, to, u, recipe.mode, alpha, recipe.expected_gradients, method="train"
-    )
+    bits, decoded = built.apply(params, x, to, u, recipe.mode, alpha, recipe.expected_gradients, method="train")
     cost = bits + to.lam[:, 0] * recipe.source.distortion * ((x - decoded) ** 2).sum(-1)
     varies = recipe.conditioning is not None and recipe.balanced
     return (cost / jnp.sqrt(to.lam[:, 0]) if varies else cost).mean()
+
+
+def untrained(recipe: Recipe) -> Trained:
+    """A model as it is before the first step. Raises UsageError: see `Recipe.check`."""
+    recipe.check()
+    built, start = build(recipe), jax.random.split(jax.random.key(recipe.seed))[0]
+    params = built.init(start, recipe.source.sample(start, 2), _trade_offs(recipe, start, 2), method="initialise")
+    return Trained(recipe, built, params)
 
 
 def train(recipe: Recipe, report: Callable[[int, float], None] | None = None) -> Trained:
@@ -166,11 +178,9 @@ def train(recipe: Recipe, report: Callable[[int, float], None] | None = None) ->
       UsageError: see `Recipe.check`.
       TrainingError: the loss is not finite.
     """
-    recipe.check()
-    built, root = build(recipe), jax.random.key(recipe.seed)
-    start, drawn = jax.random.split(root)
-    x = recipe.source.sample(start, 2)
-    params = built.init(start, x, _trade_offs(recipe, start, 2), method="initialise")
+    begun = untrained(recipe)
+    built, params = begun.model, begun.params
+    drawn = jax.random.split(jax.random.key(recipe.seed))[1]
     optimiser = optax.adam(falling(recipe.learning_rate, recipe.steps))
     state = optimiser.init(params)
     first, last = recipe.alpha

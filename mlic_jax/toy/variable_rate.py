@@ -1,12 +1,12 @@
 """One model for many trade-offs, five ways.
 
-    A  a model for each lam: what the others are measured against
-    B  one model for one lam; other trade-offs by the width of its quantisation bins
-    C  gains before and after rounding, functions of lam, learned with the rest (believed to be what Balle et al.,
-       "Nonlinear Transform Coding", 2021, propose)
-    D  scales and biases after each layer for each lam of a table, and bins of random width in between (Choi, El-Khamy, Lee,
-       "Variable rate deep image compression with a conditional autoencoder", 2019)
-    E  scales and biases after each layer, a function of lam (Dosovitskiy and Djolonga, "You only train once", 2020)
+A  a model for each lam: what the others are measured against
+B  one model for one lam; other trade-offs by the width of its quantisation bins
+C  gains before and after rounding, functions of lam, learned with the rest (believed to be what Balle et al.,
+   "Nonlinear Transform Coding", 2021, propose)
+D  scales and biases after each layer for each lam of a table, and bins of random width in between (Choi, El-Khamy, Lee,
+   "Variable rate deep image compression with a conditional autoencoder", 2019)
+E  scales and biases after each layer, a function of lam (Dosovitskiy and Djolonga, "You only train once", 2020)
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Entropy-constrained vector quantisation: what transform codes are compared with, where dimensions are few.
 
 Two ways to the same codebook: `ecvq` alternates assignments, centroids and frequencies (Chou, Lookabaugh, Gray,
-"Entropy-constrained vector quantization", 1989); `vecvq` learns codewords and probabilities by gradient descent (Balle et
-al., "Nonlinear Transform Coding", 2021), where the cross-entropy of the probabilities stands for the rate, and bounds it.
+"Entropy-constrained vector quantization", 1989); `vecvq` learns codewords and probabilities by gradient descent (Balle
+et al., "Nonlinear Transform Coding", 2021), where the cross-entropy of the probabilities stands for the rate, and
+bounds it.
 """
 
 from __future__ import annotations
@@ -66,9 +67,7 @@ def assign(x: np.ndarray, codewords: np.ndarray, probabilities: np.ndarray, weig
     offset = (weight * (codewords**2).sum(-1) - np.log2(probabilities)).astype(np.float32)
     scaled = (2 * weight * codewords.T).astype(np.float32)
     chunk = max(1, _CHUNK // 16 // len(codewords))
-    parts = [
-        np.argmin(offset - x[i : i + chunk].astype(np.float32) @ scaled, axis=-1) for i in range(0, len(x), chunk)
-    ]
+    parts = [np.argmin(offset - x[i : i + chunk].astype(np.float32) @ scaled, axis=-1) for i in range(0, len(x), chunk)]
     return np.concatenate(parts)
 
 
@@ -224,6 +223,4 @@ def vecvq(
 
 def falling(learning_rate: float, steps: int):
     """A tenth, a hundredth and a thousandth of the rate from 1/2, 3/4 and 7/8 of the steps on."""
-    return optax.piecewise_constant_schedule(
-        learning_rate, {int(steps * part): 0.1 for part in (0.5, 0.75, 0.875)}
-    )
+    return optax.piecewise_constant_schedule(learning_rate, {int(steps * part): 0.1 for part in (0.5, 0.75, 0.875)})
