@@ -117,7 +117,6 @@ def sawbridge(options: Options) -> Outcome:
         # As the paper has it: linear codes at rates this low do better with noise that the decoder knows.
         klt = _train(
             options, f"KLT, lam {lam:g}", training.ltc, given, 4_000, lam=lam, transform="klt", latents=50,
-            learning_rate=1e-2,
         )  # fmt: skip
         best, cells = anchors.phase_code("sawbridge", lam)
         costs = {

