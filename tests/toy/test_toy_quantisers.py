@@ -76,12 +76,16 @@ def test_expected_gradients_are_those_of_the_expectation():
 @pytest.mark.parametrize("kind", ["deep", "gsm-2", "lsm-3", "gmm-3", "lmm-2"])
 def test_priors_are_densities_and_agree_with_float64(kind):
     prior, params = density_of(kind, 2)
-    edges = np.arange(-400.5, 401)[:, None] * np.ones(2)
+    edges = np.arange(-1000.5, 1001)[:, None] * np.ones(2)
     bits = np.asarray(prior.apply(params, edges[:-1], edges[1:], method="bits"))
     np.testing.assert_allclose((2.0**-bits).sum(0), 1, atol=2e-3)
     exact = priors.log_interval(kind, params["params"], edges[:-1], edges[1:], np) / -np.log(2)
-    np.testing.assert_allclose(bits, exact, rtol=2e-3, atol=1e-3)  # far out too, where probabilities underflow
-    assert bits.max() > 40
+    np.testing.assert_allclose(bits, exact, rtol=2e-3, atol=1e-3)
+    far = np.array([[-1e4], [1e4]]) * np.ones(2)  # where probabilities underflow
+    bits = np.asarray(prior.apply(params, far - 0.5, far + 0.5, method="bits"))
+    exact = priors.log_interval(kind, params["params"], far - 0.5, far + 0.5, np) / -np.log(2)
+    np.testing.assert_allclose(bits, exact, rtol=5e-3)
+    assert bits.min() > 130
     median = priors.quantiles(kind, params["params"], 0.5, 2)
     below, above = priors.log_tails(kind, params["params"], median, np)
     np.testing.assert_allclose(below, above, atol=1e-9)
