@@ -28,9 +28,9 @@ def test_training_learns_and_repeats_itself():
 @pytest.mark.parametrize(
     "options",
     [
-        {"mode": "noise", "expected_gradients": True},
+        pytest.param({"mode": "noise", "expected_gradients": True}, marks=pytest.mark.slow),
         {"mode": "mixed", "prior": "deep"},
-        {"mode": "ste", "transform": "klt", "latents": 3},
+        pytest.param({"mode": "ste", "transform": "klt", "latents": 3}, marks=pytest.mark.slow),
         {"mode": "soft", "expected_gradients": True, "transform": "daubechies", "latents": 8},
     ],
 )
@@ -41,6 +41,7 @@ def test_every_mode_and_transform_trains(options):
     assert trained.measure(samples=5000).loss < start.measure(samples=5000).loss
 
 
+@pytest.mark.slow
 def test_expected_gradients_lead_to_the_same_place():
     """Of the same expectation: one step differs by its noise only."""
     common = dict(mode="noise", steps=400, learning_rate=1e-2, **SMALL)
@@ -49,7 +50,7 @@ def test_expected_gradients_lead_to_the_same_place():
     assert a == pytest.approx(b, abs=0.05) and a != b
 
 
-@pytest.mark.parametrize("method", ["B", "C", "D", "E"])
+@pytest.mark.parametrize("method", ["C", *(pytest.param(method, marks=pytest.mark.slow) for method in "BDE")])
 def test_variable_rate(method):
     code = toy.variable(method, "laplace", (0.5, 8.0), steps=100, learning_rate=1e-2, **SMALL)
     low, high = (code.measure(lam, samples=20_000) for lam in (0.5, 8.0))
