@@ -21,7 +21,7 @@ ROOMS = (
     {"codec", "data", "metrics", "jpeg", "classical", "layers"},
     {"entropy"},
     {"fileformat"},
-    {"reference", "families"},
+    {"reference", "families", "toy"},
     {"models"},
     {"zoo"},
     {"api"},

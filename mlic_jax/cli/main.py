@@ -11,7 +11,7 @@ import os
 import sys
 
 import mlic_jax
-from mlic_jax.cli import compress, decompress, export, extract, info, measuring, prefixes, train
+from mlic_jax.cli import compress, decompress, export, extract, info, measuring, prefixes, toy, train
 from mlic_jax.errors import MlicError, UsageError
 
 # In the order of --help.
@@ -26,6 +26,7 @@ COMMANDS = (
     prefixes.COMMAND,
     extract.COMMAND,
     info.COMMAND,
+    toy.COMMAND,
 )
 
 
