@@ -85,7 +85,8 @@ class Prior(nn.Module):
     Attributes:
       channels: C.
       kind: "deep": a monotone network (Balle et al., 2018, appendix 6.1; `mlic_jax.entropy.priors.factorized`)
-        with two hidden layers of 3. "gsm-K", "lsm-K": a mixture of K Gaussians or logistics around 0; "gmm-K", "lmm-K": with locations.
+        with two hidden layers of 3. "gsm-K", "lsm-K": a mixture of K Gaussians or logistics around 0; "gmm-K",
+        "lmm-K": with locations.
     """
 
     channels: int

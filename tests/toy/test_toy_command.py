@@ -10,7 +10,8 @@ import pytest
 
 from mlic_jax import toy
 from mlic_jax.cli import main as cli
-from mlic_jax.toy import command, experiments, figures, training
+from mlic_jax.cli import toy as command
+from mlic_jax.toy import experiments, figures, training
 
 
 def test_the_command_knows_every_experiment_and_every_experiment_has_a_figure():
@@ -97,6 +98,7 @@ def test_edges_of_cells():
 
 
 def test_nothing_of_it_is_imported_before_it_is_used():
-    code = "import sys; from mlic_jax import toy; from mlic_jax.cli import main; main._parser(); print('jax' in sys.modules, 'numpy' in sys.modules)"
+    code = "import sys; from mlic_jax import toy; from mlic_jax.cli import main; main._parser(); "
+    code += "print('jax' in sys.modules, 'numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
