@@ -39,7 +39,7 @@ def test_the_quantiser_at_lam_1():
 def test_no_code_is_below_the_rate_distortion_function():
     for lam in (1.0, 4.0):
         reached, bound = toy.blahut_arimoto("laplace", lam)
-        assert bound <= reached.loss <= bound + 1e-3
+        assert bound <= reached.loss <= bound + 2e-3
         shannon = toy.shannon_lower_bound("laplace", lam)
         assert shannon.loss - 1e-3 <= reached.loss < toy.ecsq("laplace", lam).loss - 0.05
     # At high rates scalar quantisation costs (1/2) log2(2 pi e / 12) bits more than the bound, and no less.
