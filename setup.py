@@ -50,7 +50,7 @@ setup(
     packages=find_packages(include=["mlic_jax", "mlic_jax.*"]),
     package_data={
         "mlic_jax": ["weights/*.mlicm", "weights/*.md"],
-        "mlic_jax.data": ["photos/*.png", "photos/LICENSES.tsv", "package_photos.tsv"],
+        "mlic_jax.data": ["photos/*.png", "photos/LICENSES.tsv"],
     },
     install_requires=BASE,
     extras_require={

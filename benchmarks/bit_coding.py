@@ -14,7 +14,9 @@ import time
 import jax
 import numpy as np
 
-from mlic_jax.entropy.bits import binary_rnn, trimmed
+from mlic_jax.entropy.bits import prior
+from mlic_jax.entropy.bits.binary_rnn import BinaryRNN
+from mlic_jax.entropy.bits.trimmed import TrimmedConv
 from mlic_jax.layers import init
 
 
@@ -23,15 +25,18 @@ def seconds(function, *arguments):
     times = []
     for _ in range(2):
         began = time.perf_counter()
-        found = function(*arguments)
+        result = function(*arguments)
         times.append(time.perf_counter() - began)
-    return found, min(times)
+    return result, min(times)
 
 
-def parameters(module, *shapes):
-    boxed = jax.eval_shape(module.init, jax.random.key(0), *shapes)["params"]
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda a: a + 0.02 * rng.normal(size=a.shape), init.materialise(boxed, jax.random.key(0)))
+def with_integers(module, *shape):
+    """The prior as coders see it, with random weights; shape: of some volume, with a batch."""
+    volume = jax.ShapeDtypeStruct(shape, np.float32), jax.ShapeDtypeStruct(shape, bool)
+    boxed = jax.eval_shape(lambda *volume: module.init(jax.random.key(0), *volume, method="bits"), *volume)["params"]
+    params, rng = init.materialise(boxed, jax.random.key(0)), np.random.default_rng(0)
+    params = jax.tree.map(lambda a: a + 0.02 * rng.normal(size=a.shape), params)
+    return module.bind({"state": module.bind({"params": params}).integers()})
 
 
 def bits_of(rng, shape):
@@ -48,32 +53,30 @@ def report(name, size, encode_s, decode_s, chunks, lengths):
     )
 
 
+def measure(name, size, module, signs, present):
+    """Codes a volume int8 of which `present` says what is coded."""
+    chunks, encode_s = seconds(prior.write, module, signs, present)
+    decoded, decode_s = seconds(prior.read, module, chunks, present)
+    np.testing.assert_array_equal(decoded, signs)
+    report(name, size, encode_s, decode_s, chunks, prior.code_lengths(module, signs, present).tolist())
+
+
 def recurrent(name, width, height, code, iterations, **options):
-    module = binary_rnn.BinaryRNN(code, 2 * code, iterations, **options)
-    params = parameters(module, jax.ShapeDtypeStruct((1, iterations, 1, 1, code), np.float32))
-    state, shape = binary_rnn.integers(module, params), (-(-height // 16), -(-width // 16))
-    codes = 2 * bits_of(np.random.default_rng(0), (iterations, *shape, code)) - 1
-    chunks, encode_s = seconds(binary_rnn.encode, module, state, codes)
-    found, decode_s = seconds(binary_rnn.decode, module, state, chunks, shape)
-    np.testing.assert_array_equal(found, codes)
-    lengths = binary_rnn.code_length(module, state, codes).tolist()
-    report(f"BinaryRNN, {name}", f"{shape[1]}x{shape[0]} cells of {code} bits", encode_s, decode_s, chunks, lengths)
+    module = with_integers(BinaryRNN(code, 2 * code, iterations, **options), 1, iterations, 1, 1, code)
+    shape = -(-height // 16), -(-width // 16)
+    signs = 2 * bits_of(np.random.default_rng(0), (iterations, *shape, code)) - 1
+    size = f"{shape[1]}x{shape[0]} cells of {code} bits"
+    measure(f"BinaryRNN, {name}", size, module, signs, np.ones(signs.shape, bool))
 
 
 def convolutional(name, width, height, channels, features, blocks, share):
-    module = trimmed.TrimmedConv(channels, features, blocks)
-    shapes = [jax.ShapeDtypeStruct((1, 1, 1, channels), kind) for kind in (np.float32, bool)]
-    state, shape = trimmed.integers_of(module, parameters(module, *shapes)), (-(-height // 8), -(-width // 8))
-    rng = np.random.default_rng(0)
+    module = with_integers(TrimmedConv(channels, features, blocks), 1, 1, 1, channels)
+    rng, shape = np.random.default_rng(0), (-(-height // 8), -(-width // 8))
     bits = bits_of(rng, (*shape, channels))
     kept = np.clip(rng.normal(share, 0.2, shape), 0, 1) * channels
-    sent = np.arange(channels) < kept[..., None]
-    data, encode_s = seconds(trimmed.encode, module, state, bits, sent)
-    found, decode_s = seconds(trimmed.decode, module, state, data, sent)
-    np.testing.assert_array_equal(found[sent], bits[sent])
-    lengths = [trimmed.code_length(module, state, bits, sent).sum()]
-    size = f"{shape[1]}x{shape[0]} cells of {channels} bits, {sent.mean():.0%} sent"
-    report(f"trimmed convolutions, {name}", size, encode_s, decode_s, [data], lengths)
+    present = np.arange(channels) < kept[..., None]
+    size = f"{shape[1]}x{shape[0]} cells of {channels} bits, {present.mean():.0%} sent"
+    measure(f"trimmed convolutions, {name}", size, module, (2 * bits - 1) * present, present)
 
 
 def main():

@@ -1,4 +1,4 @@
-"""What the halves of benchmarks that run in CompressAI's environment have in common. It imports nothing of ours."""
+"""What the halves of benchmarks that run in CompressAI's environment have in common. It imports nothing of mlic_jax."""
 
 import contextlib
 

@@ -29,13 +29,13 @@ def floating(network, latent, prior):
     return network(latent)
 
 
-def collect(found):
+def collect(applications):
     """A stand-in for Encoding.exact that keeps (network's params and integers, symbols, latent) and goes on."""
 
     def exact(network, latent, prior):
         symbols = np.rint(latent - np.asarray(prior.center))
         alone, variables = network.unbind()
-        found.append((alone, variables, symbols, latent))
+        applications.append((alone, variables, symbols, latent))
         return network.integers(symbols)
 
     return exact
@@ -83,7 +83,7 @@ def gives_scales_only(network):
     return network.parts()[-1][1] is not None
 
 
-def control(found):
+def control(applications):
     """Prints how many rows differ, in floating point and in integers."""
     ways = {
         "hidden channels in another order": None,
@@ -93,7 +93,7 @@ def control(found):
     }
     wrong = {way: [0, 0] for way in ways}
     total = 0
-    for network, variables, symbols, latent in found:
+    for network, variables, symbols, latent in applications:
         order = np.random.default_rng(0).permutation(network.parts()[0][0].features)
         for kind, (x, method) in enumerate([(latent, None), (symbols, "integers")]):
             right = rows(network, variables, x, method)
@@ -122,15 +122,17 @@ def main():
     parser.add_argument("--limit", type=int, default=0, help="the first so many pictures only")
     arguments = parser.parse_args()
     if arguments.run:
-        artifact = common.artifact_of_run(arguments.run, arguments.which)
+        from mlic_jax.training.runs import export_run
+
+        artifact = export_run(arguments.run, arguments.which)
     else:
         from mlic_jax import load_model
 
         artifact = load_model(arguments.model)
     codec = zoo.codec_of(artifact)
-    totals, pixels, found = [0, 0], 0, []
+    totals, pixels, applications = [0, 0], 0, []
     for name, image in common.pictures(arguments.images, arguments.limit):
-        with mock.patch.object(coders.Encoding, "exact", staticmethod(collect(found))):
+        with mock.patch.object(coders.Encoding, "exact", staticmethod(collect(applications))):
             exact = len(codec.compress(artifact, image)[0])
         with mock.patch.object(coders.Encoding, "exact", staticmethod(floating)):
             other = len(codec.compress(artifact, image)[0])
@@ -139,7 +141,7 @@ def main():
         pixels += image.shape[0] * image.shape[1]
     bpp = [8 * total / pixels for total in totals]
     print(f"all: {bpp[0]:.4f} bpp in integers, {bpp[1]:.4f} in floating point, {bpp[0] / bpp[1] - 1:+.3%}")
-    control(found)
+    control(applications)
 
 
 if __name__ == "__main__":

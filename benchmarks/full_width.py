@@ -2,8 +2,8 @@
 
     python benchmarks/full_width.py --config configs/toderici2017.py:paper --batch 1 --patch 64 --size 768x512
 
-Weights are those that training begins with. Each objective of the schedule is stepped by itself, each as its optimiser
-would; then the model is exported, a bundled photo (repeated to the size) compressed and decompressed, and the file's
+Weights are the initial ones. Each objective of the schedule takes steps by itself, with its own optimiser;
+then the model is exported, a bundled photo (repeated to the size) compressed and decompressed, and the file's
 picture is compared with the codec's own estimate. Memory is the most that the process has held so far, with Python and
 jax themselves (about 0.4 GB); of an accelerator, the most that its allocator gave.
 """
@@ -20,8 +20,9 @@ import numpy as np
 from mlic_jax import api, data, zoo
 from mlic_jax.fileformat.artifact import flatten
 from mlic_jax.training import parallel
-from mlic_jax.training.config import batch_parts, load, schedules
-from mlic_jax.training.train import initialise, make_codec, step_functions
+from mlic_jax.training.config import batch_parts, load, objectives_of_phases
+from mlic_jax.training.runs import initialise, make_codec
+from mlic_jax.training.train import step_functions
 
 
 def gigabytes() -> float:
@@ -57,9 +58,9 @@ def main():
     photo = data.read_image(data.bundled("validation")[0])
     corners = rng.integers(0, [photo.shape[0] - patch, photo.shape[1] - patch], (batch, 2))
     crops = np.stack([photo[y : y + patch, x : x + patch] for y, x in corners])
-    for schedule, step in zip(schedules(config), step_functions(codec, config), strict=True):
+    for schedule, step in zip(objectives_of_phases(config), step_functions(codec, config), strict=True):
         part = batch // batch_parts(config) * len(schedule) * config.train.accumulate or 1
-        shown = parallel.deal({"image": crops[:part], "position": np.arange(part, dtype=np.int32)})
+        shown = parallel.shard({"image": crops[:part], "position": np.arange(part, dtype=np.int32)})
         (state, _), first = seconds(step, state, shown)
         began = time.perf_counter()
         for _ in range(arguments.steps):
@@ -78,15 +79,15 @@ def main():
     times = [-(-height // photo.shape[0]), -(-width // photo.shape[1]), 1]
     image = np.ascontiguousarray(np.tile(photo, times)[:height, :width])
     codec = zoo.codec_of(artifact)
-    found = {}
+    timings = {}
     for turn in ("with compilation", "again"):
         stream, encode = seconds(api.compress, image, artifact)
         decoded, decode = seconds(api.decompress, stream, artifact)
-        found[turn] = f"{turn} {encode:.1f} and {decode:.1f} s"
+        timings[turn] = f"{turn} {encode:.1f} and {decode:.1f} s"
     estimate = codec.estimate(artifact.params, artifact.state, image[None])
     difference = np.abs(np.asarray(estimate["reconstruction"][0], int) - decoded).max()
     print(
-        f"export {exported:.1f} s; {width}x{height} to {len(stream)} bytes and back: {', '.join(found.values())}; "
+        f"export {exported:.1f} s; {width}x{height} to {len(stream)} bytes and back: {', '.join(timings.values())}; "
         f"largest difference to the estimate's picture {difference}; {gigabytes():.2f} GB"
     )
 

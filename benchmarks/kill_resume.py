@@ -1,4 +1,4 @@
-"""Kills a training again and again, and checks that nothing of it shows in the end.
+"""Kills a training again and again, and checks that its result is that of an undisturbed one.
 
     python benchmarks/kill_resume.py --kills 20
 
@@ -52,7 +52,7 @@ class Run:
         self.command = [
             sys.executable,
             "-m",
-            "mlic_jax.cli.main",
+            "mlic_jax",
             "train",
             "--config",
             config,
@@ -73,13 +73,13 @@ class Run:
     def resumed_at(self) -> int | None:
         """From where the last start went on; None if it had not come so far."""
         text = self.output.read_text()
-        found = re.search(r"resumed at step (\d+)", text)
-        return int(found.group(1)) if found else (0 if "compiling" in text else None)
+        match = re.search(r"resumed at step (\d+)", text)
+        return int(match.group(1)) if match else (0 if "compiling" in text else None)
 
     def last_step(self) -> int:
         path = self.workdir / "metrics.jsonl"
-        found = re.findall(rb'^\{"step": (\d+),.*\n', path.read_bytes(), re.MULTILINE) if path.exists() else []
-        return int(found[-1]) if found else 0
+        steps = re.findall(rb'^\{"step": (\d+),.*\n', path.read_bytes(), re.MULTILINE) if path.exists() else []
+        return int(steps[-1]) if steps else 0
 
     def complete(self) -> list[int]:
         """Steps of checkpoints that are whole: Orbax gives them their name then."""
@@ -98,7 +98,7 @@ class Run:
 
     def params(self):
         from mlic_jax.fileformat.artifact import flatten
-        from mlic_jax.training.train import load_run
+        from mlic_jax.training.runs import load_run
 
         _, params, state, _ = load_run(self.workdir, "latest")
         return flatten({"params": params, "state": state})
@@ -177,18 +177,18 @@ def main(arguments=None) -> None:
     steps = [record["step"] for record in run.records("train")]
     check(steps == list(range(1, len(steps) + 1)), f"metrics.jsonl has the steps {steps}")
     for kind in ("train", "validation"):
-        found, wanted = ([(r["step"], r["loss"]) for r in one.records(kind)] for one in (run, undisturbed))
-        check(found == wanted, f"the {kind} losses differ")
-    found, wanted = run.params(), undisturbed.params()
-    check(found.keys() == wanted.keys(), "other parameters")
-    for name in found:
-        check(np.array_equal(found[name], wanted[name]), f"{name} differs")
+        losses, wanted = ([(r["step"], r["loss"]) for r in one.records(kind)] for one in (run, undisturbed))
+        check(losses == wanted, f"the {kind} losses differ")
+    params, wanted = run.params(), undisturbed.params()
+    check(params.keys() == wanted.keys(), "other parameters")
+    for name in params:
+        check(np.array_equal(params[name], wanted[name]), f"{name} differs")
     check(not run.partial() and not (run.workdir / "damaged").exists(), "something half written is left")
 
     import jax
 
     print(
-        f"\n{options.kills} kills, {len(steps)} steps: parameters bit-identical ({len(found)} arrays), each step and "
+        f"\n{options.kills} kills, {len(steps)} steps: parameters bit-identical ({len(params)} arrays), each step and "
         f"loss once in metrics.jsonl.\n{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} cores, "
         f"{jax.device_count()} {jax.devices()[0].device_kind} device, Python {platform.python_version()}, "
         f"jax {jax.__version__}, seed {options.seed}."

@@ -123,33 +123,33 @@ class Ours:
     """Our trainer's own step on batches from a file; the optimiser is the config's, as `mlic train` makes it."""
 
     def __init__(self, config):
-        from mlic_jax.training import train
+        from mlic_jax.training import runs, train
 
-        self.config, self.codec = config, train.make_codec(config)
-        self.start = train.initialise(self.codec, config)
+        self.config, self.codec = config, runs.make_codec(config)
+        self.start = runs.initialise(self.codec, config)
         (self.step,) = train.step_functions(self.codec, config)
 
     def train(self, batches, run=0):
         """(the last train state, {"loss", "bpp", "mse255": a number for every step})."""
         import jax.numpy as jnp
 
-        from mlic_jax.training import parallel, train
+        from mlic_jax.training import parallel, runs
 
-        state = train.initialise(self.codec, self.config)
+        state = runs.initialise(self.codec, self.config)
         state = state._replace(step=parallel.replicate(jnp.int32(run * ANOTHER_NOISE)))
         history = {"loss": [], "bpp": [], "mse255": []}
         for images in batches:
             batch = {"image": np.array(images), "position": positions(self.config)}
-            state, measured = self.step(state, parallel.deal(batch))
+            state, measured = self.step(state, parallel.shard(batch))
             measured = parallel.local(measured)
             for name, values in history.items():
                 values.append(float(measured[name]))
         return state, history
 
     def validate(self, state, held_out):
-        from mlic_jax.training import train
+        from mlic_jax.training import validation
 
-        return train.validate(self.codec, state, held_out)[0]
+        return validation.validate(self.codec, state, held_out)[0]
 
     def gradients(self, params, images):
         """(loss, gradients) of a batch with the noise of step 0."""
@@ -232,7 +232,7 @@ def check_gradients(args, folder):
     params = [host_params(ours.start), host_params(ours.train(batches)[0])]
     np.savez(folder / "weights_1.npz", **to_compressai(args.model, params[1]))
     with compressai(args, folder, cores, task="gradients", points=len(params)) as report:
-        found = report()
+        their_report = report()
     rows = []
     for point, weights in enumerate(params):
         loss, gradients = ours.gradients(weights, batches[0])
@@ -245,8 +245,8 @@ def check_gradients(args, folder):
         row = {
             "steps": point * CHECK_STEPS,
             "loss": loss,
-            "compressai_loss": found["losses"][point],
-            "loss_difference": abs(loss / found["losses"][point] - 1),
+            "compressai_loss": their_report["losses"][point],
+            "loss_difference": abs(loss / their_report["losses"][point] - 1),
             "gradient_difference": norm(value - theirs[name] for name, value in gradients.items())
             / norm(theirs.values()),
             "worst_parameter": worst,
@@ -266,7 +266,7 @@ def check_gradients(args, folder):
     print(
         f"both sides {'agree' if good else 'DIFFER'} (limits {GRADIENT_LIMIT:g}, {GRADIENT_LIMIT:g}, {UPDATE_LIMIT:g})"
     )
-    return good, {"check": rows}, found["versions"]
+    return good, {"check": rows}, their_report["versions"]
 
 
 def norm(arrays):
@@ -292,9 +292,9 @@ def compare_curves(args, folder):
             state, history = ours.train(batches, run)
             runs.append({**history, "held_out": ours.validate(state, held_out)})
             print(f"  ours, run {run + 1}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-        found = report()
+        their_report = report()
     seconds = time.perf_counter() - began
-    theirs, control = found["runs"], found["control"]
+    theirs, control = their_report["runs"], their_report["control"]
 
     losses, their_losses = (np.array([run["loss"] for run in side]) for side in (runs, theirs))
     edges = np.linspace(0, args.steps, WINDOWS + 1).astype(int)
@@ -339,7 +339,7 @@ def compare_curves(args, folder):
     differences["control"] = control_differences
     result = {"windows": rows, "held_out": last, "differences": differences, **sides}
     print(f"{args.runs} runs on each side, at the same time: {seconds:.0f} s")
-    return good, result, found["versions"]
+    return good, result, their_report["versions"]
 
 
 def difference(row, side="ours"):
@@ -508,8 +508,8 @@ class Theirs:
             out = self.loss(net, 0, True)
             out["loss"].backward()
             losses.append(out["loss"].item())
-            found = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in net.named_parameters()}
-            np.savez(self.folder / f"gradients_{point}.npz", **{name: g.numpy() for name, g in found.items()})
+            gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in net.named_parameters()}
+            np.savez(self.folder / f"gradients_{point}.npz", **{name: g.numpy() for name, g in gradients.items()})
         return {"losses": losses}
 
     def train(self):
@@ -549,7 +549,7 @@ class Theirs:
         return 1.0 if self.job["schedule"] == "constant" else 0.5 + 0.5 * np.cos(np.pi * step / len(self.batches))
 
     def validate(self, net):
-        """As `mlic_jax.training.train.validate`: rounded latents, pictures of 8 bits, means over the patches."""
+        """As `mlic_jax.training.validation.validate`: rounded latents, pictures of 8 bits, means over the patches."""
         import torch
 
         net.eval()

@@ -64,9 +64,9 @@ def measure(symbols, indexes, models, runs):
 
     def decode():
         decoder = rangecoder.Decoder(data)
-        found = decoder.read(indexes, models)
+        decoded = decoder.read(indexes, models)
         decoder.finish()
-        return found
+        return decoded
 
     def decode_only():
         decoder = rangecoder.Decoder(data)

@@ -9,8 +9,8 @@ import pathlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mlic_jax import api, data
-from mlic_jax.evaluation import evaluate
+from mlic_jax import api, classical, data
+from mlic_jax.evaluation.benchmark.measuring import figures
 
 OUT = pathlib.Path(__file__).parent.parent / "docs" / "images"
 PHOTO, TOP, LEFT, SIDE, ZOOM, BPP = "chelsea", 60, 140, 130, 2, 0.2
@@ -24,8 +24,12 @@ def main():
     image = next(data.read_image(path) for path in data.bundled("validation") if path.stem == PHOTO)
     stream = api.compress_to(image, bpp=BPP)
     decoded = api.decompress(stream)
-    versions = [("KltNet Tiny", evaluate.measure(image, decoded, len(stream)), decoded)]
-    versions += [(name, *evaluate.at_equal_size(name, image, len(stream))) for name in ("jpeg", "webp")]
+    versions = [("KltNet Tiny", figures(image, decoded, len(stream)), decoded)]
+    for name in ("jpeg", "webp"):
+        codec = classical.get(name)
+        _, file = classical.match_rate(codec, image, len(stream))
+        decoded = codec.decode(file)
+        versions.append((name, figures(image, decoded, len(file)), decoded))
     panels = [("original", image)]
     panels += [(f"{name}  {f['bytes'] / 1000:.1f} kB  {f['psnr_db']:.1f} dB", picture) for name, f, picture in versions]
 

@@ -1,4 +1,4 @@
-"""What damaged and forged files do to a reader: an error, at once, in little memory. Nothing else.
+"""Damaged and forged files: a reader must answer each with an error, at once, in little memory.
 
     python benchmarks/robustness.py --model MODEL.mlicm [--only prefixes,flips,mutations,headers,bombs] [--quick]
 
@@ -50,7 +50,7 @@ def files_of(artifact) -> list[bytes]:
     """The undamaged files."""
     rng = np.random.default_rng(0)
     photos = [data.read_image(path) for path in data.bundled("train")]
-    found = []
+    files = []
     for i in range(STREAMS):
         height, width = rng.integers(24, 81, 2)
         photo = photos[i % len(photos)]
@@ -58,8 +58,8 @@ def files_of(artifact) -> list[bytes]:
         picture = inputs.picture(inputs.KINDS[i % len(inputs.KINDS)], photo[top : top + height, left : left + width])
         if hasattr(picture, "info") and i % 2:
             inputs.metadata(picture)
-        found.append(mlic_jax.compress(picture, artifact))
-    return found
+        files.append(mlic_jax.compress(picture, artifact))
+    return files
 
 
 def warm_up(artifact) -> None:
@@ -228,7 +228,7 @@ def main():
         f"{max(map(len, files))} bytes; {floor:.0f} MiB resident",
         flush=True,
     )
-    found = 0
+    findings = 0
     for part in ["undamaged", *chosen]:
         function = container.read_header if part == "headers" else decode
         tally = Tally(part, function, compiled, floor)
@@ -244,9 +244,9 @@ def main():
         elif part == "headers":
             headers(tally, files, 1_000_000 // share, arguments.seed)
         else:
-            found += bombs(tally, artifact)
-        found += tally.report()
-    sys.exit(found > 0)
+            findings += bombs(tally, artifact)
+        findings += tally.report()
+    sys.exit(findings > 0)
 
 
 if __name__ == "__main__":

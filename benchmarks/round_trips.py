@@ -9,7 +9,7 @@ palettes, with and without alpha, 1 bit, 16 bits, and arrays of 16 bits with 1 t
 - mode: the mode, or the type and the channels of the array (palettes come back as RGB or RGBA);
 - alpha: bit by bit that of the original;
 - pixels: those that the encoder itself reconstructs, bit by bit, as that mode shows them;
-- symbols: of some, the symbols, table rows and latents that the NumPy decoder finds (mlic_jax/reference.py) are those
+- symbols: of some, the symbols, table rows and latents that the NumPy decoder finds (mlic_jax/reference) are those
   that the decoder used.
 
 Printed is the share of each that is right, which has to be 100 %; the script ends in failure where it is not.
@@ -26,11 +26,10 @@ import numpy as np
 from PIL import Image
 
 import mlic_jax
-from mlic_jax import data
+from mlic_jax import data, reference
 from mlic_jax.entropy import rangecoder
-from mlic_jax.families import latent
+from mlic_jax.families import latent_coding
 from mlic_jax.fileformat import container, modes
-from mlic_jax.reference import decoder as reference
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "fuzz"))
 import inputs
@@ -51,11 +50,11 @@ class Recorded:
 
     def __enter__(self):
         self.symbols = []
-        encode, read = latent.encode, rangecoder.Decoder.read
+        encode, read = latent_coding.encode, rangecoder.Decoder.read
 
-        def encoding(module, artifact, image):
-            stream, received = encode(module, artifact, image)
-            self.reconstruction = latent.reconstruct(module, artifact, received, image.shape[:2])
+        def encoding(module, artifact, image, quality):
+            stream, received = encode(module, artifact, image, quality)
+            self.reconstruction = latent_coding.reconstruct(module, artifact, received, image.shape[:2], quality)
             return stream, received
 
         def reading(decoder, indexes, *rest):
@@ -63,7 +62,7 @@ class Recorded:
             return self.symbols[-1][0]
 
         self.patches = [
-            mock.patch.object(latent, "encode", encoding),
+            mock.patch.object(latent_coding, "encode", encoding),
             mock.patch.object(rangecoder.Decoder, "read", reading),
         ]
         for patch in self.patches:
@@ -99,11 +98,11 @@ def check(original, kind: str, artifact, with_reference: bool) -> dict[str, bool
         alpha = np.asarray(original.convert("RGBA"))[..., 3] if hasattr(original, "convert") else original[..., -1]
         right["alpha"] = np.array_equal(array[..., -1], alpha)
     if with_reference:
-        found = reference.decode_symbols(file, artifact)
-        names = [name for name in ("z", "y") if name in found]
+        decoded = reference.decode(file, artifact)
+        names = [name for name in ("z", "y") if name in decoded]
         right["symbols"] = len(names) == len(recorded.symbols) and all(
-            np.array_equal(symbols[0], found[name])
-            and (f"{name}_rows" not in found or np.array_equal(rows[0], found[f"{name}_rows"]))
+            np.array_equal(symbols[0], decoded[name])
+            and (f"{name}_rows" not in decoded or np.array_equal(rows[0], decoded[f"{name}_rows"]))
             for name, (symbols, rows) in zip(names, recorded.symbols, strict=True)
         )
     header, _ = container.read_header(file)

@@ -24,7 +24,8 @@ def make_step_of(config, batch):
     import jax
 
     from mlic_jax.training import parallel
-    from mlic_jax.training.train import initialise, make_codec, step_functions
+    from mlic_jax.training.runs import initialise, make_codec
+    from mlic_jax.training.train import step_functions
 
     codec = make_codec(config)
     step = step_functions(codec, config)[0]
@@ -33,7 +34,7 @@ def make_step_of(config, batch):
     def one():
         nonlocal state
         began = time.perf_counter()
-        state, metrics = step(state, parallel.deal(batch))
+        state, metrics = step(state, parallel.shard(batch))
         jax.block_until_ready((state, metrics))
         return time.perf_counter() - began
 
@@ -69,11 +70,11 @@ def main():
             steps[rounded] = make_step_of(config, batch)
             steps[rounded]()  # compiles
             steps[rounded]()
-        found = {False: [], True: []}
+        seconds = {False: [], True: []}
         for turn in range(args.turns):
             for rounded in (False, True) if turn % 2 else (True, False):
-                found[rounded] += [steps[rounded]() for _ in range(2)]
-        times = {rounded: (min(taken), statistics.median(taken)) for rounded, taken in found.items()}
+                seconds[rounded] += [steps[rounded]() for _ in range(2)]
+        times = {rounded: (min(taken), statistics.median(taken)) for rounded, taken in seconds.items()}
         shown = [f"{1000 * least:.0f}, {1000 * median:.0f} ms" for least, median in times.values()]
         print(f"| {name} | {shown[0]} | {shown[1]} | {times[False][1] / times[True][1]:.2f} |", flush=True)
 

@@ -86,8 +86,8 @@ def work(name, threads, photo):
         stored = encode(image)
         between = time.perf_counter()
         decode(stored)
-        found = [between - began, time.perf_counter() - between, size(stored)]
-        print(json.dumps(found), file=answers, flush=True)
+        answer = [between - began, time.perf_counter() - between, size(stored)]
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 def commands(photo):
@@ -97,16 +97,16 @@ def commands(photo):
     with tempfile.TemporaryDirectory() as folder:
         png, mlic, back = (str(pathlib.Path(folder, name)) for name in ("photo.png", "photo.mlic", "back.png"))
         Image.fromarray(np.load(photo)).save(png)
-        found = {}
+        fastest = {}
         for arguments in (["compress", png, "-o", mlic, "-f"], ["decompress", mlic, "-o", back, "-f"]):
             times = []
             for _ in range(4):
                 began = time.perf_counter()
-                command = [sys.executable, "-m", "mlic_jax.cli.main", *arguments]
+                command = [sys.executable, "-m", "mlic_jax", *arguments]
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 times.append(time.perf_counter() - began)
-            found[f"mlic {arguments[0]}"] = min(times[1:])
-        return found
+            fastest[f"mlic {arguments[0]}"] = min(times[1:])
+        return fastest
 
 
 def main():

@@ -5,7 +5,7 @@
 
 VENV is what benchmarks/compressai_env.sh makes. One step is forward, backward, clipping of the gradients' global norm
 to 1, and Adam, of bmshj2018-hyperprior (N 128, M 192) on 8 random images of 256x256 in float32; CompressAI also takes
-its step on the quantiles, as its training script does, which we have no need of.
+its step on the quantiles, as its training script does; mlic_jax needs none.
 
 Ours is the step of `mlic train`, `pmap`ped over as many virtual CPU devices as there are threads (--devices 1 leaves
 all threads to one device). CompressAI's runs with the fastest settings found for it: channels_last and fused Adam. Both
@@ -49,7 +49,8 @@ def make_our_step(devices):
     jax.config.update("jax_num_cpu_devices", devices)
     from mlic_jax.training import config as defaults
     from mlic_jax.training import parallel
-    from mlic_jax.training.train import initialise, make_codec, step_functions
+    from mlic_jax.training.runs import initialise, make_codec
+    from mlic_jax.training.train import step_functions
 
     config = defaults.defaults()
     config.model.name = "bmshj2018-hyperprior"
@@ -61,7 +62,7 @@ def make_our_step(devices):
 
     def one():
         nonlocal state
-        state, metrics = step(state, parallel.deal(batch))
+        state, metrics = step(state, parallel.shard(batch))
         return float(metrics["loss"])
 
     return one, {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")}
@@ -122,10 +123,10 @@ def compare(args, threads):
         side: [python, __file__, "--work", side, "--threads", str(threads), "--devices", str(devices)]
         for side, python in (("ours", sys.executable), ("compressai", args.compressai))
     }
-    found = {}
+    results = {}
     for side, (greeting, *asked) in turns.take_turns(commands, threads, args.rounds, greeted=True).items():
-        found[side] = {**greeting, "steps": sum(asked, [])}
-    return found
+        results[side] = {**greeting, "steps": sum(asked, [])}
+    return results
 
 
 def processor():

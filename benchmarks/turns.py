@@ -1,6 +1,7 @@
 """Processes that take turns on the same cores, so that whatever else happens on a machine slows all of them down.
 
-A worker answers a line on its stdin by a line of JSON. It may run in another environment: nothing of ours is imported.
+A worker answers each line on its stdin by a line of JSON. It may run in another environment, so this module imports
+nothing of mlic_jax.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ def take_turns(commands, threads, rounds, greeted=False):
       name -> its answers, the greeting first.
     """
     cores = sorted(os.sched_getaffinity(0))[-threads:]
-    workers, found = {}, {name: [] for name in commands}
+    workers, replies = {}, {name: [] for name in commands}
 
     def listen(name):
         line = workers[name].stdout.readline()
         if not line:
             raise SystemExit(f"the process of {name} ended with status {workers[name].wait()}: see above")
-        found[name].append(json.loads(line))
+        replies[name].append(json.loads(line))
 
     try:
         for name, command in commands.items():
@@ -63,4 +64,4 @@ def take_turns(commands, threads, rounds, greeted=False):
         for worker in workers.values():
             worker.stdin.close()
             worker.wait()
-    return found
+    return replies

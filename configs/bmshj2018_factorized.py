@@ -11,7 +11,7 @@ They took 4 to 5 million steps of batch 16 or 32 on Vimeo-90k; give such a set b
 """
 
 from mlic_jax.models import bmshj2018 as paper
-from mlic_jax.training.config import of_quality
+from mlic_jax.training.recipes import of_quality
 
 
 def get_config(quality: str = "4"):

@@ -11,6 +11,7 @@ configs/kltnet.py.
 from mlic_jax.errors import UsageError
 from mlic_jax.models import kltnet
 from mlic_jax.training import config as base
+from mlic_jax.training import recipes
 
 SMALLEST = "all"
 
@@ -22,7 +23,7 @@ def get_config(stage: str = "all"):
     config.model.name = "kltnet"
     config.model.arguments = {**kltnet.TINY, "proxy": "split", "clipped": True}
     # Half the batch of other tiny configs and more steps: as far by each step, and twice as many in the time.
-    base.make_tiny(config, steps=1100)
+    recipes.make_tiny(config, steps=1100)
     config.data.batch_size = 4
     config.data.detail_weight = 1.0
     config.optimizer.arguments.b2 = 0.99
@@ -31,7 +32,7 @@ def get_config(stage: str = "all"):
     config.train.log_every = 20
     config.train.evaluate_every = config.train.checkpoint_every = 550
     if stage == "priors":
-        base.make_tiny(config, patch_size=384, steps=200)
+        recipes.make_tiny(config, patch_size=384, steps=200)
         config.schedule = ("priors",)
         config.data.batch_size = 2
         config.optimizer.warmup_steps = 10

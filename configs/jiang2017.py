@@ -11,6 +11,7 @@ the same with another codec in the middle. `toy` and `toy_...` are for tests.
 from mlic_jax.errors import UsageError
 from mlic_jax.models import jiang2017
 from mlic_jax.training import config as base
+from mlic_jax.training import recipes
 
 VARIANTS = ("tiny", "colour", "alternating", "jpeg2000", "heic", "paper")
 SMALLEST = "toy"
@@ -44,7 +45,7 @@ def get_config(variant: str = "tiny"):
         config.train.steps = 120_000
         config.train.ema = 0.0
         return config
-    base.make_tiny(config, patch_size=64, steps=5000)
+    recipes.make_tiny(config, patch_size=64, steps=5000)
     config.data.detail_weight = 1.0
     config.data.cache_mib = 1024
     config.optimizer.warmup_steps = 100

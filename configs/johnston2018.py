@@ -11,6 +11,7 @@ the entropy coder of their bits.
 from mlic_jax.errors import UsageError
 from mlic_jax.models import johnston2018
 from mlic_jax.training import config as base
+from mlic_jax.training import recipes
 
 VARIANTS = ("tiny", "paper")
 SMALLEST = "toy"
@@ -33,7 +34,7 @@ def get_config(variant: str = "tiny"):
         "prime_steps": 1 if variant == "toy" else 3, "diffuse_steps": 0, "loss": "ssim_l1", "masked": 0.5,
         "entropy": "binary_rnn", "allocation": allocation, "remat": variant == "paper",
     }  # fmt: skip
-    base.make_tiny(config, patch_size=64, steps=networks)
+    recipes.make_tiny(config, patch_size=64, steps=networks)
     config.schedule, config.phases = ("rd", "entropy"), (networks, coder)
     config.train.steps = networks + coder
     config.data.batch_size = 4

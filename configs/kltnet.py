@@ -7,7 +7,7 @@
 Variants: `tiny`, whose weights are in the package, trains on two CPU cores; `base` is for a GPU; `toy` is for tests.
 Each is trained in three stages. The second, `-large`, goes on with larger patches, since small ones teach the priors
 the borders of patches; the third, `-priors`, trains the priors alone, on larger ones yet, for symbols as files have
-them. What was tried before this recipe was chosen, and what it reached, stands in docs/training.md.
+them. What was tried before this recipe was chosen, and what it reached, stands in docs/lab/kltnet.md.
 """
 
 from mlic_jax.errors import UsageError
@@ -51,8 +51,8 @@ def get_config(variant: str = "tiny"):
     if stage == "priors":
         config.schedule = ("priors",)
         config.train.ema = 0.99
-    # Tiny: two and a half hours of two cores, at five steps a second, then one, then a quarter. Base is untried: no GPU
-    # has been at hand. Its checkpoints come every minute or so, for leases of a few.
+    # Tiny takes two and a half hours of two cores, at five steps a second, then one, then a quarter. Base has not been
+    # trained by these steps yet; one takes some 13 ms on an H100 (docs/lab/gpu.md).
     config.train.bfloat16 = width == "base"
     batch, patch, rate, constant, decay = STAGES[stage]["gpu" if width == "base" else "cpu"]
     config.data.batch_size, config.data.patch_size = batch, patch

@@ -5,8 +5,9 @@
 
 Variants: `tiny` (compact networks, 16 bits a cell, two CPU cores, minutes); `paper` (the released networks, 64 bits a
 cell, below 0.5 bits per pixel; needs a GPU) and `paper_high` (128 bits, above). Each with `_no_map` sends all bits of
-every cell: the first of the paper's two stages, with whose weights the second begins. Without it a map is emptied
-before the networks have learned what bits are good for. Either trains its networks first, its coder's behind them.
+every cell: the first of the paper's two stages, with whose weights the second begins. Without it the map goes to zero
+before the networks have learned to use bits. Each trains the transform first, and then, on fixed codes, the entropy
+model.
 
 `toy` is for tests. Rates are chosen by `model.arguments.r0` and `gamma`; there is one model for each.
 """
@@ -14,6 +15,7 @@ before the networks have learned what bits are good for. Either trains its netwo
 from mlic_jax.errors import UsageError
 from mlic_jax.models import li2018
 from mlic_jax.training import config as base
+from mlic_jax.training import recipes
 
 VARIANTS = ("tiny", "tiny_no_map", "paper", "paper_no_map", "paper_high", "paper_high_no_map")
 SMALLEST = "toy"
@@ -49,7 +51,7 @@ def get_config(variant: str = "tiny"):
         config.train.steps = 960_000
         config.train.evaluate_every = config.train.checkpoint_every = 5000
         return config
-    base.make_tiny(config, patch_size=64, steps=1500)
+    recipes.make_tiny(config, patch_size=64, steps=1500)
     config.schedule, config.phases = ("rd", "entropy"), (1, 1) if size == "toy" else (1200, 300)
     config.data.batch_size = 16
     config.data.cache_mib = 1024

@@ -10,6 +10,7 @@ qualities 5 to 60, MSE); `perceptual`, the same with half of the distortion in L
 from mlic_jax.errors import UsageError
 from mlic_jax.models import talebi2020
 from mlic_jax.training import config as base
+from mlic_jax.training import recipes
 
 SMALLEST = "toy"
 VARIANTS = ("tiny", "perceptual", "warp", "cascade", "paper", "toy")
@@ -37,7 +38,7 @@ def get_config(variant: str = "tiny"):
         arguments.variant = variant
     if variant == "perceptual":
         arguments.perceptual = 0.5
-    base.make_tiny(config, patch_size=64, steps=4000)
+    recipes.make_tiny(config, patch_size=64, steps=4000)
     config.data.detail_weight = 1.0
     config.data.cache_mib = 1024
     config.optimizer.warmup_steps = 50

@@ -11,6 +11,7 @@ first, then, alone, the entropy coder of their bits.
 from mlic_jax.errors import UsageError
 from mlic_jax.models import toderici2017
 from mlic_jax.training import config as base
+from mlic_jax.training import recipes
 
 VARIANTS = ("tiny", "paper")
 SMALLEST = "toy"
@@ -29,7 +30,7 @@ def get_config(variant: str = "tiny"):
         "cell": "lstm", "framework": "additive", **widths, "copies": 4, "entropy": "binary_rnn",
         "remat": variant == "paper",
     }  # fmt: skip
-    base.make_tiny(config, patch_size=64, steps=networks)
+    recipes.make_tiny(config, patch_size=64, steps=networks)
     config.schedule, config.phases = ("rd", "entropy"), (networks, coder)
     config.train.steps = networks + coder
     config.data.batch_size = 4

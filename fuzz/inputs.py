@@ -140,26 +140,26 @@ def reforged(data: bytes, chunks: Sequence[Chunk] | None = None, **claim) -> byt
 
 def damaged(rng: random.Random, data: bytes, other: bytes) -> bytes:
     """Data with one to three random changes: bytes, insertions, deletions, exchanges, or a splice with other data."""
-    found = bytearray(data)
+    mutated = bytearray(data)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
-        if not found:
+        if not mutated:
             break
-        at, length = rng.randrange(len(found)), rng.choice((1, 1, 2, 4, 4, 16))
+        at, length = rng.randrange(len(mutated)), rng.choice((1, 1, 2, 4, 4, 16))
         action = rng.randrange(6)
         if action == 0:
-            found[at] ^= 1 << rng.randrange(8)
+            mutated[at] ^= 1 << rng.randrange(8)
         elif action == 1:
-            found[at : at + length] = rng.randbytes(min(length, len(found) - at))
+            mutated[at : at + length] = rng.randbytes(min(length, len(mutated) - at))
         elif action == 2:
-            found[at:at] = rng.randbytes(length)
+            mutated[at:at] = rng.randbytes(length)
         elif action == 3:
-            del found[at : at + length]
+            del mutated[at : at + length]
         elif action == 4:
-            to = rng.randrange(len(found))
-            found[at : at + length], found[to : to + length] = found[to : to + length], found[at : at + length]
+            to = rng.randrange(len(mutated))
+            mutated[at : at + length], mutated[to : to + length] = mutated[to : to + length], mutated[at : at + length]
         else:
-            found[at:] = other[rng.randrange(len(other) + 1) :]
-    return bytes(found)
+            mutated[at:] = other[rng.randrange(len(other) + 1) :]
+    return bytes(mutated)
 
 
 def damaged_inside(rng: random.Random, data: bytes, other: bytes) -> bytes:

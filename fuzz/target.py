@@ -38,8 +38,8 @@ import numpy as np
 with instrument():
     from mlic_jax.entropy import rangecoder, tables
     from mlic_jax.fileformat import alpha, container, metadata, modes
+from mlic_jax import reference
 from mlic_jax.errors import CorruptStreamError, MlicError
-from mlic_jax.reference import decoder as reference
 
 LONGEST_SECONDS = 2.0
 
@@ -52,7 +52,7 @@ def repaired(data: bytes) -> bytes:
         crc = container.google_crc32c.value(prefix + bytes(data[start:end]))
         data[end : end + 4] = crc.to_bytes(4, "little")[: max(0, len(data) - end)]
 
-    fields = reference._Bytes(bytes(data))
+    fields = reference.container.Fields(bytes(data))
     try:
         fields.take(4)
         sides = fields.number(4)
@@ -85,7 +85,7 @@ def read_file(data: bytes) -> None:
         except MlicError:
             header = None
         try:
-            other = reference.parse(file)
+            other = reference.container.parse(file)
         except CorruptStreamError:
             other = None
         assert (header is None) == (other is None), "one parser refuses what the other reads"
@@ -111,21 +111,21 @@ def read_beside(data: bytes) -> None:
     # As it is, and compressed, so that what is behind zlib is reached.
     for coded in (content, content[:1] + zlib.compress(content[1:])):
         with contextlib.suppress(MlicError):
-            found = alpha.decode(coded, height, width, max(8, depth))
-            assert found.shape == (height, width) and found.itemsize == max(8, depth) // 8
-            assert np.array_equal(alpha.decode(alpha.encode(found), height, width, max(8, depth)), found)
+            plane = alpha.decode(coded, height, width, max(8, depth))
+            assert plane.shape == (height, width) and plane.itemsize == max(8, depth) // 8
+            assert np.array_equal(alpha.decode(alpha.encode(plane), height, width, max(8, depth)), plane)
             if container.has_alpha(mode):
                 rgb = np.zeros((height, width, 3), np.uint8)
-                array = modes.to_array(mode, rgb, found)
+                array = modes.to_array(mode, rgb, plane)
                 modes.to_pillow(mode, array)
                 modes.from_array(array)
     kind = container.METADATA[data[0] % len(container.METADATA)]
     for stored in (content, zlib.compress(content), zlib.compress(content)[: data[1]]):
         with contextlib.suppress(MlicError):
-            found = metadata.from_chunks([container.Chunk(kind, stored)])
-            assert sum(map(len, found.values())) <= container.LARGEST_METADATA_TOTAL
-            metadata.to_chunks(found)
-            metadata.to_pillow(found)
+            blocks = metadata.from_chunks([container.Chunk(kind, stored)])
+            assert sum(map(len, blocks.values())) <= container.LARGEST_METADATA_TOTAL
+            metadata.to_chunks(blocks)
+            metadata.to_pillow(blocks)
     names = ("icc_profile", "exif", "xmp")
     metadata.of_pillow(dict.fromkeys(names, content), container.METADATA)
 
@@ -158,21 +158,23 @@ def read_symbols(data: bytes) -> None:
     models, rows, limit, stream = _latent_of(data)
     try:
         decoder = rangecoder.Decoder(stream)
-        found = decoder.read(rows[None], models, limit)[0]
+        symbols = decoder.read(rows[None], models, limit)[0]
         decoder.finish()
     except CorruptStreamError:
-        found = None
+        symbols = None
     try:
-        coder = reference.Mirrored(stream)
-        other = reference._read_latent(coder, rows, models.table, rangecoder.LARGEST_SYMBOL if limit is None else limit)
+        coder = reference.rangecoder.Mirrored(stream)
+        other = reference.latents.read_latent(
+            coder, rows, models.table, rangecoder.LARGEST_SYMBOL if limit is None else limit
+        )
         coder.finish()
     except CorruptStreamError:
         other = None
-    assert (found is None) == (other is None), "one decoder refuses what the other reads"
-    if found is not None:
-        assert np.array_equal(found, other)
+    assert (symbols is None) == (other is None), "one decoder refuses what the other reads"
+    if symbols is not None:
+        assert np.array_equal(symbols, other)
         encoder = rangecoder.Encoder()
-        encoder.write(found, rows, models, limit)
+        encoder.write(symbols, rows, models, limit)
         assert encoder.finish() == stream
 
 

@@ -19,6 +19,6 @@ activate
 cd "$ROOT"
 CONFIG="$1" WORKDIR="$2"
 shift 2
-# On one host there is nobody to find.
+# A single host has no others to look for.
 case "${TPU_WORKER_HOSTNAMES:-localhost}" in *,*) export MLIC_DISTRIBUTED=1 ;; esac
 exec mlic train --config "$CONFIG" --workdir "$WORKDIR" "$@"

@@ -19,7 +19,7 @@ def read_bytes(path, error: type[MlicError] = InputError) -> bytes:
 
 
 def write_bytes(path, data: bytes) -> None:
-    """Writes a temporary file beside the target and renames it, so that nobody ever sees half of it.
+    """Writes a temporary file beside the target and renames it, so that a reader never sees half of it.
 
     Raises InputError where the folder is missing or not writable.
     """
@@ -34,3 +34,11 @@ def write_bytes(path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError, ValueError):
             os.unlink(temporary)
+
+
+def make_folder(path, what: str = "folder") -> None:
+    """Makes a folder and those above it, where they do not exist. Raises InputError naming `what` and the reason."""
+    try:
+        pathlib.Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as reason:
+        raise InputError(f"cannot make the {what} {str(path)!r}: {reason.strerror}") from reason

@@ -39,6 +39,29 @@ class Objective(NamedTuple):
     loss: Callable
 
 
+class Traits(NamedTuple):
+    """What a codec is, as far as its users act on it.
+
+    Attributes:
+      ladder: the qualities at which a curve of this codec is measured; empty where it has one rate only.
+      default_quality: what is taken where a user names none; None where it has one rate only.
+      quality_range: the least and the greatest quality, where it has several.
+      efforts: the greatest effort that compressing knows, 0 to 9; 0 where it knows one way only.
+      extension: ".jpg" and the like, where the one chunk that it writes is a standard file of the whole picture, which
+        needs no decoder of ours; else None.
+      progressive: whether any number of leading chunks is a picture.
+      guided: whether a user's importance map is taken.
+    """
+
+    ladder: tuple[float, ...] = ()
+    default_quality: float | None = None
+    quality_range: tuple[float, float] = (0.0, 100.0)
+    efforts: int = 0
+    extension: str | None = None
+    progressive: bool = False
+    guided: bool = False
+
+
 class Codec(NamedTuple):
     """A trainable (or fixed) image codec.
 
@@ -49,25 +72,19 @@ class Codec(NamedTuple):
       estimate: (params, state, image uint8 [B, H, W, 3], quality=None) -> {"loss" [B], "bits" [B], "mse255" [B],
         "reconstruction" uint8 [B, H, W, 3]}: rounded latents and -log2 P, no noise. Any H and W. What it
         reports is an estimate; figures about a codec come from `compress` and `decompress`. Without a quality, a codec
-        of every rate gives a mean loss over several, and the rest at its default.
+        of several rates gives a mean loss over several, and the rest at its default.
       export: (params, state, images=None) -> Artifact: NumPy weights and integer tables, all that compress and
         decompress need. images: pictures uint8 [H, W, 3] by which integer ranges are chosen, where a codec has such
         (default: some of the bundled photos).
-      compress: (artifact, image uint8 [H, W, 3], quality, effort=0) -> Chunks. quality: a number in 0..100 in half
-        steps, the higher the better, or None where the codec has one rate only. effort: 0..9, what the encoder may
-        spend on a smaller file; the decoder does not know of it. Raises UsageError for a quality that the codec does
-        not have, or has to have. A codec that is `guided` also takes importance=None: float [H, W] in 0..1, where the
-        user wants bits to go.
-      decompress: (artifact, chunks, (H, W), quality) -> uint8 [H, W, 3]; quality as it was given to compress. Raises
-        CorruptStreamError. A codec that is `progressive` takes any number of leading chunks, one at least, and gives
-        the picture that they hold.
-      ladder: the qualities at which a curve of this codec is measured; empty where it has one rate only.
-      default_quality: what is taken where a user names none.
-      quality_range: the least and the greatest quality, where it has several.
-      extension: ".jpg" and the like, where the one chunk that it writes is a standard file of the whole picture, which
-        needs no decoder of ours; else None.
-      progressive: whether any number of leading chunks is a picture.
-      guided: whether a user's importance map is taken.
+      compress: (artifact, image uint8 [H, W, 3], quality=None, effort=0, importance=None) -> Chunks. quality: a number
+        in 0..100 in half steps, the higher the better, or None where the codec has one rate only. effort: 0..9, what
+        the encoder may spend on a smaller file; the decoder does not know of it. importance: float [H, W] in 0..1,
+        where the user wants bits to go, or None. Raises UsageError for a quality that the codec does not have, or has
+        to have, and for an effort or an importance map that its traits exclude.
+      decompress: (artifact, chunks, (H, W), quality=None) -> uint8 [H, W, 3]; quality as it was given to compress.
+        Raises CorruptStreamError. A progressive codec takes any number of leading chunks, one at least, and gives the
+        picture that they hold.
+      traits: what the codec is: see Traits.
     """
 
     init: Callable
@@ -76,9 +93,4 @@ class Codec(NamedTuple):
     export: Callable
     compress: Callable
     decompress: Callable
-    ladder: tuple[float, ...] = ()
-    default_quality: float | None = None
-    quality_range: tuple[float, float] = (0.0, 100.0)
-    extension: str | None = None
-    progressive: bool = False
-    guided: bool = False
+    traits: Traits = Traits()

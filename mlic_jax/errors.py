@@ -1,7 +1,7 @@
 """The one family of errors that bad input raises.
 
 Everything a user can get wrong ends in an `MlicError` whose message names what was wrong and what would have been
-right; the command line prints that one line and exits with `exit_code`. Anything else that escapes is a bug of ours.
+right; the command line prints that one line and exits with `exit_code`. Any other exception that escapes is a bug.
 """
 
 
@@ -12,7 +12,7 @@ class MlicError(Exception):
 
 
 class TruncationWarning(UserWarning):
-    """A file was cut off, and the picture is that of the part which is there."""
+    """A file was cut off; the picture shows the part that has arrived."""
 
 
 class UsageError(MlicError):

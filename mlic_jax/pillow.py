@@ -59,7 +59,7 @@ class MlicImageFile(ImageFile.ImageFile):
         with _as_pillow():
             chunks = [self._read_chunk(place) for place in places if place.type in container.METADATA]
             self.info.update(metadata.to_pillow(metadata.from_chunks(chunks)))
-        with contextlib.suppress(ModelError):  # of a model that this version does not know, the header can be read
+        with contextlib.suppress(ModelError):  # the header of a file of an unknown model can be read
             self.info["model"] = zoo.name_of(header.model_id)
         if header.quality is not None:
             self.info["quality"] = header.quality
@@ -106,7 +106,7 @@ def _save(image, file, filename):
 
 
 def register() -> None:
-    """Tells Pillow of the format; done once on import, and harmless again."""
+    """Registers the format with Pillow. Done on import; doing it again changes nothing."""
     Image.register_open(FORMAT, MlicImageFile, _accept)
     Image.register_save(FORMAT, _save)
     Image.register_extension(FORMAT, ".mlic")

@@ -61,11 +61,12 @@ def plain_zoo(monkeypatch):
     """The lossless codec of plain.py, in the zoo while a test runs; models are not shared between tests."""
     import plain
 
-    from mlic_jax import api, zoo
+    from mlic_jax import zoo
+    from mlic_jax.fileformat import model_store
 
     for name, entry in plain.ENTRIES.items():
         monkeypatch.setitem(zoo.MODELS, name, entry)
-    monkeypatch.setattr(api, "_by_fingerprint", {})
-    monkeypatch.setattr(api, "_by_path", {})
-    for variable in (api.MODEL, api.MODEL_PATH):
+    monkeypatch.setattr(model_store, "_by_fingerprint", {})
+    monkeypatch.setattr(model_store, "_by_path", {})
+    for variable in (model_store.MODEL, model_store.FOLDERS):
         monkeypatch.delenv(variable, raising=False)

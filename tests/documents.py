@@ -8,8 +8,8 @@ ALONE = """
 import sys
 for name in ("jax", "jaxlib", "flax", "constriction", "google_crc32c", "scipy", "PIL"):
     sys.modules[name] = None  # whoever imports it now, fails
-from mlic_jax.reference.decoder import main
-sys.exit(main(sys.argv[1:]))
+import runpy
+runpy.run_module("mlic_jax.reference", None, "__main__")
 """
 
 

@@ -72,7 +72,7 @@ def symbols(data, artifact):
     Of a y in steps, "y_0" and so on.
     """
     from mlic_jax.entropy import rangecoder
-    from mlic_jax.families import latent
+    from mlic_jax.families import latent_coding
     from mlic_jax.fileformat import container
 
     header, chunks = container.unpack(data)
@@ -83,7 +83,9 @@ def symbols(data, artifact):
         return found[-1][0]
 
     with mock.patch.object(rangecoder.Decoder, "read", recorded):
-        latent.receive(module_of(artifact), artifact, chunks[0].content, (header.height, header.width), header.quality)
+        latent_coding.receive(
+            module_of(artifact), artifact, chunks[0].content, (header.height, header.width), header.quality
+        )
     arrays = {}
     steps = [f"y_{step}" for step in range(len(found) - 1)] if len(found) > 2 else ["y"]
     for name, (values, rows) in zip(steps if len(found) == 1 else ("z", *steps), found, strict=True):

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 
 from mlic_jax import zoo
-from mlic_jax.codec import Codec
+from mlic_jax.codec import Codec, Traits
 from mlic_jax.errors import CorruptStreamError, UsageError
 from mlic_jax.fileformat.artifact import Artifact
 from mlic_jax.fileformat.container import inflate
@@ -29,9 +29,11 @@ def artifact(rates=1, name=0):
 def codec(*, rates=1):
     """Two chunks: all rows but the first, and the first."""
 
-    def compress(artifact, image, quality, effort=0):
+    def compress(artifact, image, quality, effort=0, importance=None):
         if quality is not None and rates == 1:
             raise UsageError("this is a model of one rate: it takes no quality")
+        if importance is not None:
+            raise UsageError("this model of plain takes no importance map")
         return zlib.compress(image[1:].tobytes()), zlib.compress(image[:1].tobytes())
 
     def decompress(artifact, chunks, size, quality=None):
@@ -53,7 +55,7 @@ def graded():
 def graded_codec():
     """A byte more and a wrong sample less for every half step of quality; effort takes three bytes, for two errors."""
 
-    def compress(artifact, image, quality, effort=0):
+    def compress(artifact, image, quality, effort=0, importance=None):
         half_steps = round(2 * quality)
         wrong = 200 - half_steps + 2 * effort
         seen = image.reshape(-1) ^ (np.arange(image.size) < wrong).astype(np.uint8)
@@ -63,7 +65,7 @@ def graded_codec():
         count = 3 * size[0] * size[1]
         return np.frombuffer(chunks[0][:count], np.uint8).reshape(*size, 3)
 
-    return Codec(None, {}, None, None, compress, decompress, (0.0, 100.0), 50.0)
+    return Codec(None, {}, None, None, compress, decompress, Traits((0.0, 100.0), 50.0, efforts=9))
 
 
 def planes():
@@ -87,4 +89,4 @@ def planes_codec():
             found |= bits << shift
         return found.reshape(*size, 3)
 
-    return Codec(None, {}, None, None, compress, decompress, progressive=True, guided=True)
+    return Codec(None, {}, None, None, compress, decompress, Traits(progressive=True, guided=True))

@@ -13,7 +13,7 @@ from PIL import Image
 import mlic_jax
 from mlic_jax import api
 from mlic_jax.errors import CorruptStreamError, InputError, LimitError, MlicError, ModelError, UsageError
-from mlic_jax.fileformat import container
+from mlic_jax.fileformat import container, model_store
 from mlic_jax.metrics.psnr import psnr_db
 
 pytestmark = pytest.mark.usefixtures("plain_zoo")
@@ -119,12 +119,12 @@ def test_a_model_is_found(tmp_path, monkeypatch):
     (tmp_path / "bad.mlicm").write_bytes(b"bad")
     data = api.compress(array, tmp_path / "1.mlicm")
     np.testing.assert_array_equal(api.decompress(data), array)  # used before
-    api._by_fingerprint.clear()
+    model_store._by_fingerprint.clear()
     with pytest.raises(ModelError, match=r"needs the model plain with fingerprint \w{12}, and MLIC_MODELS names no"):
         api.decompress(data)
     monkeypatch.setenv("MLIC_MODELS", f"{tmp_path / 'none'}:{tmp_path}")
     np.testing.assert_array_equal(api.decompress(data), array)
-    api._by_fingerprint.clear()
+    model_store._by_fingerprint.clear()
     (tmp_path / "1.mlicm").unlink()
     with pytest.raises(
         ModelError, match=r"none of the \.mlicm files in .* is it \(.*bad\.mlicm cannot be read\)\. Ask"
@@ -135,34 +135,34 @@ def test_a_model_is_found(tmp_path, monkeypatch):
 def test_the_default_model(tmp_path, monkeypatch):
     array = sample("L", (4, 5))
     # The package's own, where no other is named.
-    monkeypatch.setattr(api, "OWN_MODEL", tmp_path / "none.mlicm")
+    monkeypatch.setattr(model_store, "OWN_MODEL", tmp_path / "none.mlicm")
     with pytest.raises(ModelError, match=r"none\.mlicm.* cannot be read"):
         api.compress(array)
     plain.artifact(name=4).save(tmp_path / "own.mlicm")
-    monkeypatch.setattr(api, "OWN_MODEL", tmp_path / "own.mlicm")
+    monkeypatch.setattr(model_store, "OWN_MODEL", tmp_path / "own.mlicm")
     assert api.info(api.compress(array))["fingerprint"] == plain.artifact(name=4).fingerprint.hex()
     plain.artifact(name=5).save(tmp_path / "5.mlicm")
     monkeypatch.setenv("MLIC_MODEL", str(tmp_path / "5.mlicm"))
     data = api.compress(array)
     assert api.info(data)["fingerprint"] == plain.artifact(name=5).fingerprint.hex()
-    api._by_fingerprint.clear()
+    model_store._by_fingerprint.clear()
     np.testing.assert_array_equal(api.decompress(data), array)
 
 
 def test_the_packages_models_are_found_by_fingerprint(tmp_path, monkeypatch):
     array = sample("L", (4, 5))
     data = api.compress(array, plain.artifact(name=6))
-    api._by_fingerprint.clear()
+    model_store._by_fingerprint.clear()
     with pytest.raises(ModelError, match="needs the model plain"):
         api.decompress(data)
     plain.artifact(name=6).save(tmp_path / "6.mlicm")
-    monkeypatch.setattr(api, "BUNDLED", tmp_path)
+    monkeypatch.setattr(model_store, "BUNDLED", tmp_path)
     np.testing.assert_array_equal(api.decompress(data), array)
 
 
 def test_the_packages_own_model():
     """What `mlic compress` uses: there, of every rate, and small enough for a package."""
-    assert api.OWN_MODEL.parent == api.BUNDLED and api.OWN_MODEL.stat().st_size < 10e6
+    assert model_store.OWN_MODEL.parent == model_store.BUNDLED and model_store.OWN_MODEL.stat().st_size < 10e6
     model = api.load_model()
     assert model.model == "kltnet" and model.packed
     image = np.ascontiguousarray(small.photos()[0][:64, :96])
@@ -194,7 +194,7 @@ def test_a_changed_model_file_is_read_again(tmp_path):
             api.info(api.compress(array, tmp_path / "m.mlicm"))["fingerprint"]
             == plain.artifact(name, name).fingerprint.hex()
         )
-    assert len(api._by_path) == 1
+    assert len(model_store._by_path) == 1
 
 
 def test_threads_load_a_model_once(tmp_path, monkeypatch):

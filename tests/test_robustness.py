@@ -16,12 +16,11 @@ import target
 from PIL import Image
 
 import mlic_jax
-from mlic_jax import zoo
+from mlic_jax import reference, zoo
 from mlic_jax.entropy import rangecoder
 from mlic_jax.errors import CorruptStreamError, LimitError, MlicError
-from mlic_jax.families import latent
+from mlic_jax.families import latent_coding
 from mlic_jax.fileformat import container, modes
-from mlic_jax.reference import decoder as reference
 
 NAME = "mbt2018-mean"
 # A hang, not a measurement: a first case may compile a program.
@@ -146,8 +145,8 @@ def test_pictures_of_all_kinds_come_back(kind):
             seen = modes.from_array(original)
             found = mlic_jax.decompress(file, artifact())
             assert found.dtype == np.uint16 and found.reshape(original.shape).shape == original.shape
-        _, received = latent.encode(small.MODULES[NAME], artifact(), seen.rgb)
-        expected = latent.reconstruct(small.MODULES[NAME], artifact(), received, size)
+        _, received = latent_coding.encode(small.MODULES[NAME], artifact(), seen.rgb)
+        expected = latent_coding.reconstruct(small.MODULES[NAME], artifact(), received, size)
         np.testing.assert_array_equal(found, modes.to_array(seen.mode, expected, seen.alpha))
         if container.has_alpha(seen.mode):
             alpha = np.asarray(original.convert("RGBA"))[..., 3] if kind[0] != "u" else original[..., -1]
@@ -169,7 +168,7 @@ def test_two_decoders_find_the_same_symbols(name, monkeypatch):
         file = mlic_jax.compress(image, model)
         found.clear()
         mlic_jax.decompress(file, model)
-        other = reference.decode_symbols(file, model)
+        other = reference.decode(file, model)
         assert len(found) == 1 + ("z" in other)
         np.testing.assert_array_equal(found[-1][0][0], other["y"])
         np.testing.assert_array_equal(found[-1][1][0], other["y_rows"])

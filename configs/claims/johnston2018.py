@@ -3,7 +3,7 @@
 from mlic_jax.evaluation.claim import Arm, Claim
 
 CONFIG = "configs/johnston2018.py:tiny"
-# Of the networks, and of the coder's behind them.
+# Of the transform, and then of the entropy model.
 STEPS, CODER = 600, 100
 UNIFORM = {
     "model.arguments.allocation": "uniform",

@@ -3,7 +3,7 @@
 from mlic_jax.evaluation.claim import Arm, Claim
 
 CONFIG = "configs/li2018.py"
-# Of the networks, and of the coder's behind them, on codes that stand still.
+# Of the transform (two stages), and then of the entropy model, on fixed codes.
 FIRST, SECOND, CODER = 800, 1600, 150
 
 

@@ -30,8 +30,8 @@ def _pillow_heif():
 def library() -> str:
     """The versions that decide the files."""
     heif = _pillow_heif()
-    found = heif.libheif_info()
-    return f"pillow-heif {heif.__version__}, libheif {found['libheif']}, {found['HEIF']}"
+    versions = heif.libheif_info()
+    return f"pillow-heif {heif.__version__}, libheif {versions['libheif']}, {versions['HEIF']}"
 
 
 def _encode(image: np.ndarray, quality: float, chroma: str, **options) -> bytes:

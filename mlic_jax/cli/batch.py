@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from mlic_jax import atomic
+from mlic_jax import atomic, runtime
+from mlic_jax.cli import command
 from mlic_jax.errors import InputError, MlicError, UsageError
 
 # Names standard input, and standard output.
@@ -62,23 +63,23 @@ def outputs(inputs: Sequence[str], output: str | None, suffix: str) -> list[str]
     if STANDARD in (*inputs, output) and len(inputs) > 1:
         raise UsageError(f"{STANDARD!r} goes with one input and one output, there are {len(inputs)} inputs")
     if len(inputs) == 1 and output and not into_folder:
-        found = [output]
+        paths = [output]
     elif inputs[0] == STANDARD:
         if into_folder:
             raise UsageError(f"standard input has no name: name a file in {output!r} with -o")
-        found = [STANDARD]
+        paths = [STANDARD]
     elif output and not into_folder:
         raise InputError(f"{output!r} is not a folder: with {len(inputs)} inputs, -o names an existing folder")
     else:
         names = [pathlib.Path(name).stem + suffix for name in inputs]
-        found = [os.path.join(output or os.path.dirname(i), name) for i, name in zip(inputs, names, strict=True)]
+        paths = [os.path.join(output or os.path.dirname(i), name) for i, name in zip(inputs, names, strict=True)]
     taken = {os.path.realpath(name): name for name in inputs if name != STANDARD}
-    for name, path in zip(inputs, found, strict=True):
+    for name, path in zip(inputs, paths, strict=True):
         place = os.path.realpath(path)
         if path != STANDARD and place in taken:
             raise UsageError(f"{name!r} would be written to {path!r}, which belongs to {taken[place]!r}")
         taken[place] = name
-    return found
+    return paths
 
 
 def refuse_overwriting(path: str, force: bool) -> None:
@@ -87,33 +88,41 @@ def refuse_overwriting(path: str, force: bool) -> None:
         raise InputError(f"{path!r} exists: add -f to overwrite it")
 
 
-class Bar:
-    """A bar over pieces of work on a terminal, nothing elsewhere. A context manager."""
+def add_arguments(parser, what: str, model: str, output: str) -> None:
+    """The arguments of a command on many files, as `run_arguments` reads them.
 
-    def __init__(self, label: str, total: int, quiet: bool):
-        self.bar = None
-        if quiet or not sys.stderr.isatty():
-            return
-        from rich.console import Console
-        from rich.progress import Progress
+    Args:
+      parser: argparse's.
+      what: how --help calls an input.
+      model, output: what --help says of the model and of the default output.
+    """
+    parser.add_argument("inputs", nargs="+", metavar=what, help="- for standard input")
+    parser.add_argument("-o", "--output", help=f"file, or folder for several, or - for standard output {output}")
+    parser.add_argument("-m", "--model", help=model)
+    parser.add_argument("--metadata", default="all", help="what is kept: all (default), none, or some of icc,exif,xmp")
+    command.add_jobs(parser)
+    command.add_force(parser)
+    parser.add_argument("--json", action="store_true", help="print a JSON line per file")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
-        # Lines for a terminal go above the bar; lines for a file or a pipe go there.
-        self.bar = Progress(console=Console(file=sys.stderr), transient=True, redirect_stdout=sys.stdout.isatty())
-        self.task = self.bar.add_task(label, total=total)
 
-    def __enter__(self):
-        if self.bar:
-            self.bar.start()
-        return self
+def run_arguments(arguments, suffix: str, check: Callable, start: Callable, work: Callable) -> int:
+    """`run` with the arguments of `add_arguments`; outputs without a name have the suffix. No file is overwritten
+    without --force."""
 
-    def __exit__(self, *_):
-        if self.bar:
-            self.bar.stop()
+    def check_both(name, path):
+        refuse_overwriting(path, arguments.force)
+        check(name, path)
 
-    def done(self, name: str) -> None:
-        """One more piece is finished."""
-        if self.bar:
-            self.bar.update(self.task, advance=1, description=name)
+    return run(
+        list(zip(arguments.inputs, outputs(arguments.inputs, arguments.output, suffix), strict=True)),
+        check_both,
+        start,
+        work,
+        jobs=arguments.jobs,
+        as_json=arguments.json,
+        quiet=arguments.quiet,
+    )
 
 
 def run(
@@ -184,7 +193,7 @@ def run(
             pool.submit(work_and_tidy, *pair, started) if reason is None else reason
             for pair, reason in zip(pairs, refused, strict=True)
         ]
-        with Bar("files", len(pairs), quiet or as_json or len(pairs) == 1) as bar:
+        with runtime.Bar("files", len(pairs), quiet or as_json or len(pairs) == 1) as bar:
             for (name, _), result in zip(pairs, results, strict=True):
                 report(name, result.result() if isinstance(result, concurrent.futures.Future) else result)
                 bar.done(name)

@@ -5,91 +5,72 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
+import tempfile
 
-from mlic_jax.cli import batch, common
+from mlic_jax import runtime
+from mlic_jax.cli import command, common
 from mlic_jax.errors import UsageError
 
 
 def evaluate(arguments):
-    from mlic_jax import api
-    from mlic_jax.evaluation import evaluate
-    from mlic_jax.evaluation.report.tables import cell, markdown_table
+    """The benchmark of one curve: with the model's own estimate of the rate and seconds, and without a cache."""
+    from mlic_jax.evaluation.benchmark import main, results
+    from mlic_jax.evaluation.report.tables import markdown_table
     from mlic_jax.metrics import registry
 
     if not arguments.run and not arguments.model:
         raise UsageError("evaluate needs --run WORKDIR or --model FILE.mlicm")
     metrics = registry.parse(arguments.metrics)
-    common.prepare_jax()
-    pictures = common.pictures(arguments.images, arguments.limit)
-    models = [(_label(path), common.artifact_of_run(path, arguments.which)) for path in arguments.run]
-    models += [(_label(path), api.load_model(path)) for path in arguments.model]
-    codecs = [name for name in (arguments.compare or "").split(",") if name]
-    with batch.Bar("evaluate", len(models) * len(pictures) + 2 * len(codecs), arguments.quiet) as bar:
-        found = evaluate.compare(models, pictures, codecs, bar.done, metrics)
-    for row in [row for rows in found["rows"] for row in rows] if arguments.per_image else []:
-        values = [f"{registry.METRICS[name].label} {cell(row[registry.METRICS[name].key])}" for name in metrics]
-        print(
-            f"{row['name']}: {row['bytes']} bytes, {row['bpp']:.4f} bpp (estimated {row['bpp_estimated']:.4f}), "
-            + ", ".join(values)
+    runtime.prepare_jax()
+    codecs = _names(arguments.compare)
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = main.benchmark(
+            codecs,
+            _specs(arguments.run, arguments.model, arguments.label),
+            _loader(arguments.which, arguments.run),
+            lambda: common.pictures(arguments.images, arguments.limit),
+            main.Options(
+                folder,
+                jobs=arguments.jobs,
+                shown=None if codecs or arguments.out else 0,
+                quiet=arguments.quiet,
+                metrics=metrics,
+                detailed=True,
+            ),
+            out=arguments.out,
         )
-    label = arguments.label or models[0][1].model
-    if len(models) == 1:
-        found["points"][0]["model"] = label
+    made = outcome.results
+    ours = [curve for curve in made.measured if curve.entrant.family == "ours"]
+    if arguments.per_image:
+        print("\n".join(line for curve in ours for line in _picture_lines(curve, metrics)))
     if arguments.json:
-        print(evaluate.to_json(label, _about(models), found["points"], found["rows"]).decode())
+        documents = [results.curve_json(curve).decode() for curve in ours]
+        print(documents[0] if len(documents) == 1 else f"[{','.join(documents)}]")
     else:
-        print(markdown_table(evaluate.summary(found)), end="")
-        for name, differences in found["bd"].items():
-            for key, difference in differences.items():
-                print(
-                    f"BD-rate against {name} in {registry.BY_KEY[key].title}: {difference.value:+.1f} % "
-                    f"({difference.interpolator}, {difference.low:.1f} to {difference.high:.1f} dB)"
-                )
+        print(markdown_table(results.at_points(made) + _at_equal_size(made)), end="")
+        print("".join(f"{line}\n" for line in _bd_lines(made)), end="")
     if arguments.out:
-        notes = [_about(models), *arguments.note]
-        written = evaluate.write(arguments.out, label, notes, found, pictures)
+        words = [ours[0].entrant.about, *arguments.note]
+        written = results.write(arguments.out, made, outcome.pictures, ours[0].entrant.label, words)
         if not arguments.json:
             print("\n".join(f"wrote {path}" for path in written.values()))
 
 
-def _label(path: str) -> str:
-    return pathlib.Path(path).stem
-
-
-def _about(models) -> str:
-    artifact = models[0][1]
-    parameters = sum(array.size for name, array in artifact.arrays().items() if name.startswith("params/"))
-    words = f"{artifact.model}, {parameters / 1e6:.2f} million parameters"
-    if "step" in artifact.card:
-        data = artifact.card["trained_with"]["data"]
-        photos = "the bundled photos" if data["source"] == "bundled" else data["source"]
-        words += f", trained for {artifact.card['step']} steps of {data['batch_size']} patches of {data['patch_size']}"
-        words += f"x{data['patch_size']} pixels from {photos}"
-    return words + ". All rates are of whole files, all distortions of decoded 8-bit pictures."
-
-
 def benchmark(arguments):
-    from mlic_jax import api, classical
+    from mlic_jax import classical
     from mlic_jax.evaluation.benchmark import entrants, main, results
     from mlic_jax.evaluation.report.tables import markdown_table
     from mlic_jax.metrics import registry
 
-    codecs = [name for name in arguments.codecs.split(",") if name]
+    codecs = _names(arguments.codecs)
     specs = [entrants.parse(word) for word in arguments.models]
     if specs:
-        common.prepare_jax()
-
-    def load(path):
-        return common.artifact_of_run(path, arguments.which) if os.path.isdir(path) else api.load_model(path)
-
+        runtime.prepare_jax()
     outcome = main.benchmark(
         list(classical.available()) if codecs == ["all"] else codecs,
         specs,
-        load,
-        arguments.curves,
-        [name for name in arguments.anchors.split(",") if name],
+        _loader(arguments.which),
         lambda: common.pictures(arguments.images, arguments.limit),
-        arguments.out,
         main.Options(
             cache=arguments.cache or os.path.join(arguments.out, "cache"),
             fresh=arguments.fresh,
@@ -100,16 +81,237 @@ def benchmark(arguments):
             quiet=arguments.quiet,
             metrics=registry.parse(arguments.metrics),
         ),
+        arguments.curves,
+        _names(arguments.anchors),
+        arguments.out,
     )
-    curves = outcome.found.curves()
-    print(f"{outcome.measured} results measured, {outcome.reused} found in the cache", file=sys.stderr)
-    rates = results.bd_rates(curves, outcome.found.anchors, outcome.found.metrics)
-    print(markdown_table(results.summary(outcome.found, curves, rates)))
-    print("\n".join(f"wrote {path}" for path in outcome.written.values()))
+    print(f"{outcome.new} results measured, {outcome.kept} found in the cache", file=sys.stderr)
+    written = results.write(arguments.out, outcome.results, outcome.pictures)
+    print(markdown_table(results.summary(outcome.results)))
+    print("\n".join(f"wrote {path}" for path in written.values()))
 
 
 def claim(arguments):
-    from mlic_jax.evaluation.claim import main
+    from mlic_jax.evaluation.claim import main, training
 
-    common.prepare_jax()
-    return main.command(arguments, lambda: common.pictures(arguments.images, arguments.limit))
+    runtime.prepare_jax()
+    options = main.Options(
+        workdir=arguments.workdir,
+        source=arguments.source,
+        images=pathlib.Path(arguments.images).resolve().name if arguments.images else None,
+        steps=arguments.steps,
+        seeds=_seeds(arguments.seeds),
+        arms=_names(arguments.arms),
+        out=arguments.out,
+        only_report=arguments.only_report,
+        jobs=arguments.jobs,
+        shown=arguments.show,
+        quiet=arguments.quiet,
+        command=_typed(arguments),
+    )
+    try:
+        outcome = main.run(arguments.paper, lambda: common.pictures(arguments.images, arguments.limit), options)
+    except training.Stopped as stopped:
+        if stopped.by_hand:
+            raise KeyboardInterrupt from None
+        return 0
+    if not options.quiet:
+        print("\n".join(f"wrote {path}" for path in outcome.written.values()))
+    main.check(outcome)
+    return 0
+
+
+# ---------------------------------------------------------------------- arguments
+
+
+def _names(words: str | None) -> list[str]:
+    """Names with commas between."""
+    return [name for name in (words or "").split(",") if name]
+
+
+def _loader(which: str, runs=()):
+    """path of a model file, or of the workdir of a run, of which a checkpoint is taken -> Artifact.
+
+    A folder is a run, and what `runs` names is one whether it is there or not.
+    """
+
+    def load(path):
+        from mlic_jax import api
+        from mlic_jax.training.runs import export_run
+
+        return export_run(path, which) if path in runs or os.path.isdir(path) else api.load_model(path)
+
+    return load
+
+
+def _specs(runs, models, label: str | None):
+    """Workdirs as they stand, and models as `benchmark` has them, all of the one label, if there is one."""
+    from mlic_jax.evaluation.benchmark import entrants
+
+    specs = [entrants.Spec(None, run, 0) for run in runs] + [entrants.parse(word) for word in models]
+    return [spec._replace(label=label or spec.label) for spec in specs]
+
+
+def _seeds(words: str | None) -> list[int]:
+    try:
+        return [int(word) for word in _names(words)]
+    except ValueError:
+        raise UsageError(f"seeds {words!r}: whole numbers with commas between are needed, as 0,1,2") from None
+
+
+def _typed(arguments) -> str:
+    """The command for the document, with the last parts of paths: it goes to other machines."""
+    words = [f"mlic claim {pathlib.Path(arguments.paper).stem}"]
+    for name in ("source", "images", "steps", "seeds", "arms", "limit"):
+        if value := getattr(arguments, name):
+            value = pathlib.Path(value).name if name in ("source", "images") else value
+            words.append(f"--{name} {value!r}" if " " in str(value) else f"--{name} {value}")
+    return " ".join(words)
+
+
+# ---------------------------------------------------------------------- what is printed
+
+
+def _picture_lines(curve, metrics):
+    """A line per point and picture: size, rate and its estimate, metrics."""
+    from mlic_jax.evaluation.report.tables import cell
+    from mlic_jax.metrics import registry
+
+    for point, rows in zip(curve.entrant.points, curve.rows, strict=True):
+        where = f"{point.name}, " if len(curve.rows) > 1 else ""
+        for row in rows:
+            estimate = f" (estimated {row['bpp_estimated']:.4f})" if "bpp_estimated" in row else ""
+            values = [f"{registry.METRICS[name].label} {cell(row[registry.METRICS[name].key])}" for name in metrics]
+            rate = f"{row['bytes']} bytes, {row['bpp']:.4f} bpp{estimate}"
+            yield f"{where}{row['name']}: {rate}, {', '.join(values)}"
+
+
+def _at_equal_size(made):
+    """A row per standard codec: what it is in files of the size that ours have."""
+    from mlic_jax.evaluation.benchmark import results
+
+    standard = [row for row in results.at_equal_rate(made) if made.families()[row["codec"]] != "ours"]
+    return [{**row, "codec": f"{row['codec']} at equal size"} for row in standard]
+
+
+def _bd_lines(results):
+    """A line per BD-rate of our models."""
+    from mlic_jax.metrics import registry
+
+    families = results.families()
+    for row in results.bd_rates():
+        if row["mean"] is not None and families[row["name"]] == "ours":
+            yield (
+                f"BD-rate of {row['name']} against {row['anchor']} in {registry.METRICS[row['metric']].title}: "
+                f"{row['mean']:+.1f} % ({row['interpolator']}, {row['low']:.1f} to {row['high']:.1f} dB)"
+            )
+
+
+# ---------------------------------------------------------------------- the commands
+
+# Standard codecs that `evaluate --compare` without names and `benchmark` run.
+COMPARED = "jpeg,jpeg2000,webp,avif"
+
+
+def add_evaluate_arguments(parser):
+    parser.add_argument("--run", action="append", default=[], help="workdir of a run; can be repeated for a curve")
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        help="model file, as in benchmark's --models; can be repeated for a curve",
+    )
+    parser.add_argument("--which", default="best", help="checkpoint of --run: best, latest or a step")
+    command.add_pictures(parser)
+    parser.add_argument("--compare", nargs="?", const=COMPARED, help=f"standard codecs (default {COMPARED})")
+    command.add_metrics(parser)
+    parser.add_argument("--out", help="folder for JSON, CSV, tables, RD plots and the HTML report")
+    parser.add_argument("--label", help="name of our curve (default: the model's name in the zoo)")
+    parser.add_argument("--note", action="append", default=[], help="a paragraph for the report; can be repeated")
+    parser.add_argument("--per-image", action="store_true", help="print a line per picture")
+    parser.add_argument("--json", action="store_true", help="print JSON that CompressAI's plot tool reads")
+    command.add_jobs(parser, "; one when timed")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def add_benchmark_arguments(parser):
+    command.add_pictures(parser)
+    parser.add_argument(
+        "--codecs", default=COMPARED, help=f"standard codecs, with commas between (default {COMPARED}); all; or ''"
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=[],
+        metavar="SPEC",
+        help="[label=]path[@effort]: a model file or the workdir of a run, its name, and the encoder's effort, 0 to 9; "
+        "models of one rate that have the same label form one curve",
+    )
+    parser.add_argument("--which", default="best", help="checkpoint of workdirs: best, latest or a step")
+    parser.add_argument(
+        "--curves",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="[label=]file[:key=value,...]: published curves, as CompressAI's JSON or a list of records",
+    )
+    parser.add_argument(
+        "--anchors", default="", help="curves against which BD-rates are taken (default: all but our models)"
+    )
+    command.add_metrics(parser)
+    parser.add_argument("--out", required=True, help="folder for tables, plots, JSON and the HTML report")
+    parser.add_argument("--cache", help="folder of results that need not be measured again (default: OUT/cache)")
+    parser.add_argument("--fresh", action="store_true", help="measure again what the cache has")
+    command.add_jobs(parser, "; never when timing")
+    parser.add_argument(
+        "--at",
+        type=command.bits_per_pixel,
+        default=0.3,
+        metavar="BPP",
+        help="where pictures and times are compared (default 0.3)",
+    )
+    parser.add_argument("--show", type=command.count_of_pictures, default=4, help="pictures in the report (default 4)")
+    parser.add_argument(
+        "--timing", type=command.count_of_pictures, nargs="?", const=2, default=0, metavar="N",
+        help="measure time and memory, one codec after the other, on N pictures (default 2)",
+    )  # fmt: skip
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def add_claim_arguments(parser):
+    parser.add_argument("paper", help="name of a file of configs/claims, as jiang2017, or its path")
+    parser.add_argument("--workdir", help="folder of the trainings (default: runs/claims/PAPER); what it has is kept")
+    parser.add_argument("--source", help="training photos, as in --config.data.source (default: as the configs say)")
+    command.add_pictures(parser)
+    parser.add_argument("--steps", type=int, help="of every training (default: as the claim says)")
+    parser.add_argument("--seeds", help="with commas between, as 0,1,2 (default: as the claim says)")
+    parser.add_argument("--arms", help="these only, with commas between (default: all)")
+    parser.add_argument("--out", default="docs/claims", help="folder of the document (default docs/claims)")
+    parser.add_argument("--only-report", action="store_true", help="no training: measure and write what there is")
+    command.add_jobs(parser)
+    parser.add_argument(
+        "--show",
+        type=command.count_of_pictures,
+        default=4,
+        help="pictures in WORKDIR/report/report.html (default 4; 0: no report)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+EVALUATE = command.Command(
+    "evaluate", "Measure models on real files, beside standard codecs.", add_evaluate_arguments, evaluate
+)
+BENCHMARK = command.Command(
+    "benchmark",
+    "Measure codecs and models on pictures, against each other.",
+    add_benchmark_arguments,
+    benchmark,
+    command.EXIT_CODES,
+)
+CLAIM = command.Command(
+    "claim",
+    "Train and compare what a paper's claim names, and write a document about it.",
+    add_claim_arguments,
+    claim,
+    command.EXIT_CODES,
+)

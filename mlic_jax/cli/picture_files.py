@@ -33,6 +33,14 @@ def format_of(path: str | os.PathLike) -> str:
     return format
 
 
+def suffix_of(path: str) -> str | None:
+    """The suffix of a path that means a picture format, ".jpg" for all of JPEG's; None for others."""
+    suffix = os.path.splitext(path)[1].lower()
+    # Pillow knows our own suffix too where mlic_jax.pillow was imported.
+    format = None if suffix == ".mlic" else Image.registered_extensions().get(suffix)
+    return ".jpg" if format == "JPEG" else suffix if format else None
+
+
 def check(format: str, mode: str) -> None:
     """Raises UsageError where a format cannot hold a picture of a mode (one of container.MODES).
 

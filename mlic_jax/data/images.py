@@ -91,18 +91,18 @@ def list_images(folder) -> list[pathlib.Path]:
     def refuse(error: OSError):
         raise InputError(f"{error.filename}: folder not readable ({error.strerror})")
 
-    found = []
+    paths = []
     for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         # macOS leaves hidden `._photo.jpg` files, which are no images, beside the photos.
-        found += [
+        paths += [
             pathlib.Path(parent, name)
             for name in files
             if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
         ]
-    if not found:
+    if not paths:
         raise InputError(f"{folder}: no images found; accepted are files ending in {', '.join(EXTENSIONS)}")
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
 
 
 @contextlib.contextmanager

@@ -72,7 +72,7 @@ def make_train_iterator(
         smaller than the patch. (1, 1) keeps the pixels as they are, for sets without compression traces.
       flip: mirror every other patch, left to right.
       detail_weight: 0 cuts patches uniformly at random; otherwise one of `CANDIDATES` is chosen with a chance that
-        goes with its mean gradient to this power (1: in proportion), against the calm sky that fills most photos.
+        grows with its mean gradient to this power (1: in proportion), so that flat sky does not fill most batches.
       num_threads: threads that prepare batches; None for one per core, at most 8 in all; 0 for none, and no prefetch.
       num_workers: processes that prepare batches, each with its own threads and image cache; 0 for none. They are
         spawned, so that a script needs its `if __name__ == "__main__"`.
@@ -209,13 +209,13 @@ def validation_batch(source, patch_size: int, count: int) -> np.ndarray:
     _check(count >= 1, "count", count, "1 or more")
     patches = []
     for index in range(count):
-        turn, which = divmod(index, len(source))
-        image = source[which]
+        round_, image_index = divmod(index, len(source))
+        image = source[image_index]
         height, width, _ = image.shape
         side = min(patch_size, height, width)
         # The R2 sequence: places that stay well spread over the image however many there are; the first is the centre.
-        top = round((0.5 + 0.5698402909980532 * turn) % 1 * (height - side))
-        left = round((0.5 + 0.7548776662466927 * turn) % 1 * (width - side))
+        top = round((0.5 + 0.5698402909980532 * round_) % 1 * (height - side))
+        left = round((0.5 + 0.7548776662466927 * round_) % 1 * (width - side))
         patches.append(_resize(image[top : top + side, left : left + side], patch_size))
     return np.stack(patches)
 

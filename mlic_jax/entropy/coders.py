@@ -7,16 +7,16 @@ A model with a learned prior states the order of transmission once,
         return code("y", Gaussian(code.exact(self.h_s, z, self.prior_z)))
 
 and `code` decides what happens: `Training` adds noise or rounds straight-through and sums bits, `Estimating` rounds
-and sums bits, `Encoding` writes symbols, `Decoding` reads them; `Calibrating`, `Tabulating` and `Checking` are for what
-an artifact needs. `code(name, prior)` returns what a decoder would know of that latent.
+and sums bits, `Encoding` writes symbols, `Decoding` reads them; those of mlic_jax.entropy.exporting collect what an
+artifact needs. `code(name, prior)` returns what a decoder would know of that latent.
 `code.exact(network, latent, prior)` applies an `ExactStack`, on whose outcome the next latent's probabilities depend,
 to a latent and the prior it came by, or, without a prior, to values made of what is known by then: in floating point in
 training, in integers when files are written and read. `code.quality` is the quality that the picture is coded with,
 float [B] in 0..100 (JAX or NumPy as the latents are), or None for models of one rate.
 
 A prior has `bits(x)`, `center` (latents are rounded to integer distances from it), `limit` (of those distances, or
-None), `indexes(shape, table)` (rows of its table), `tabulate()`, `family` (its table's name) and `settled()` (what of
-it an artifact stores as state).
+None), `indexes(shape, table)` (rows of its table), `tabulate()`, `family` (its table's name) and `export_state()` (what
+of it an artifact stores as state).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlic_jax.entropy import rangecoder
+from mlic_jax.entropy.rounding import NEAREST, Rounding
 from mlic_jax.errors import ModelError
 
 PROXIES = ("noise", "ste", "mixed", "split")
@@ -47,26 +48,7 @@ def straight_through_round(x: jax.Array) -> jax.Array:
     return x + jax.lax.stop_gradient(jnp.round(x) - x)
 
 
-def at_quality(bits_per_square, quality):
-    """A number as it is; of a pair, those of quality 0 and 100, what a line between them gives, [B, 1, 1, 1]."""
-    if not isinstance(bits_per_square, tuple):
-        return bits_per_square
-    low, high = bits_per_square
-    return (low + (high - low) / 100 * quality)[:, None, None, None]
-
-
-def _rounded_for_rate(latent, prior, bits_per_square, quality):
-    """What `Encoding` codes for a latent whose rounding weighs bits against errors, by JAX."""
-    bits_per_square = at_quality(bits_per_square, quality)
-    exact = latent - prior.center
-    nearest = jnp.round(exact)
-    smaller = nearest - jnp.sign(nearest)
-    saved = prior.bits(nearest + prior.center) - prior.bits(smaller + prior.center)
-    worse = (exact - smaller) ** 2 - (exact - nearest) ** 2
-    return jnp.where(saved > bits_per_square * worse, smaller, nearest) + prior.center
-
-
-def _ranges_of(network):
+def ranges_of(network):
     """{"layer_i": [C]} for ExactStack.quantised, from the state of quantisation-aware training; None without."""
     if not network.has_variable("state", "largest"):
         return None
@@ -76,8 +58,8 @@ def _ranges_of(network):
 class _Summing:
     """A coder that sums the code length. `bits`: name -> float32 [B]."""
 
-    def __init__(self, latents: Mapping[str, jax.Array], quality=None):
-        self.quality = quality
+    def __init__(self, latents: Mapping[str, jax.Array], quality=None, rounding: Rounding = NEAREST):
+        self.quality, self.rounding = quality, rounding
         self.latents = {name: latent.astype(jnp.float32) for name, latent in latents.items()}
         self.bits: dict[str, jax.Array] = {}
 
@@ -93,16 +75,18 @@ class Training(_Summing):
       keys: [B] PRNG keys, one per example.
       proxy: "noise": uniform noise in [-1/2, 1/2] for rate and synthesis (Ballé 2017). "ste": rounding with the
         gradient of the identity for both (Theis 2017). "mixed": noise for the rate, straight-through rounding for
-        everything downstream (Minnen and Singh 2020). "split": as "mixed" for latents and means; scales learn
+        everything downstream (Minnen and Singh 2020). "split", of ours: as "mixed" for latents and means; scales learn
         from rounded latents, and the bits are those of these. (With noise they become too small where most symbols are
         zero: rare symbols cost more, rounded, than noise shows. Means would learn nothing from a symbol that is zero.)
       quantised: bool scalar, whether exact networks compute with their rounding by now; None: not in this training.
         Otherwise the collection "state" must be mutable: it keeps the largest activations.
       quality: float [B] or None.
+      rounding: the encoder's, which proxies that round take for latents that it weighs; to nearest by default, as a
+        latent that is rounded for rate has no gradient.
     """
 
-    def __init__(self, latents, keys, proxy, quantised=None, quality=None):
-        super().__init__(latents, quality)
+    def __init__(self, latents, keys, proxy, quantised=None, quality=None, rounding: Rounding = NEAREST):
+        super().__init__(latents, quality, rounding)
         self.keys, self.proxy, self.quantised, self.calls = keys, proxy, quantised, 0
 
     def __call__(self, name, prior):
@@ -122,7 +106,11 @@ class Training(_Summing):
         return noisy if self.proxy == "noise" else rounded
 
     def _rounded(self, name, prior):
-        return straight_through_round(self.latents[name] - prior.center) + prior.center
+        latent = self.latents[name]
+        if not self.rounding.weighs(name):
+            return straight_through_round(latent - prior.center) + prior.center
+        distance = self.rounding.values(name, latent, prior, self.quality) - prior.center
+        return jax.lax.stop_gradient(distance) + prior.center
 
     def _split(self, name, prior, rounded, noisy):
         # Of rounded latents only the distance to the mean counts, and that the mean does not change.
@@ -138,7 +126,7 @@ class Training(_Summing):
             return network(latent)
         plain, largest = network.measure(latent)
         now = {name: jax.lax.stop_gradient(value.mean(0)) for name, value in largest.items()}
-        ranges = _ranges_of(network)
+        ranges = ranges_of(network)
         if ranges is not None:
             before = network.get_variable("state", "largest")
             # Nothing is known before the first step.
@@ -152,130 +140,36 @@ class Training(_Summing):
         return plain
 
 
-class Fitting(Training):
-    """For training priors alone: the proxy "split", but rounded as the encoder does, and latents have no gradient.
-
-    Args:
-      latents, keys, quality: as for Training.
-      bits_per_square: see Encoding.
-    """
-
-    def __init__(self, latents, keys, quality=None, bits_per_square=None):
-        super().__init__(jax.lax.stop_gradient(latents), keys, "split", quality=quality)
-        self._bits_per_square = bits_per_square or {}
-
-    def _rounded(self, name, prior):
-        if name not in self._bits_per_square:
-            return super()._rounded(name, prior)
-        latent = self.latents[name]
-        distance = _rounded_for_rate(latent, prior, self._bits_per_square[name], self.quality) - prior.center
-        return jax.lax.stop_gradient(distance) + prior.center
-
-
 class Estimating(_Summing):
     """Rounds as the encoder does; the bits are -log2 P, without tables or files.
 
     Args:
       latents, quality: as for Training.
-      bits_per_square: see Encoding.
+      rounding: the encoder's.
     """
 
-    def __init__(self, latents, quality=None, bits_per_square=None):
-        super().__init__(latents, quality)
-        self._bits_per_square = bits_per_square or {}
-
     def __call__(self, name, prior):
-        if name in self._bits_per_square:
-            value = _rounded_for_rate(self.latents[name], prior, self._bits_per_square[name], self.quality)
-            self._count(name, prior, value)
-            return value
-        center = prior.center
-        symbols = jnp.round(self.latents[name] - center)
-        if prior.limit is not None:
-            symbols = jnp.clip(symbols, -prior.limit, prior.limit)
-        self._count(name, prior, symbols + center)
-        return symbols + center
+        value = self.rounding.values(name, self.latents[name], prior, self.quality)
+        self._count(name, prior, value)
+        return value
 
     def exact(self, network, latent, prior=None):
         """In integers where the state is an artifact's, as trained where it is a run's."""
         if network.has_variable("state", "layer_0"):
             return network.integers_whole(latent if prior is None else jnp.round(latent - prior.center))
-        ranges = _ranges_of(network)
+        ranges = ranges_of(network)
         if ranges is None:
             return network(latent)
         return jnp.where(network.get_variable("state", "quantised"), network.quantised(latent, ranges), network(latent))
 
 
-class Calibrating(Estimating):
-    """Finds how large activations become. `largest`: network -> {"layer_i": [C]}, over all latents given."""
-
-    def __init__(self, latents, quality=None):
-        super().__init__(latents, quality)
-        self.largest: dict[str, dict[str, jax.Array]] = {}
-
-    def exact(self, network, latent, prior=None):
-        del prior
-        output, largest = network.measure(latent)
-        before = self.largest.get(network.name, {})  # a network can be used more than once
-        self.largest[network.name] = {
-            name: jnp.maximum(value.max(0), before.get(name, 0)) for name, value in largest.items()
-        }
-        return output
-
-
-class Tabulating:
-    """Collects what an artifact needs of every prior and exact network, with NumPy alone.
-
-    `tables`: family -> Table. `state`: the numbers on which encoder and decoder must agree, as the collection "state".
-
-    Args:
-      shapes: name -> (1, h, w, C), of latents of any size.
-      largest: network -> {"layer_i": [C]}, from `Calibrating`, for networks that were not trained with rounding.
-    """
-
-    def __init__(self, shapes, largest, quality=None):
-        self.shapes, self.largest, self.tables, self.state, self.quality = shapes, largest, {}, {}, quality
-
-    def __call__(self, name, prior):
-        if prior.family not in self.tables:
-            self.tables[prior.family] = prior.tabulate()
-        self.state.update(prior.settled())
-        return np.zeros(self.shapes[name], np.float32)
-
-    def exact(self, network, latent, prior=None):
-        ranges = _ranges_of(network) or self.largest[network.name]
-        self.state[network.name] = network.quantise(None if prior is None else prior.medians(), ranges)
-        return np.zeros(network.output_shape(latent.shape), np.float32)
-
-
-class Checking:
-    """Raises ModelError unless an artifact has what its coding order needs: medians, tables, integers within bounds.
-
-    Args:
-      shapes: name -> (1, h, w, C), of latents of any size.
-      models: family -> rangecoder.Models.
-    """
-
-    def __init__(self, shapes, models, quality=None):
-        self.shapes, self.models, self.quality = shapes, models, quality
-
-    def __call__(self, name, prior):
-        prior.indexes(self.shapes[name], _models_of(prior, self.models).table)
-        return np.zeros(self.shapes[name], np.float32) + _center(prior)
-
-    def exact(self, network, latent, prior=None):
-        del prior
-        network.check(latent.shape[-1])
-        return np.zeros(network.output_shape(latent.shape), np.float32)
-
-
-def _models_of(prior, models):
+def models_of(prior, models):
     if prior.family not in models:
         raise ModelError(f"the model has no table {prior.family!r}: it has {', '.join(models) or 'none'}")
     return models[prior.family]
 
 
-def _center(prior):
+def center_of(prior):
     return np.asarray(prior.center, np.float32)
 
 
@@ -283,7 +177,7 @@ def _exact(network, latent, prior=None):
     if prior is None:
         return network.integers(latent)
     # The latent is symbol + median in float32: their difference is the symbol but for rounding.
-    return network.integers(np.rint(latent - _center(prior)))
+    return network.integers(np.rint(latent - center_of(prior)))
 
 
 class Encoding:
@@ -293,18 +187,17 @@ class Encoding:
       latents: name -> NumPy [1, h, w, C].
       models: family -> rangecoder.Models.
       quality: float [1], or None for models of one rate.
-      bits_per_square: name -> how many bits it must save to enlarge a squared rounding error by one, a number, or a
-        pair for quality 0 and 100. Latents that are not named are rounded to nearest.
+      rounding: see mlic_jax.entropy.rounding.
 
     Raises ModelError for latents that no sane model makes.
     """
 
-    def __init__(self, latents, models, quality=None, bits_per_square=None):
-        self.latents, self.models, self.quality, self._encoder = latents, models, quality, rangecoder.Encoder()
-        self._bits_per_square = bits_per_square or {}
+    def __init__(self, latents, models, quality=None, rounding: Rounding = NEAREST):
+        self.latents, self.models, self.quality, self.rounding = latents, models, quality, rounding
+        self._encoder = rangecoder.Encoder()
 
     def __call__(self, name, prior):
-        center = _center(prior)
+        center = center_of(prior)
         exact = np.asarray(self.latents[name], np.float32) - center
         symbols = np.rint(exact)
         if not (np.abs(symbols) <= rangecoder.LARGEST_SYMBOL).all():
@@ -313,11 +206,9 @@ class Encoding:
             )
         if prior.limit is not None:
             np.clip(symbols, -prior.limit, prior.limit, out=symbols)
-        models = _models_of(prior, self.models)
+        models = models_of(prior, self.models)
         rows = prior.indexes(symbols.shape, models.table)
-        if name in self._bits_per_square:
-            weight = np.ravel(at_quality(self._bits_per_square[name], self.quality))[0]
-            _round_for_rate(exact, symbols, prior, weight)
+        self.rounding.move(name, exact, symbols, prior, self.quality)
         self._encoder.write(symbols.astype(np.int32), rows, models, prior.limit)
         return symbols + center
 
@@ -325,16 +216,6 @@ class Encoding:
 
     def finish(self) -> bytes:
         return self._encoder.finish()
-
-
-def _round_for_rate(exact, symbols, prior, bits_per_square):
-    """Moves symbols by one towards zero, in place, where that saves more bits than the larger error is worth."""
-    places = np.flatnonzero(symbols)
-    exact, nearest = exact.reshape(-1)[places], symbols.reshape(-1)[places]
-    smaller = nearest - np.sign(nearest)
-    saved = prior.symbol_bits(nearest, places, symbols.shape) - prior.symbol_bits(smaller, places, symbols.shape)
-    better = saved > bits_per_square * ((exact - smaller) ** 2 - (exact - nearest) ** 2)
-    symbols.flat[places[better]] = smaller[better]
 
 
 class Decoding:
@@ -350,9 +231,9 @@ class Decoding:
         self.shapes, self.models, self.quality, self._decoder = shapes, models, quality, rangecoder.Decoder(data)
 
     def __call__(self, name, prior):
-        models = _models_of(prior, self.models)
+        models = models_of(prior, self.models)
         symbols = self._decoder.read(prior.indexes(self.shapes[name], models.table), models, prior.limit)
-        return symbols.astype(np.float32) + _center(prior)
+        return symbols.astype(np.float32) + center_of(prior)
 
     exact = staticmethod(_exact)
 

@@ -4,7 +4,7 @@ A latent is an array whose last three axes are (h, w, C). It is coded in blocks 
 order, so that memory is bounded by a block. Within a block, entries are coded in groups of one table row, rows
 ascending, raster order (h, w, C) within a row: the coder runs at tens of millions of symbols a second that way, and a
 model per symbol would take 50 times as long. Symbols that their row does not hold are coded as its escape, and their
-distances from the row follow at the end of the block. docs/format.md has the arithmetic, `mlic_jax.reference.decoder`
+distances from the row follow at the end of the block. docs/format.md has the arithmetic, `mlic_jax.reference`
 has it in plain Python.
 
 A range decoder accepts any bytes. To refuse those that no encoder writes, `Decoder` encodes again what it reads: it

@@ -1,7 +1,7 @@
 """How large the values are that integers of the parse path are to hold, measured on pictures at export.
 
 Pictures are shown to the networks in floating point; what integers then hold is a part of the largest value of each
-channel (docs/training.md has what other parts cost).
+channel (docs/lab/kltnet.md has what other parts cost).
 """
 
 from __future__ import annotations

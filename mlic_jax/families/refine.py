@@ -9,7 +9,7 @@ for rate. The gradient comes through the whole decoder and through all probabili
 decoder stays as it is.
 
 Stochastic Gumbel annealing (Yang, Bamler, Mandt, NeurIPS 2020), the usual way, gained a fifth as much in 64 steps:
-docs/training.md. Large pictures are refined in overlapping tiles of one size.
+docs/lab/encoder.md. Large pictures are refined in overlapping tiles of one size.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ PACES = 0.4, 0.04
 class _Probing(coders.Estimating):
     """Codes as Estimating; `probes`, zeros, are added to what a decoder knows, so that one can differentiate by it."""
 
-    def __init__(self, latents, probes, quality=None, bits_per_square=None):
-        super().__init__(latents, quality, bits_per_square)
+    def __init__(self, latents, probes, quality, rounding):
+        super().__init__(latents, quality, rounding)
         self.probes, self.coded = probes, {}
 
     def __call__(self, name, prior):
@@ -56,7 +56,7 @@ def _step(module, variables, image, latents, quality, weight, pace):
     more = () if quality is None else (quality,)
 
     def cost(probes):
-        coder = _Probing(latents, probes, quality, module.bits_per_square_refined)
+        coder = _Probing(latents, probes, quality, module.refined)
         received = module.apply(variables, coder, method="transmit")
         reconstruction = module.apply(variables, received, *more, method="synthesize")
         # Per pixel there are three errors, and the weight is that of their mean.
@@ -65,11 +65,11 @@ def _step(module, variables, image, latents, quality, weight, pace):
         squared = jnp.sum((shown - to_float(image)) ** 2) * (255.0**2 / 3)
         return weight * squared + sum(bits.sum() for bits in coder.bits.values()), coder.coded
 
-    probes = {name: jnp.zeros(latents[name].shape) for name in module.bits_per_square_refined if name in latents}
+    probes = {name: jnp.zeros(latents[name].shape) for name in module.refined.weights if name in latents}
     (value, coded), gradients = jax.value_and_grad(cost, has_aux=True)(probes)
     following = dict(latents)
     for name, gradient in gradients.items():
-        solved = coded[name] - gradient / (2 * module.curvature)
+        solved = coded[name] - gradient / (2 * module.refined.curvature)
         following[name] = latents[name] + pace * (solved - latents[name])
     return value, following
 
@@ -89,7 +89,7 @@ def refine(module, variables, image: np.ndarray, latents, quality: np.ndarray | 
     """Better latents for one picture.
 
     Args:
-      module: a LatentModel, in float32.
+      module: a LatentModel with `refined`, in float32.
       variables: {"params", "state"}.
       image: uint8 [1, H, W, 3], sides multiples of the module's stride.
       latents: name -> NumPy [1, h, w, C], from `analyze`: where the descent begins.

@@ -60,10 +60,10 @@ def decode(content: bytes, height: int, width: int, depth: int) -> np.ndarray:
     predictor = content[0] if content else len(_AXES)
     if predictor >= len(_AXES) or len(content) * _MOST_EXPANSION < size:
         raise CorruptStreamError(f"the alpha chunk is damaged: {len(content)} bytes for {width}x{height} samples")
-    found = container.inflate(content[1:], size, "alpha chunk")
-    if len(found) != size:
-        raise CorruptStreamError(f"the alpha chunk is damaged: {len(found)} bytes of samples, {size} are needed")
-    plane = np.frombuffer(found, np.uint8)
+    samples = container.inflate(content[1:], size, "alpha chunk")
+    if len(samples) != size:
+        raise CorruptStreamError(f"the alpha chunk is damaged: {len(samples)} bytes of samples, {size} are needed")
+    plane = np.frombuffer(samples, np.uint8)
     if depth == 16:
         high, low = plane.reshape(2, -1)
         plane = high.astype(np.uint16) << 8 | low

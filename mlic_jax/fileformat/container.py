@@ -310,11 +310,11 @@ def inflate(content: bytes, at_most: int, what: str) -> bytes:
     """
     stream = zlib.decompressobj()
     try:
-        found = stream.decompress(content, at_most + 1)
+        inflated = stream.decompress(content, at_most + 1)
     except zlib.error as reason:
         raise CorruptStreamError(f"the {what} is damaged: {reason}") from reason
-    if len(found) > at_most:
+    if len(inflated) > at_most:
         raise LimitError(f"the {what} inflates to more than {at_most} bytes")
     if not stream.eof or stream.unused_data or stream.unconsumed_tail:
         raise CorruptStreamError(f"the {what} is damaged: it is not exactly one zlib stream")
-    return found
+    return inflated

@@ -35,7 +35,7 @@ def choose(words: str) -> frozenset[int]:
 
 def of_pillow(info: Mapping[str, Any], chosen: Iterable[int]) -> dict[int, bytes]:
     """The chosen metadata of a Pillow image's `info`, with orientations set to 1."""
-    found = {}
+    kept = {}
     for type in sorted(chosen):
         value = info.get(PILLOW[type])
         if hasattr(value, "tobytes"):  # PIL.Image.Exif
@@ -43,12 +43,12 @@ def of_pillow(info: Mapping[str, Any], chosen: Iterable[int]) -> dict[int, bytes
         if isinstance(value, str):
             value = value.encode()
         if value:
-            found[type] = bytes(value)
-    if EXIF in found:
-        found[EXIF] = _upright_exif(found[EXIF].removeprefix(_EXIF_PREFIX))
-    if XMP in found:
-        found[XMP] = re.sub(rb'(tiff:Orientation(?:="|>))[0-9]', rb"\g<1>1", found[XMP])
-    return found
+            kept[type] = bytes(value)
+    if EXIF in kept:
+        kept[EXIF] = _upright_exif(kept[EXIF].removeprefix(_EXIF_PREFIX))
+    if XMP in kept:
+        kept[XMP] = re.sub(rb'(tiff:Orientation(?:="|>))[0-9]', rb"\g<1>1", kept[XMP])
+    return kept
 
 
 def to_pillow(metadata: Mapping[int, bytes]) -> dict[str, bytes]:
@@ -91,14 +91,14 @@ def from_chunks(chunks: Iterable[Chunk], chosen: Iterable[int] = METADATA) -> di
       CorruptStreamError: damaged.
       LimitError: larger than the format allows.
     """
-    found = {}
+    kept = {}
     for chunk in chunks:
         if chunk.type in chosen:
-            left = container.LARGEST_METADATA_TOTAL - sum(map(len, found.values()))
-            found[chunk.type] = container.inflate(
+            left = container.LARGEST_METADATA_TOTAL - sum(map(len, kept.values()))
+            kept[chunk.type] = container.inflate(
                 chunk.content, min(container.LARGEST_METADATA, left), f"{NAMES[chunk.type]} chunk"
             )
-    return found
+    return kept
 
 
 def _check_total(metadata: Mapping[int, bytes]) -> None:

@@ -22,6 +22,7 @@ from PIL import Image
 
 from mlic_jax.data import images
 from mlic_jax.errors import InputError
+from mlic_jax.fileformat import alpha as planes
 from mlic_jax.fileformat import container, metadata
 
 _COLOURS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -47,6 +48,21 @@ class Picture(NamedTuple):
 
 
 # ---------------------------------------------------------------------- in
+
+
+def from_image(image: np.ndarray | Image.Image, chosen: Iterable[int] = container.METADATA) -> Picture:
+    """The picture of an array or of a Pillow image, see the two below. Raises InputError for anything else."""
+    if isinstance(image, Image.Image):
+        return from_pillow(image, chosen)
+    if hasattr(image, "__array__"):
+        return from_array(np.asarray(image))
+    raise InputError(f"cannot compress a {type(image).__name__}: give an array or a PIL image")
+
+
+def chunks_beside(picture: Picture) -> list[container.Chunk]:
+    """The chunks of a picture that no codec writes: alpha and metadata. Raises LimitError for too much metadata."""
+    alpha = [] if picture.alpha is None else [container.Chunk(container.ALPHA, planes.encode(picture.alpha))]
+    return alpha + metadata.to_chunks(picture.metadata)
 
 
 def from_array(array: np.ndarray) -> Picture:

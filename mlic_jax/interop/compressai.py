@@ -50,7 +50,7 @@ def architecture_of(model: str, weights: Mapping[str, np.ndarray]) -> dict[str, 
     try:
         return {"N": int(weights["g_a.0.weight"].shape[0]), "M": int(weights["g_a.6.weight"].shape[0])}
     except (KeyError, IndexError) as reason:
-        raise ModelError(f"these are no CompressAI weights of {model}: g_a.0.weight or g_a.6.weight is odd") from reason
+        raise ModelError(f"no CompressAI weights of {model}: g_a.0.weight or g_a.6.weight is missing") from reason
 
 
 def from_compressai(model: str, weights: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
@@ -99,10 +99,10 @@ def to_compressai(model: str, params, state=None) -> dict[str, np.ndarray]:
     names = _names(model, architecture)
     weights = {name: _to_torch(name, flat[path]) for name, (path, _) in names.items()}
     prior = _prior(names)
-    found = quantiles(params[prior], [_TAIL_MASS / 2, 0.5, 1 - _TAIL_MASS / 2])
+    medians_and_tails = quantiles(params[prior], [_TAIL_MASS / 2, 0.5, 1 - _TAIL_MASS / 2])
     if state and prior in state:
-        found[:, 1] = state[prior]["medians"]
-    weights[_QUANTILES] = found[:, None].astype(np.float32)
+        medians_and_tails[:, 1] = state[prior]["medians"]
+    weights[_QUANTILES] = medians_and_tails[:, None].astype(np.float32)
     return weights
 
 
@@ -173,9 +173,9 @@ def read_checkpoint(path) -> dict[str, np.ndarray]:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > len(data):
                 raise ValueError("its entries are larger than the file")
-            found = _Unpickler(archive).load()
-        found = found.get("state_dict", found)
-        weights = {str(name): value for name, value in found.items() if isinstance(value, np.ndarray)}
+            checkpoint = _Unpickler(archive).load()
+        tensors = checkpoint.get("state_dict", checkpoint)
+        weights = {str(name): value for name, value in tensors.items() if isinstance(value, np.ndarray)}
     except Exception as reason:  # whatever a damaged file trips over, in zipfile or pickle
         raise ModelError(f"{str(path)!r} is not a checkpoint with plain tensors: {reason}") from reason
     if not weights:
@@ -227,7 +227,7 @@ def _tensor(storage, offset, shape, strides, *_):
     """A dense array out of a storage, copied."""
     numbers = (offset, *shape, *strides)
     if len(shape) != len(strides) or not all(isinstance(n, int) and n >= 0 for n in numbers):
-        raise ValueError("a tensor has odd strides")
+        raise ValueError("a tensor whose shape and strides do not fit")
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
     if math.prod(shape) > len(storage) or (math.prod(shape) and last >= len(storage)):
         raise ValueError("a tensor is longer than its data")

@@ -11,7 +11,8 @@
 
 `simulate` and `jfif` share their arithmetic (`arithmetic`), which is libjpeg's to the last bit; `simulate` adds the
 surrogates for rounding (`ROUNDINGS`), `rate` those for counting (`PROXIES`). `tables`, `huffman`, `scan` and `jfif` are
-made for reading: the format from its constants to the file.
+made for reading: the format from its constants to the file. `jfif` is to `simulate` what mlic_jax.reference is to our
+own files: the notebook on JPEG is written with it, and the tests hold `simulate` and `scan_bits` against its bytes.
 """
 
 from mlic_jax.jpeg import jfif

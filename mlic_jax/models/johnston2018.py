@@ -26,7 +26,7 @@ from jax import lax
 
 from mlic_jax.codec import Codec
 from mlic_jax.errors import UsageError
-from mlic_jax.families.recurrent import ALLOCATIONS, ENTROPY, mean_absolute, recurrent_codec
+from mlic_jax.families.recurrent_codec import ALLOCATIONS, ENTROPY, mean_absolute, recurrent_codec
 from mlic_jax.layers.precision import Precision
 from mlic_jax.models.toderici2017 import networks
 
@@ -80,7 +80,7 @@ def weigh(image: jax.Array, shown: jax.Array, mean: jax.Array) -> tuple[jax.Arra
 
 
 def ssim_weighted(image: jax.Array, shown: jax.Array, state) -> tuple[jax.Array, dict]:
-    """The weighted loss, in place of recurrent.mean_absolute; state: {"weighting": {"mean": float [T]}}."""
+    """The weighted loss, in place of recurrent_codec.mean_absolute; state: {"weighting": {"mean": float [T]}}."""
     weights, mean = weigh(image, shown, state["weighting"]["mean"])
     errors = blocks(jnp.abs(image - shown)).mean((-2, -1))
     return 255 * (weights * errors).mean((0, 2, 3)), {**state, "weighting": {"mean": mean}}

@@ -41,6 +41,7 @@ import numpy as np
 from mlic_jax.codec import Codec
 from mlic_jax.entropy.exact import ONE, ExactStack
 from mlic_jax.entropy.priors.gaussian import LogMixture
+from mlic_jax.entropy.rounding import Rounding
 from mlic_jax.errors import UsageError
 from mlic_jax.families.latent import LatentModel, latent_codec
 from mlic_jax.layers import init
@@ -202,100 +203,65 @@ class KltNet(LatentModel):
     precision: Precision | None = None
     stride = 64
     has_quality = True
-    priors = ("h_s", "context", "prior_z")
-    # With the steps of `water_filling`, lmbda 255^2 times a squared error of one step is 6 / ln 2 bits at every rate.
-    curvature = 6 / np.log(2)
-    # For quality 0 and 100. Without refinement more than the curvature is best, most so where rates are low
-    # (docs/training.md): what a symbol saves itself is not all that depends on it. With it, gradients see to the rest.
-    bits_per_square = {f"y_{step}": (30.0, 12.0) for step in range(4)}
-    bits_per_square_refined = {f"y_{step}": (12.5, 9.5) for step in range(4)}
+    # Weights for quality 0 and 100. With the steps of `water_filling`, lmbda 255^2 times a squared error of one step is
+    # 6 / ln 2 bits at every rate: the curvature. Without refinement more than that is best, most so where rates are low
+    # (docs/lab/encoder.md): more depends on a symbol than its own bits. With it, gradients see to the rest.
+    rounding = Rounding({f"y_{step}": (30.0, 12.0) for step in range(4)})
+    refined = Rounding({f"y_{step}": (12.5, 9.5) for step in range(4)}, curvature=6 / np.log(2))
 
     def setup(self):
+        self.analysis = Stack(self._analysis_layers(), cores=CORES)
+        self.synthesis = Stack(self._synthesis_layers(), cores=CORES, pixels=True)
         conv = functools.partial(Conv, gain=1.0, precision=self.precision)
-        # Of the transforms, but for their shortcuts; what decides probabilities knows no dtype.
-        inner = functools.partial(conv, dtype=self.dtype)
         up = functools.partial(ConvTranspose, kernel=5, stride=2, gain=HE, precision=self.precision)
-        self.analysis = Stack(
-            (
-                centre,
-                Sum(
-                    (
-                        Stack((SpaceToDepth(BLOCK), self._shortcut(self.M, inverse=False))),
-                        Stack(
-                            (
-                                SpaceToDepth(BLOCK // 2),
-                                inner(self.C, 3),
-                                *self._at_8(),
-                                Gain(LEVELS),
-                                SpaceToDepth(2),
-                                inner(self.D, 1),
-                                *self._at_16(),
-                                inner(self.M, 1, gain=0.0),
-                            )
-                        ),
-                    )
-                ),
-                Gain(LEVELS, _Steps(False)),
-            ),
-            cores=CORES,
-        )
-        self.synthesis = Stack(
-            (
-                Gain(LEVELS, _Steps(True)),
-                Sum(
-                    (
-                        Stack((self._shortcut(3 * BLOCK**2, inverse=True), DepthToSpace(BLOCK))),
-                        Stack(
-                            (
-                                inner(self.D, 1),
-                                *self._at_16(),
-                                inner(4 * self.C, 1),
-                                DepthToSpace(2),
-                                Gain(LEVELS),
-                                *self._at_8(),
-                                inner(3 * (BLOCK // 2) ** 2, 3, gain=0.0),
-                                DepthToSpace(BLOCK // 2),
-                            )
-                        ),
-                    )
-                ),
-                uncentre,
-            ),
-            cores=CORES,
-            pixels=True,
-        )
         wide = max(self.Z, self.F)
         self.h_a = Stack(
-            (
-                conv(wide, 3, gain=HE),
-                leaky_relu,
-                conv(wide, 5, 2, gain=HE),
-                leaky_relu,
-                conv(self.Z, 5, 2),
-            )
+            (conv(wide, 3, gain=HE), leaky_relu, conv(wide, 5, 2, gain=HE), leaky_relu, conv(self.Z, 5, 2)),
         )
         self.h_s = ExactStack(
-            (
-                up(wide),
-                relu,
-                up(wide),
-                relu,
-                conv(2 * self.M + self.F, 1, gain=SMALL),
-            ),
+            (up(wide), relu, up(wide), relu, conv(2 * self.M + self.F, 1, gain=SMALL)),
             of_values=True,
         )
         self.context = ExactStack(
-            (
-                conv(self.D, 3, gain=HE),
-                relu,
-                conv(self.D, 1, gain=HE),
-                relu,
-                conv(2 * self.M, 1, gain=SMALL),
-            ),
+            (conv(self.D, 3, gain=HE), relu, conv(self.D, 1, gain=HE), relu, conv(2 * self.M, 1, gain=SMALL)),
             cores=CORES,
             of_values=True,
         )
         self.prior_z = QualityPrior(self.Z)
+
+    def _analysis_layers(self):
+        conv = self._inner
+        residual = (
+            SpaceToDepth(BLOCK // 2),
+            conv(self.C, 3),
+            *self._at_8(),
+            Gain(LEVELS),
+            SpaceToDepth(2),
+            conv(self.D, 1),
+            *self._at_16(),
+            conv(self.M, 1, gain=0.0),
+        )
+        linear = (SpaceToDepth(BLOCK), self._shortcut(self.M, inverse=False))
+        return centre, Sum((Stack(linear), Stack(residual))), Gain(LEVELS, _Steps(False))
+
+    def _synthesis_layers(self):
+        conv = self._inner
+        residual = (
+            conv(self.D, 1),
+            *self._at_16(),
+            conv(4 * self.C, 1),
+            DepthToSpace(2),
+            Gain(LEVELS),
+            *self._at_8(),
+            conv(3 * (BLOCK // 2) ** 2, 3, gain=0.0),
+            DepthToSpace(BLOCK // 2),
+        )
+        linear = (self._shortcut(3 * BLOCK**2, inverse=True), DepthToSpace(BLOCK))
+        return Gain(LEVELS, _Steps(True)), Sum((Stack(linear), Stack(residual))), uncentre
+
+    def _inner(self, features, kernel, gain=1.0):
+        """A convolution of the transforms but for their shortcuts; what decides probabilities knows no dtype."""
+        return Conv(features, kernel, gain=gain, dtype=self.dtype, precision=self.precision)
 
     def _shortcut(self, features, inverse):
         blocks = _Blocks(self.M, inverse)

@@ -35,28 +35,24 @@ Not as published:
 from __future__ import annotations
 
 import functools
-import weakref
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlic_jax.codec import Chunks, Codec, Objective
-from mlic_jax.entropy.bits import raw, trimmed
-from mlic_jax.entropy.coders import per_example_sum
-from mlic_jax.errors import CorruptStreamError, UsageError
-from mlic_jax.families.latent import mse255, pad, pad_picture, padded_size
-from mlic_jax.families.sandwich import check_arguments
-from mlic_jax.fileformat.artifact import Artifact, check_arrays
+from mlic_jax.codec import Codec
+from mlic_jax.entropy.bits.trimmed import MOST_FEATURES, TrimmedConv
+from mlic_jax.errors import UsageError
+from mlic_jax.families.binary import Binary, BinaryModel, Quantised
+from mlic_jax.families.common import check_choices, check_widths
+from mlic_jax.families.quality import OneRate
 from mlic_jax.layers import init
 from mlic_jax.layers.blocks import ConvBlock, block_transform
 from mlic_jax.layers.conv import Conv
-from mlic_jax.layers.precision import Precision, in_float32
+from mlic_jax.layers.precision import Precision
 from mlic_jax.layers.space import DepthToSpace, SpaceToDepth
 from mlic_jax.layers.stack import Stack, Sum, relu
-from mlic_jax.layers.windows import to_float, to_uint8
 
 CELL = 8  # pixels
 VARIANTS = ("released", "paper", "compact")
@@ -230,10 +226,10 @@ def decoder(variant: str, width: int, depth: int, precision: Precision | None = 
     )  # fmt: skip
 
 
-class Li2018(nn.Module):
+class Li2018(BinaryModel):
     """See the top of this file, and `li2018` for the fields.
 
-    Without a map there is neither the importance network nor the coder of its levels.
+    Without a map there is neither the importance network nor the prior of its levels.
     """
 
     variant: str
@@ -247,44 +243,90 @@ class Li2018(nn.Module):
     map_features: int
     blocks: int
     precision: Precision | None = None
+    mask_gradient: str = "local"
+    rate: str = "hinge"
+    r0: float = 0.5
+    gamma: float = 0.2
+    nested: bool = False
+
+    stride = CELL
+
+    @property
+    def guided(self) -> bool:
+        """Whether there is a map."""
+        return self.importance == "map"
+
+    @property
+    def priors(self) -> tuple[str, ...]:
+        return ("code_prior", "map_prior") if self.guided else ("code_prior",)
 
     @property
     def planes(self) -> int:
         """Bits of a level."""
         return self.levels.bit_length() - 1
 
-    @property
-    def code_prior(self) -> trimmed.TrimmedConv:
-        """The network that gives the probabilities of the bits that are sent."""
-        return trimmed.TrimmedConv(self.n, self.code_features, self.blocks)
-
-    @property
-    def map_prior(self) -> trimmed.TrimmedConv:
-        """The network that gives the probabilities of the bits of levels."""
-        return trimmed.TrimmedConv(self.planes, self.map_features, self.blocks)
-
     def setup(self):
         self.encoder = Stack(encoder(self.variant, self.width, self.depth, self.precision))
         straight = Straight() if self.variant == "compact" else None
         last = Conv(self.n, 1, gain=1.0, kernel_init=straight, precision=self.precision)
         self.head = Stack((last, jax.nn.sigmoid))
-        if self.importance == "map":
-            self.importance_net = Stack(importance_net(self.variant, self.width, self.precision))
         self.decoder = Stack(decoder(self.variant, self.width, self.depth, self.precision), pixels=True)
+        self.code_prior = TrimmedConv(self.n, self.code_features, self.blocks)
+        if self.guided:
+            self.importance_net = Stack(importance_net(self.variant, self.width, self.precision))
+            self.map_prior = TrimmedConv(self.planes, self.map_features, self.blocks)
 
-    def __call__(self, image):
-        e, _ = self.analyze(image)
-        return self.synthesize(e, jnp.ones_like(e))
-
-    def analyze(self, image):
+    def codes(self, image):
         """image [B, H, W, 3], sides multiples of 8 -> e [B, h, w, n], and p [B, h, w] or None."""
         features = self.encoder(image)
-        return self.head(features), self.importance_net(features)[..., 0] if self.importance == "map" else None
+        return self.head(features), self.importance_net(features)[..., 0] if self.guided else None
 
-    def synthesize(self, bits, sent):
-        """Both float32 [B, h, w, n], 0 or 1 -> image; uint8 of NumPy, see Stack."""
+    def analyze(self, image, importance=None):
+        """image [B, H, W, 3] -> {"code": [B, h, w, n], "map": [B, h, w, planes]}, -1 or +1; importance: for p."""
+        e, p = self.codes(image)
+        volumes = {"code": e > 0.5}
+        if self.guided:
+            volumes["map"] = planes_of(levels_of(p if importance is None else importance, self.levels), self.planes)
+        return {name: 2 * bits.astype(np.float32) - 1 for name, bits in volumes.items()}
+
+    def transmit(self, code):
+        """The bits of all cells, and which of them are sent: both bool [B, h, w, n]."""
+        if self.guided:
+            level = level_of_planes(code("map", self.map_prior, part=True) > 0)
+            present = np.arange(self.n) < keep_of(level, self.n, self.levels, self.floor_levels)[..., None]
+        else:
+            present = np.ones(code.shape("code"), bool)
+        return code("code", self.code_prior, present) > 0, present
+
+    def synthesize(self, received):
+        """(bits, which are sent) [B, h, w, n], 0 or 1 -> image; uint8 of NumPy, see Stack."""
+        bits, present = (part.astype(np.float32) for part in received)
         # As published, a bit that is not sent looks like a 0.
-        return self.decoder((2 * bits - 1 if self.variant == "compact" else bits) * sent)
+        return self.decoder((2 * bits - 1 if self.variant == "compact" else bits) * present)
+
+    def quantise(self, image, keys=None):
+        """What the networks learn by; with keys, what a `nested` model sends is cut at random."""
+        e, p = self.codes(image)
+        if p is not None:
+            present, metrics = self._mask(p), {"importance": p}
+        elif self.nested and keys is not None:
+            drawn = jax.vmap(lambda key: jax.random.uniform(key, e.shape[1:3]))(keys)
+            present, metrics = self._mask(drawn), {}
+        else:
+            present, metrics = jnp.ones_like(e), {}
+        return Quantised(binarise(e), present, self.gamma * PER_CELL * self._rate(p, present), metrics)
+
+    def _mask(self, p):
+        return mask(p, self.n, self.levels, self.floor_levels, self.mask_gradient)
+
+    def _rate(self, p, present):
+        """[B]: what gamma PER_CELL weighs."""
+        if p is None:
+            return jnp.zeros(len(present))
+        mean = p.mean((1, 2))
+        if self.rate == "hinge":
+            return jnp.maximum(mean - self.r0, 0)
+        return jnp.where(present.mean((1, 2, 3)) > self.r0, mean, 0)
 
 
 def planes_of(level, planes: int):
@@ -293,9 +335,9 @@ def planes_of(level, planes: int):
     return (level.astype(xp.int32)[..., None] >> np.arange(planes)[::-1]) & 1
 
 
-def level_of_planes(bits: np.ndarray) -> np.ndarray:
-    """The reverse of `planes_of`: int64 [...]."""
-    return bits.astype(np.int64) @ (1 << np.arange(bits.shape[-1])[::-1])
+def level_of_planes(bits):
+    """The reverse of `planes_of`: whole numbers [...], NumPy or JAX."""
+    return (bits * (1 << np.arange(bits.shape[-1])[::-1])).sum(-1)
 
 
 # ---------------------------------------------------------------------- the codec
@@ -342,223 +384,51 @@ def li2018(
     Raises:
       UsageError: an argument out of range.
     """
-    check_arguments(
+    check_choices(
         "li2018",
-        (("variant", variant, VARIANTS), ("importance", importance, IMPORTANCE), ("floor_levels", floor_levels, LEVELS),
-         ("mask_gradient", mask_gradient, GRADIENTS), ("rate", rate, RATES), ("entropy", entropy, ENTROPY)),
-        (("n", n, 1), ("levels", levels, 2), ("width", width, 1), ("depth", depth, 0),
-         ("code_features", code_features, 1), ("map_features", map_features, 1), ("blocks", blocks, 0)),
+        ("variant", variant, VARIANTS), ("importance", importance, IMPORTANCE), ("floor_levels", floor_levels, LEVELS),
+        ("mask_gradient", mask_gradient, GRADIENTS), ("rate", rate, RATES), ("entropy", entropy, ENTROPY),
     )  # fmt: skip
+    check_widths(
+        "li2018", ("n", n, 1), ("levels", levels, 2), ("width", width, 1), ("depth", depth, 0),
+        ("code_features", code_features, 1), ("map_features", map_features, 1), ("blocks", blocks, 0),
+    )  # fmt: skip
+    _check_together(variant, n, levels, width, code_features, map_features)
+    if not (0 <= r0 <= 1 and 0 <= gamma < float("inf")):
+        raise UsageError(f"li2018: r0={r0!r} is within 0 and 1, and gamma={gamma!r} a number from 0")
+    architecture: dict[str, Any] = {
+        "variant": variant, "n": n, "levels": levels, "width": width, "depth": depth, "importance": importance,
+        "floor_levels": floor_levels, "code_features": code_features, "map_features": map_features, "blocks": blocks,
+    }  # fmt: skip
+    training = {
+        "mask_gradient": mask_gradient,
+        "rate": rate,
+        "r0": r0,
+        "gamma": gamma,
+        "nested": nested,
+        "precision": precision,
+    }
+    module = Li2018(**architecture, **training)
+    return Binary(
+        model="li2018",
+        architecture={**architecture, "entropy": entropy},
+        qualities=OneRate(),
+        guided=module.guided,
+        module=module,
+        plain=entropy == "none",
+    ).codec()
+
+
+def _check_together(variant, n, levels, width, code_features, map_features):
+    """Raises UsageError for numbers that are possible alone, but not with the others."""
     if levels & (levels - 1) or n % levels:
         raise UsageError(f"li2018: n={n} and levels={levels}: levels are a power of two, and n a multiple of them")
     if width > 3 * CELL**2 if variant == "compact" else width % 8:
         wanted = f"at most {3 * CELL**2}" if variant == "compact" else "a multiple of 8"
         raise UsageError(f"li2018: width={width}: the layers of {variant!r} need {wanted}")
     planes = levels.bit_length() - 1
-    if max(n * code_features, planes * map_features) > trimmed.MOST_FEATURES:
+    if max(n * code_features, planes * map_features) > MOST_FEATURES:
         raise UsageError(
             f"li2018: {n} channels with {code_features} features each, and {planes} planes with {map_features}: "
-            f"the coder's layers have at most {trimmed.MOST_FEATURES}"
+            f"the coder's layers have at most {MOST_FEATURES}"
         )
-    if not (0 <= r0 <= 1 and 0 <= gamma < float("inf")):
-        raise UsageError(f"li2018: r0={r0!r} is within 0 and 1, and gamma={gamma!r} a number from 0")
-    architecture: dict[str, Any] = {
-        "variant": variant, "n": n, "levels": levels, "width": width, "depth": depth, "importance": importance,
-        "floor_levels": floor_levels, "entropy": entropy, "code_features": code_features,
-        "map_features": map_features, "blocks": blocks,
-    }  # fmt: skip
-    module = Li2018(
-        variant, n, levels, width, depth, importance, floor_levels, code_features, map_features, blocks,
-        precision,
-    )  # fmt: skip
-    exact = in_float32(module)  # everything but the training loss
-    mapped = importance == "map"
-    priors = {"code_prior": module.code_prior, **({"map_prior": module.map_prior} if mapped else {})}
-    networks = ("encoder", "head", *(("importance_net",) if mapped else ()), "decoder")
-
-    @functools.cache
-    def shapes():
-        key = jax.random.key(0)
-        found = dict(jax.eval_shape(module.init, key, jax.ShapeDtypeStruct((1, CELL, CELL, 3), jnp.float32))["params"])
-        for name, prior in priors.items():
-            volume = (1, 1, 1, prior.channels)
-            some = (jax.ShapeDtypeStruct(volume, jnp.float32), jax.ShapeDtypeStruct(volume, bool))
-            found[name] = jax.eval_shape(prior.init, key, *some)["params"]
-        return found
-
-    def initialise(key, image_shape):
-        del image_shape
-        return init.materialise(shapes(), key), {}
-
-    def of_networks(params):
-        return {"params": {name: params[name] for name in networks}}
-
-    def coded(params, image, keys=None, module=module):
-        """float [B, H, W, 3] -> bits with a gradient [B, h, w, n], mask likewise, p or None.
-
-        With keys [B], what a model without a map sends is cut at random, where it is `nested`.
-        """
-        e, p = module.apply(of_networks(params), pad(image, CELL), method="analyze")
-        if mapped:
-            sent = mask(p, n, levels, floor_levels, mask_gradient)
-        elif nested and keys is not None:
-            drawn = jax.vmap(lambda key: jax.random.uniform(key, e.shape[1:3]))(keys)
-            sent = mask(drawn, n, levels, floor_levels, mask_gradient)
-        else:
-            sent = jnp.ones_like(e)
-        return binarise(e), sent, p
-
-    def shown(params, bits, sent, size, module=module):
-        return module.apply(of_networks(params), bits, sent, method="synthesize")[:, : size[0], : size[1]]
-
-    def rate_of(p, sent):  # [B, h, w], [B, h, w, n] -> [B]: what gamma PER_CELL weighs
-        if not mapped:
-            return jnp.zeros(len(sent))
-        mean = p.mean((1, 2))
-        if rate == "hinge":
-            return jnp.maximum(mean - r0, 0)
-        return jnp.where(sent.mean((1, 2, 3)) > r0, mean, 0)
-
-    def code_lengths(params, bits, sent, p):
-        """Name of a prior -> bits of each example [B]; without networks as many as there are."""
-        volumes = {"code_prior": (2 * bits - 1, sent > 0)}
-        if mapped:
-            signs = 2 * planes_of(levels_of(p, levels), module.planes) - 1
-            volumes["map_prior"] = (signs.astype(jnp.float32), jnp.ones(signs.shape, bool))
-        if entropy == "none":
-            return {name: per_example_sum(present.astype(jnp.float32)) for name, (_, present) in volumes.items()}
-        return {
-            name: per_example_sum(priors[name].apply({"params": params[name]}, *volume))
-            for name, volume in volumes.items()
-        }
-
-    def rd_loss(params, state, batch, keys, step):
-        del step
-        image = to_float(batch["image"])
-        size = image.shape[1:3]
-        bits, sent, p = coded(params, image, keys)
-        squared = mse255(image, shown(params, bits, sent, size))
-        total = jnp.mean(squared + gamma * PER_CELL * rate_of(p, sent))
-        metrics = {
-            "loss": total,
-            "mse255": jnp.mean(squared),
-            "psnr_db": 20 * np.log10(255) - 10 * jnp.mean(jnp.log10(jnp.maximum(squared, 1e-9))),
-            "bpp_sent": sent.sum() / (len(image) * size[0] * size[1]),  # before the coder, without the map
-        }
-        if mapped:
-            metrics["importance"] = jnp.mean(p)
-        return total, (metrics, state)
-
-    def entropy_loss(params, state, batch, keys, step):
-        del keys, step
-        image = to_float(batch["image"])
-        pixels = image[0, ..., 0].size
-        frozen = jax.tree.map(jax.lax.stop_gradient, coded(params, image))
-        bpp = {
-            f"bpp_{name.removesuffix('_prior')}": jnp.mean(bits) / pixels
-            for name, bits in code_lengths(params, *frozen).items()
-        }
-        total = sum(bpp.values())
-        return total, ({"loss": total, "bpp": total, **bpp}, state)
-
-    @jax.jit
-    def estimate_of(params, image):
-        seen, size = to_float(image), image.shape[1:3]
-        bits, sent, p = coded(params, seen, module=exact)
-        reconstruction = to_uint8(shown(params, bits, sent, size, exact))
-        length = sum(code_lengths(params, bits, sent, p).values())
-        squared = mse255(seen, to_float(reconstruction))
-        # Bits per pixel beside the loss of the networks: while these stand still, it is what the coder's learn by.
-        loss = squared + gamma * PER_CELL * rate_of(p, sent) + length / (size[0] * size[1])
-        return {"loss": loss, "bits": length, "mse255": squared, "reconstruction": reconstruction}
-
-    def estimate(params, state, image, quality=None):
-        del state, quality
-        return estimate_of(params, image)
-
-    def export(params, state, images=None):
-        del state, images
-        params = jax.device_get(params)
-        check_arrays(nn.meta.unbox(shapes()), params, "li2018")
-        integers = {name: trimmed.integers_of(prior, params[name]) for name, prior in priors.items()}
-        return Artifact("li2018", architecture, params, integers, {})
-
-    checked: weakref.WeakSet[Artifact] = weakref.WeakSet()
-
-    def check(artifact):
-        if artifact not in checked:
-            check_arrays(nn.meta.unbox(shapes()), artifact.params, artifact.model)
-            for name, prior in priors.items():
-                trimmed.check(prior, artifact.state.get(name, {}))
-            checked.add(artifact)
-
-    def write(artifact, name, bits, sent):
-        if entropy == "none":
-            return raw.pack(bits[sent])
-        return trimmed.encode(priors[name], artifact.state[name], bits, sent)
-
-    def read(artifact, name, data, sent):
-        if entropy == "none":
-            found = np.zeros(sent.shape, np.int8)
-            found[sent] = raw.unpack(data, int(sent.sum()))
-            return found
-        return trimmed.decode(priors[name], artifact.state[name], data, sent)
-
-    def sent_at(level):
-        return np.arange(n) < keep_of(level, n, levels, floor_levels)[..., None]
-
-    def compress(artifact, image, quality=None, effort=0, importance=None) -> Chunks:
-        if quality is not None:
-            raise UsageError("li2018 has one rate, fixed in training: leave the quality out")
-        if effort:
-            raise UsageError("li2018 has no effort but 0")
-        if importance is not None and not mapped:
-            raise UsageError("this model of li2018 was made without an importance map, and takes none")
-        check(artifact)
-        image = np.asarray(image)
-        height, width = image.shape[:2]
-        padded = pad_picture(image, CELL)
-        e, p = exact.apply({"params": artifact.variables["params"]}, padded[None], method="analyze")
-        bits = (e[0] > 0.5).astype(np.int8)
-        if not mapped:
-            return (write(artifact, "code_prior", bits, np.ones(bits.shape, bool)),)
-        p = p[0] if importance is None else _per_cell(importance, (height, width))
-        level = levels_of(p, levels).astype(np.int64)
-        volume = planes_of(level, module.planes)
-        first = write(artifact, "map_prior", volume, np.ones(volume.shape, bool))
-        return (raw.with_length(first) + write(artifact, "code_prior", bits, sent_at(level)),)
-
-    def decompress(artifact, chunks, size, quality=None):
-        if quality is not None:
-            raise CorruptStreamError("a file of li2018 has no quality")
-        if len(chunks) != 1:
-            raise CorruptStreamError(f"li2018 writes one chunk, the file has {len(chunks)}")
-        check(artifact)
-        cells = tuple(side // CELL for side in padded_size(*size, CELL))
-        rest = chunks[0]
-        if mapped:
-            first, rest = raw.split(rest)
-            planes = read(artifact, "map_prior", first, np.ones((*cells, module.planes), bool))
-            sent = sent_at(level_of_planes(planes))
-        else:
-            sent = np.ones((*cells, n), bool)
-        bits = read(artifact, "code_prior", rest, sent)
-        code = (array[None].astype(np.float32) for array in (bits, sent))
-        found = exact.apply({"params": artifact.variables["params"]}, *code, method="synthesize")
-        return found[0, : size[0], : size[1]]
-
-    objectives = {"rd": Objective(networks, rd_loss), "entropy": Objective(tuple(priors), entropy_loss)}
-    return Codec(initialise, objectives, estimate, export, compress, decompress, guided=mapped)
-
-
-def _per_cell(importance, size):
-    """A user's map, float [H, W] in 0..1 -> the means of cells, float64 [h, w]. Raises UsageError."""
-    importance = np.asarray(importance, np.float64)
-    if importance.shape != size or not ((importance >= 0) & (importance <= 1)).all():
-        raise UsageError(
-            f"an importance map has one number from 0 to 1 for each of {size[1]}x{size[0]} pixels: "
-            f"this one has the shape {importance.shape}, or numbers beyond"
-        )
-    padded = pad_picture(importance, CELL)
-    height, width = padded.shape
-    return padded.reshape(height // CELL, CELL, width // CELL, CELL).mean((1, 3))

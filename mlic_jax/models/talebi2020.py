@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -36,16 +36,9 @@ from mlic_jax import jpeg
 from mlic_jax.codec import Codec
 from mlic_jax.entropy.coders import per_example_sum
 from mlic_jax.errors import UsageError
-from mlic_jax.families.latent import mse255
-from mlic_jax.families.sandwich import (
-    DIFFERENTIABLE,
-    Sandwich,
-    check_arguments,
-    check_range,
-    sandwich_codec,
-    simulated,
-    worth_of_a_bit,
-)
+from mlic_jax.families.common import check_choices, check_widths, mse255
+from mlic_jax.families.sandwich import Sandwich, sandwich_codec
+from mlic_jax.families.standard import DIFFERENTIABLE, check_range, simulated, worth_of_a_bit
 from mlic_jax.layers.conv import ConditionedConv, Conv
 from mlic_jax.layers.precision import Precision
 from mlic_jax.layers.space import space_to_depth
@@ -270,6 +263,36 @@ def refine(codec: str, image: np.ndarray, edited: np.ndarray, quality: int, effo
     return result
 
 
+class Loss(NamedTuple):
+    """How the editor is trained: arguments of `talebi2020`, and the loss of the objective "rd", see sandwich_codec."""
+
+    codec: str
+    rounding: str
+    rate: float
+    perceptual: float
+    smoothness: float
+
+    def __call__(self, apply, image, quality, condition, keys):
+        edited, field = apply("edit", image, condition)
+        # The bits are of coefficients before rounding: any kind of it will do for them.
+        decoded, bits = simulated(self.codec, edited, quality, "hard" if self.rounding == EDIT else self.rounding, keys)
+        mse = mse255(image, edited if self.rounding == EDIT else decoded)
+        cost, metrics = (1 - self.perceptual) * mse, {}
+        if self.perceptual:
+            from mlic_jax.metrics.lpips import lpips
+
+            # Of the picture that JPEG would show: a feature distance says little about one full of noise, and rounding
+            # is not what minimises it.
+            seen = simulated(self.codec, edited, quality, "ste")[0]
+            metrics["lpips"] = lpips(*(2 * jnp.broadcast_to(x, (*x.shape[:3], 3)) - 1 for x in (image, seen)))
+            cost = cost + self.perceptual * LPIPS_WORTH * metrics["lpips"]
+        if field is not None:
+            cost = cost + self.smoothness * variation(field)
+        bpp = bits / (image.shape[1] * image.shape[2])
+        metrics |= {"mse255": mse, "bpp": bpp}
+        return cost / worth_of_a_bit(quality, 1) + self.rate * bpp, metrics
+
+
 def talebi2020(
     codec: str = "jpeg-optimised",
     channels: int = 3,
@@ -308,11 +331,11 @@ def talebi2020(
     check_range("talebi2020", codec, channels, low, high)
     if codec not in DIFFERENTIABLE:
         raise UsageError(f"talebi2020 writes JPEG: codec {codec!r} is none of {', '.join(DIFFERENTIABLE)}")
-    check_arguments(
-        "talebi2020",
-        (("variant", variant, VARIANTS), ("form", form, FORMS), ("rounding", rounding, (EDIT, *jpeg.ROUNDINGS))),
-        (("features", features, 1), ("layers", layers, 2)),
-    )
+    check_choices(
+        "talebi2020", ("variant", variant, VARIANTS), ("form", form, FORMS),
+        ("rounding", rounding, (EDIT, *jpeg.ROUNDINGS)),
+    )  # fmt: skip
+    check_widths("talebi2020", ("features", features, 1), ("layers", layers, 2))
     if not 0 <= perceptual <= 1:
         raise UsageError(f"talebi2020: perceptual={perceptual!r} is a share, from 0 to 1")
     architecture: dict[str, Any] = {
@@ -322,26 +345,7 @@ def talebi2020(
     shape = (codec, channels, variant, features, layers, form)
     module = Talebi2020(*shape, conditional=high > low, precision=precision)
 
-    def loss(apply, image, quality, condition, keys):
-        edited, field = apply("edit", image, condition)
-        # The bits are of coefficients before rounding: any kind of it will do for them.
-        decoded, bits = simulated(codec, edited, quality, "hard" if rounding == EDIT else rounding, keys)
-        mse = mse255(image, edited if rounding == EDIT else decoded)
-        cost, metrics = (1 - perceptual) * mse, {}
-        if perceptual:
-            from mlic_jax.metrics.lpips import lpips
-
-            # Of the picture that JPEG would show: a feature distance says little about one full of noise, and rounding
-            # is not what minimises it.
-            seen = simulated(codec, edited, quality, "ste")[0]
-            metrics["lpips"] = lpips(*(2 * jnp.broadcast_to(x, (*x.shape[:3], 3)) - 1 for x in (image, seen)))
-            cost = cost + perceptual * LPIPS_WORTH * metrics["lpips"]
-        if field is not None:
-            cost = cost + smoothness * variation(field)
-        bpp = bits / (image.shape[1] * image.shape[2])
-        metrics |= {"mse255": mse, "bpp": bpp}
-        return cost / worth_of_a_bit(quality, 1) + rate * bpp, metrics
-
+    loss = Loss(codec, rounding, rate, perceptual, smoothness)
     owned = {"smooth": ("smooth",), "warp": ("field",), "cascade": ("smooth", "field")}[variant]
     return sandwich_codec(
         module, model="talebi2020", architecture=architecture, low=low, high=high, losses={"rd": (owned, loss)},

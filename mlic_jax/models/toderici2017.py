@@ -27,7 +27,8 @@ import jax
 import jax.numpy as jnp
 
 from mlic_jax.codec import Codec
-from mlic_jax.families.recurrent import ENTROPY, Recurrent, check_recurrent, recurrent_codec
+from mlic_jax.families.recurrent import Recurrent
+from mlic_jax.families.recurrent_codec import ENTROPY, check_recurrent, recurrent_codec
 from mlic_jax.layers.precision import Precision
 from mlic_jax.layers.recurrent import GRU, LSTM, AssociativeLSTM, convolution
 from mlic_jax.layers.space import depth_to_space, space_to_depth
@@ -260,7 +261,7 @@ def toderici2017(
       code: bits of 16x16 pixels in a pass.
       iterations: passes, at most.
       copies: of an associative LSTM's memory.
-      entropy: one of recurrent.ENTROPY: how bits are coded.
+      entropy: one of recurrent_codec.ENTROPY: how bits are coded.
       remat: in training, compute what is within a pass again for the gradient: a fraction of the memory, a third more
         time.
       precision: of products in training, see layers/precision.py.

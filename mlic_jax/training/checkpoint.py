@@ -103,7 +103,7 @@ class Checkpoints:
         self._losses[step] = loss if loss is not None and math.isfinite(loss) else None
         items = {DATA: data, CONFIG: config.to_dict(), VALIDATION: {"loss": self._losses[step]}}
         items = {name: ocp.args.JsonSave(item) for name, item in items.items()}
-        items["state"] = ocp.args.StandardSave(parallel.spanning(state))
+        items["state"] = ocp.args.StandardSave(parallel.across_processes(state))
         with self._writing():
             self._manager.save(step, args=ocp.args.Composite(**items))
 
@@ -134,22 +134,22 @@ class Checkpoints:
                     state=ocp.args.StandardRestore(_abstract(state)),
                     **{name: ocp.args.JsonRestore() for name in (DATA, CONFIG)},
                 )
-                found = self._manager.restore(candidate, args=items)
+                restored = self._manager.restore(candidate, args=items)
             except Exception as reason:  # damage shows in many ways: each means "try the one before"
                 failures[candidate] = f"step {candidate}: {' '.join(str(reason).split())[:300]}"
                 log.warning("checkpoint cannot be read: %s", failures[candidate])
             else:
                 if failures and not self.read_only:
                     self._set_aside(failures)
-                return Restored(candidate, found.state, found.data, found.config)
+                return Restored(candidate, restored.state, restored.data, restored.config)
         if failures:
             raise TrainingError(f"no checkpoint in {str(self.path)!r} can be read: {'; '.join(failures.values())}")
         return None
 
     def config(self) -> dict | None:
         """The config of the latest checkpoint that has a readable one, or None."""
-        found = (self._read(step, CONFIG) for step in sorted(self._manager.all_steps(), reverse=True))
-        return next((config for config in found if config is not None), None)
+        configs = (self._read(step, CONFIG) for step in sorted(self._manager.all_steps(), reverse=True))
+        return next((config for config in configs if config is not None), None)
 
     def latest(self) -> int | None:
         """The step of the latest checkpoint."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import itertools
 import pathlib
-import sys
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -33,6 +34,9 @@ FREE_TO_CHANGE = (
     "data.validation_patch",
     "init_from",
 )
+
+# The parts of a config that take keys of any name: arguments of factories.
+OPEN = ("model.arguments.", "optimizer.arguments.", "optimizers.")
 
 
 def optimizer() -> ConfigDict:
@@ -102,7 +106,7 @@ def defaults() -> ConfigDict:
     return c
 
 
-def schedules(config: ConfigDict) -> list[tuple[str, ...]]:
+def objectives_of_phases(config: ConfigDict) -> list[tuple[str, ...]]:
     """The objectives of a step, for each of the phases; all of them in every step where there are none.
 
     Raises UsageError for phases that do not fit the schedule.
@@ -116,77 +120,16 @@ def schedules(config: ConfigDict) -> list[tuple[str, ...]]:
 
 
 def batch_parts(config: ConfigDict) -> int:
-    """Into how many equal parts each device's share of a batch is cut in a step. Raises UsageError as `schedules`."""
-    return max(map(len, schedules(config))) * config.train.accumulate
+    """Into how many equal parts each device's share of a batch is cut in a step. Raises UsageError as
+    `objectives_of_phases`."""
+    return max(map(len, objectives_of_phases(config))) * config.train.accumulate
 
 
-def whose_turn(phases, step: int) -> int:
+def phase_at(phases, step: int) -> int:
     """Which phase a step, counted from 0, belongs to."""
     if not phases:
         return 0
     return bisect.bisect_right(list(itertools.accumulate(phases)), step % sum(phases))
-
-
-def quality_of(argument: str, qualities) -> int | None:
-    """The quality that stands behind the colon of `--config file.py:argument`; None for `tiny`.
-
-    Raises UsageError naming what would be possible.
-    """
-    if argument == "tiny":
-        return None
-    if not argument.isdigit() or int(argument) not in qualities:
-        known = list(qualities)
-        raise UsageError(f"quality {argument!r} is not known: use {known[0]} to {known[-1]}, or tiny")
-    return int(argument)
-
-
-def make_tiny(config: ConfigDict, patch_size: int = 128, steps: int = 2000) -> None:
-    """Turns a config into one that two CPU cores train in minutes, on the bundled photos. Sets no width."""
-    config.data.batch_size = 8
-    config.data.patch_size = patch_size
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.schedule = "cosine"
-    config.optimizer.decay_steps = steps
-    config.train.steps = steps
-    config.train.evaluate_every = 500
-    config.train.checkpoint_every = 500
-
-
-def published_recipe(config: ConfigDict) -> None:
-    """The recipe of CompressAI's published models: 4 million steps of batch 16, Adam at 1e-4, halved on plateaus.
-
-    Here the halvings are at fixed steps, so that a run can be resumed and repeated.
-    """
-    config.data.batch_size = 16
-    config.optimizer.schedule = "steps"
-    config.optimizer.boundaries = (2_000_000, 2_750_000, 3_250_000, 3_600_000, 3_850_000)
-    config.optimizer.factor = 0.5
-    config.train.steps = 4_000_000
-    config.train.evaluate_every = 5000
-    config.train.checkpoint_every = 5000
-
-
-def of_quality(argument: str, name: str, widths, lambdas, tiny) -> ConfigDict:
-    """The config of a model that comes in qualities, as CompressAI's zoo has them.
-
-    Args:
-      argument: what stands behind the colon, a quality or `tiny`.
-      name: of the model in the zoo.
-      widths: quality -> (N, M).
-      lambdas: quality -> weight of the distortion.
-      tiny: the widths of the tiny variant, which takes the lambda of quality 4.
-
-    Raises UsageError as `quality_of` does.
-    """
-    quality = quality_of(argument, widths)
-    N, M = (tiny["N"], tiny["M"]) if quality is None else widths[quality]
-    config = defaults()
-    config.model.name = name
-    config.model.arguments = {"N": N, "M": M, "lmbda": lambdas[quality or 4], "distortion": "mse", "proxy": "noise"}
-    # The step from which the parse path trains with the rounding it will have in files; -1: rounded at export alone.
-    config.model.arguments.quantise_from = -1
-    make_tiny(config) if quality is None else published_recipe(config)
-    return config
 
 
 def load(path: str, overrides: list[str]):
@@ -194,8 +137,6 @@ def load(path: str, overrides: list[str]):
 
     Raises UsageError naming the file or the key that is wrong.
     """
-    from unittest import mock
-
     from absl import flags
     from ml_collections import config_flags
 
@@ -203,11 +144,10 @@ def load(path: str, overrides: list[str]):
     if not pathlib.Path(name).is_file():
         raise UsageError(f"config {name!r} does not exist: give a file of configs/, as configs/bmshj2018_hyperprior.py")
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
     words = ["mlic", f"--config={path}", *overrides]
+    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=words)
     try:
-        with mock.patch.object(sys, "argv", words):  # where ml_collections looks for the overrides
-            rest = values(words)
+        rest = values(words)
         if len(rest) > 1:
             raise UsageError(f"{rest[1]!r} is not understood: options of a config begin with --config.")
         return values.config
@@ -218,3 +158,17 @@ def load(path: str, overrides: list[str]):
         if isinstance(reason, KeyError | AttributeError):
             text = f"no such key: {text}"
         raise UsageError(f"config {path!r}: {text or type(reason).__name__}") from reason
+
+
+def change(config: ConfigDict, key: str, value: Any) -> None:
+    """Sets a dotted key. Raises UsageError for one that does not exist, and for a value of another type."""
+    *parents, name = key.split(".")
+    node = config
+    try:
+        for parent in parents:
+            node = node[parent]
+        with node.unlocked() if key.startswith(OPEN) else contextlib.nullcontext():
+            node[name] = value
+    except (KeyError, AttributeError, TypeError, ValueError) as reason:
+        text = " ".join(str(reason).split())
+        raise UsageError(f"config {key!r} cannot be set to {value!r}: {text}") from reason

@@ -222,8 +222,8 @@ def scale_by_soap(
         leaves, structure = jax.tree.flatten(gradients)
         # GPUs and TPUs would round to 10 or 7 bits, after which bases are no longer orthogonal.
         with jax.default_matmul_precision("highest"):
-            found = [direction(g, m, state.count) for g, m in zip(leaves, structure.flatten_up_to(state.matrices))]
-        directions, matrices = (structure.unflatten([pair[i] for pair in found]) for i in (0, 1))
+            pairs = [direction(g, m, state.count) for g, m in zip(leaves, structure.flatten_up_to(state.matrices))]
+        directions, matrices = (structure.unflatten([pair[i] for pair in pairs]) for i in (0, 1))
         return directions, SoapState(state.count + 1, matrices)
 
     return optax.GradientTransformation(init, update)

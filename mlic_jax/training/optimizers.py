@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from typing import Any
 
 import optax
 from ml_collections import ConfigDict
 
-from mlic_jax.errors import UsageError
+from mlic_jax.errors import TrainingError, UsageError
 from mlic_jax.training.matrix_optimizers import muon, soap
 
 SCHEDULES = ("constant", "cosine", "steps", "wsd")
@@ -44,6 +46,22 @@ def learning_rate(config: ConfigDict) -> optax.Schedule:
     if not warmup:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
+
+
+def check_resume(saved: Mapping[str, Any], config: ConfigDict, step: int) -> None:
+    """Raises TrainingError where a changed `decay_from` would have changed the steps before a checkpoint.
+
+    Args:
+      saved: `optimizer` of the config that the checkpoint was written with.
+      config: the same of the run that goes on.
+      step: of the checkpoint.
+    """
+    before, now = saved.get("decay_from", 0), config.decay_from
+    if config.schedule == "wsd" and before != now and step > min(before, now):
+        raise TrainingError(
+            f"optimizer.decay_from was {before} and is {now}: the checkpoint is of step {step}, when the decay of one "
+            f"of them had begun. Go on from an earlier one, or with optimizer.decay_from={before}"
+        )
 
 
 def make(config: ConfigDict) -> optax.GradientTransformation:

@@ -48,7 +48,7 @@ def start_processes() -> bool:
 
 
 def use_all_cores(batch_size: int, parts: int) -> None:
-    """Makes a device of every CPU core, as far as the batch can be dealt out. Call it before jax starts.
+    """Makes a device of every CPU core, as far as the batch can be shared out. Call it before jax starts.
 
     One CPU device leaves most cores idle: XLA splits few operations among threads. Two devices on two cores train
     nearly twice as fast. Where jax finds a GPU or TPU this changes nothing; XLA_FLAGS that set a number of devices are
@@ -68,7 +68,7 @@ def is_main() -> bool:
 
 
 def check_batch(batch_size: int, parts: int) -> None:
-    """Raises UsageError unless a batch can be dealt out to all devices in `parts` equal parts each."""
+    """Raises UsageError unless a batch can be shared out to all devices in `parts` equal parts each."""
     unit = jax.device_count() * parts
     if batch_size < unit or batch_size % unit:
         raise UsageError(
@@ -82,7 +82,7 @@ def pmap(step: Callable) -> Callable:
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None, donate_argnums=0)
 
 
-def deal(batch: Any) -> Any:
+def shard(batch: Any) -> Any:
     """[B_local, ...] -> [devices of this process, B_local / devices, ...]."""
     devices = jax.local_device_count()
     return jax.tree.map(lambda x: x.reshape(devices, x.shape[0] // devices, *x.shape[1:]), batch)
@@ -104,7 +104,7 @@ def replicate(tree: Any) -> Any:
     return jax.tree.map(put, tree)
 
 
-def spanning(tree: Any) -> Any:
+def across_processes(tree: Any) -> Any:
     """A replicated tree as arrays of all processes, as Orbax wants it. (`pmap` returns to each process its own.)"""
     if jax.process_count() == 1:
         return tree

@@ -15,15 +15,15 @@ SHOWN = (("loss", "loss", "{:.3f}"), ("bpp", "bpp", "{:.3f}"), ("psnr_db", "PSNR
 
 def _words(figures: dict[str, float]) -> str:
     # A metric of several objectives is prefixed: "gen/loss".
-    found = []
+    words = []
     for key, label, form in SHOWN:
         for name, value in figures.items():
             if name.split("/")[-1] == key:
                 prefix = name[: -len(key)].replace("/", " ")
-                found.append(f"{prefix}{label} {form.format(value)}")
+                words.append(f"{prefix}{label} {form.format(value)}")
     if figures.get("skipped"):
-        found.append(f"{figures['skipped']:.0f} skipped")
-    return "  ".join(found)
+        words.append(f"{figures['skipped']:.0f} skipped")
+    return "  ".join(words)
 
 
 class Progress:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mlic_jax.codec import Codec
+from mlic_jax.codec import Codec, Objective
 from mlic_jax.errors import UsageError
 
 
@@ -94,14 +94,47 @@ def make_step(
     The batch, {"image": uint8 [b, H, W, 3], "position": int32 [b]}, is one device's share.
     """
 
-    def mean_over_devices(tree):
-        def mean(leaf):
-            # Counters in a codec's state are the same everywhere, and their mean would turn into a float.
-            return (jax.lax.pmean if jnp.issubdtype(leaf.dtype, jnp.inexact) else jax.lax.pmax)(leaf, axis)
+    gradients = {name: _gradient_function(codec.objectives[name], seed, accumulate) for name in dict.fromkeys(schedule)}
 
-        return jax.tree.map(mean, tree) if axis else tree
+    def train_step(train_state: TrainState, batch):
+        params, state, optimizer = train_state.params, train_state.state, dict(train_state.optimizer)
+        metrics, bad = {}, jnp.zeros((), jnp.int32)
+        for place, name in enumerate(schedule):
+            part = {key: value[place :: len(schedule)] for key, value in batch.items()}
+            computed = gradients[name](params, state, part, train_state.step)
+            value, measured, new_state, grads = _mean_over_devices(computed, axis) if axis else computed
+            norm = optax.tree.norm(grads)
+            finite = jnp.isfinite(value) & jnp.isfinite(norm)
+            owned = _owned(params, codec.objectives[name].owns)
+            updates, new_optimizer = optimizers[name].update(grads, optimizer[name], owned)
+            new = (optax.apply_updates(owned, updates), new_state, new_optimizer)
+            old = (owned, state, optimizer[name])
+            owned, state, optimizer[name] = jax.tree.map(functools.partial(jnp.where, finite), new, old)
+            params = {**params, **owned}
+            bad += ~finite
+            prefix = f"{name}/" if len(optimizers) > 1 else ""
+            metrics.update({prefix + key: v for key, v in {**measured, "grad_norm": norm}.items()})
+        new = TrainState(
+            step=train_state.step + 1,
+            params=params,
+            state=state,
+            optimizer=optimizer,
+            average=_moved_average(train_state.average, params, ema, train_state.step) if ema else train_state.average,
+            skipped=train_state.skipped + bad,
+            bad_steps=jnp.where(bad > 0, train_state.bad_steps + 1, 0),
+        )
+        return new, {**metrics, "skipped": new.skipped, "bad_steps": new.bad_steps}
 
-    def gradients(objective, params, state, batch, step):
+    return train_step
+
+
+def _gradient_function(objective: Objective, seed: int, accumulate: int) -> Callable:
+    """The function (params, state, batch, step) -> (loss, metrics, new state, gradients of what the objective owns).
+
+    Loss, metrics and gradients are means over `accumulate` micro-batches; the state passes from one to the next.
+    """
+
+    def gradients(params, state, batch, step):
         rest = {key: value for key, value in params.items() if key not in objective.owns}
 
         def loss(owned, state, batch):
@@ -114,54 +147,34 @@ def make_step(
         differentiate = jax.value_and_grad(loss, has_aux=True)
         if accumulate == 1:
             (value, (metrics, state)), grads = differentiate(owned, state, batch)
-        else:
+            return value, metrics, state, grads
 
-            def micro(carry, part):
-                state, total = carry
-                (value, (metrics, state)), grads = differentiate(owned, state, part)
-                return (state, jax.tree.map(jnp.add, total, grads)), (value, metrics)
+        def micro(carry, part):
+            state, total = carry
+            (value, (metrics, state)), grads = differentiate(owned, state, part)
+            return (state, jax.tree.map(jnp.add, total, grads)), (value, metrics)
 
-            zeros = jax.tree.map(jnp.zeros_like, owned)
-            (state, grads), (value, metrics) = jax.lax.scan(micro, (state, zeros), _split(batch, accumulate))
-            grads = jax.tree.map(lambda g: g / accumulate, grads)
-            value, metrics = jax.tree.map(jnp.mean, (value, metrics))
-        return mean_over_devices((value, metrics, state, grads))
+        zeros = jax.tree.map(jnp.zeros_like, owned)
+        (state, grads), (value, metrics) = jax.lax.scan(micro, (state, zeros), _split(batch, accumulate))
+        grads = jax.tree.map(lambda g: g / accumulate, grads)
+        value, metrics = jax.tree.map(jnp.mean, (value, metrics))
+        return value, metrics, state, grads
 
-    def train_step(train_state: TrainState, batch):
-        params, state, optimizer = train_state.params, train_state.state, dict(train_state.optimizer)
-        metrics, bad = {}, jnp.zeros((), jnp.int32)
-        for turn, name in enumerate(schedule):
-            objective = codec.objectives[name]
-            part = {key: value[turn :: len(schedule)] for key, value in batch.items()}
-            value, measured, new_state, grads = gradients(objective, params, state, part, train_state.step)
-            norm = optax.tree.norm(grads)
-            finite = jnp.isfinite(value) & jnp.isfinite(norm)
-            owned = _owned(params, objective.owns)
-            updates, new_optimizer = optimizers[name].update(grads, optimizer[name], owned)
-            new = (optax.apply_updates(owned, updates), new_state, new_optimizer)
-            old = (owned, state, optimizer[name])
-            owned, state, optimizer[name] = jax.tree.map(functools.partial(jnp.where, finite), new, old)
-            params = {**params, **owned}
-            bad += ~finite
-            prefix = f"{name}/" if len(optimizers) > 1 else ""
-            metrics.update({prefix + key: v for key, v in {**measured, "grad_norm": norm}.items()})
-        average = train_state.average
-        if ema:
-            # A shorter memory at first, so that the average forgets the initial values soon.
-            decay = jnp.minimum(ema, (1 + train_state.step) / (10 + train_state.step))
-            average = jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), average, params)
-        new = TrainState(
-            step=train_state.step + 1,
-            params=params,
-            state=state,
-            optimizer=optimizer,
-            average=average,
-            skipped=train_state.skipped + bad,
-            bad_steps=jnp.where(bad > 0, train_state.bad_steps + 1, 0),
-        )
-        return new, {**metrics, "skipped": new.skipped, "bad_steps": new.bad_steps}
+    return gradients
 
-    return train_step
+
+def _mean_over_devices(tree, axis: str):
+    def mean(leaf):
+        # Counters in a codec's state are the same everywhere, and their mean would turn into a float.
+        return (jax.lax.pmean if jnp.issubdtype(leaf.dtype, jnp.inexact) else jax.lax.pmax)(leaf, axis)
+
+    return jax.tree.map(mean, tree)
+
+
+def _moved_average(average, params, ema: float, step):
+    # A shorter memory at first, so that the average forgets the initial values soon.
+    decay = jnp.minimum(ema, (1 + step) / (10 + step))
+    return jax.tree.map(lambda a, p: a + (1 - decay) * (p - a), average, params)
 
 
 def _split(batch, parts):

@@ -63,10 +63,10 @@ def line_step(line: bytes) -> float:
 
 
 def _events(folder, step):
-    found = importlib.util.find_spec
-    if found("tensorflow") and found("tensorboard") and found("clu"):
+    installed = importlib.util.find_spec
+    if installed("tensorflow") and installed("tensorboard") and installed("clu"):
         return _CluEvents(folder)
-    return _TensorBoardEvents(folder, step) if found("tensorboard") else _NoEvents()
+    return _TensorBoardEvents(folder, step) if installed("tensorboard") else _NoEvents()
 
 
 class _NoEvents:

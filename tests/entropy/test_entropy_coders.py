@@ -1,14 +1,13 @@
 """The coders: what each makes of a latent, with one coding order."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mlic_jax.entropy import coders, rangecoder
+from mlic_jax.entropy import coders, exporting, rangecoder
 from mlic_jax.entropy.priors.gaussian import Gaussian, LogGaussian, LogMixture, scale_tables
+from mlic_jax.entropy.rounding import Rounding
 from mlic_jax.errors import CorruptStreamError, ModelError
 
 SHAPE = (4, 3, 5, 2)
@@ -80,13 +79,9 @@ def test_gradients_of_proxies(proxy):
     np.testing.assert_allclose(rate, jax.grad(lambda x: Gaussian(SCALE, MEAN).bits(x).sum())(at), rtol=1e-4, atol=1e-6)
 
 
-SPLIT = {"split": functools.partial(coders.Training, proxy="split"), "fitting": coders.Fitting}
-
-
-@pytest.mark.parametrize("name", SPLIT)
-def test_scales_learn_from_rounded_latents_and_means_from_noise(name):
+def test_scales_learn_from_rounded_latents_and_means_from_noise():
     def bits(scale, mean):
-        coder = SPLIT[name]({"y": LATENT}, keys(0, 1, 2, 3))
+        coder = coders.Training({"y": LATENT}, keys(0, 1, 2, 3), "split")
         coder("y", Gaussian(scale, mean))
         return coder.bits["y"].sum()
 
@@ -100,18 +95,18 @@ def test_scales_learn_from_rounded_latents_and_means_from_noise(name):
     np.testing.assert_allclose(of_mean, jax.grad(at(noisy), 1)(*point), rtol=1e-4, atol=1e-6)
 
 
-def test_fitting_rounds_as_the_encoder_does_and_leaves_latents_alone():
+def test_training_can_round_as_the_encoder_does():
     prior = LogMixture(jnp.zeros(SHAPE), jnp.asarray(MEAN))
 
     def received(latent):
-        coder = coders.Fitting({"y": latent}, keys(0, 1, 2, 3), bits_per_square={"y": 4.0})
+        coder = coders.Training({"y": latent}, keys(0, 1, 2, 3), "split", rounding=Rounding({"y": 4.0}))
         value = coder("y", prior)
-        return value.sum() + coder.bits["y"].sum(), (value, coder.bits["y"])
+        return value.sum(), (value, coder.bits["y"])
 
     slope, (value, bits) = jax.grad(received, has_aux=True)(jnp.asarray(LATENT))
     assert not slope.any()
     models = {"log_gaussian": rangecoder.Models(prior.tabulate())}
-    encoder = coders.Encoding({"y": LATENT[:1]}, models, None, {"y": 4.0})
+    encoder = coders.Encoding({"y": LATENT[:1]}, models, None, Rounding({"y": 4.0}))
     one = LogMixture(np.zeros((1, *SHAPE[1:]), np.float32), MEAN[:1])
     np.testing.assert_allclose(encoder("y", one), value[:1], atol=1e-6)
     assert np.abs(value[:1] - rounded(LATENT)[:1]).max() > 0.9  # or nothing was rounded for rate
@@ -172,7 +167,7 @@ def test_a_missing_table():
 
 
 def test_tabulating():
-    coder = coders.Tabulating({"y": (1, 2, 2, 3)}, {})
+    coder = exporting.Tabulating({"y": (1, 2, 2, 3)}, {})
     assert coder("y", Gaussian(jnp.ones((1, 2, 2, 3)))).shape == (1, 2, 2, 3)
     assert coder.tables.keys() == {"gaussian"} and coder.state == {}
 
@@ -183,7 +178,7 @@ def test_training_runs_under_jit():
 
 # ---------------------------------------------------------------------- rounding that weighs the rate
 
-WEIGHED = {"y": 9.0}
+WEIGHED = Rounding({"y": 9.0})
 LOGS = np.random.default_rng(2).uniform(-2, 3, (2, 6, 7, 8)).astype(np.float32)
 MEANS = np.random.default_rng(3).integers(-700, 700, LOGS.shape).astype(np.float32) / 256
 SPREAD = (MEANS + np.random.default_rng(4).normal(0, 1.3, LOGS.shape) * np.exp(LOGS)).astype(np.float32)
@@ -193,7 +188,7 @@ def encoded(example, named=WEIGHED):
     """(what `Encoding` codes of one example, the stream, its prior, the models)."""
     prior = LogGaussian(LOGS[example][None], MEANS[example][None])
     models = {"log_gaussian": rangecoder.Models(prior.tabulate())}
-    coder = coders.Encoding({"y": SPREAD[example][None]}, models, bits_per_square=named)
+    coder = coders.Encoding({"y": SPREAD[example][None]}, models, rounding=named)
     return coder("y", prior), coder.finish(), prior, models
 
 
@@ -209,7 +204,7 @@ def test_encoding_weighs_bits_against_errors():
     # Brute force over both choices, as the model tells what they cost.
     choices = np.stack([nearest, nearest - np.sign(nearest)])
     bits = np.stack([np.asarray(prior.bits((choice + MEANS[:1]).astype(np.float32))) for choice in choices])
-    costs = bits + WEIGHED["y"] * (choices - exact) ** 2
+    costs = bits + WEIGHED.weights["y"] * (choices - exact) ** 2
     best = np.take_along_axis(choices, costs.argmin(0)[None], axis=0)[0]
     clear = np.abs(costs[0] - costs[1]) > 1e-3
     assert clear[nearest != 0].mean() > 0.95
@@ -219,7 +214,7 @@ def test_encoding_weighs_bits_against_errors():
     decoder = coders.Decoding(stream, {"y": symbols.shape}, models)
     np.testing.assert_array_equal(decoder("y", prior), value)
     decoder.finish()
-    plain, longer, _, _ = encoded(0, named={"x": 9.0})
+    plain, longer, _, _ = encoded(0, named=Rounding({"x": 9.0}))
     np.testing.assert_array_equal(plain - MEANS[:1], nearest)
     assert len(stream) < len(longer)
 
@@ -227,12 +222,12 @@ def test_encoding_weighs_bits_against_errors():
 def test_estimates_see_what_is_coded():
     coded = np.concatenate([encoded(example)[0] for example in range(2)])
     prior = LogGaussian(jnp.asarray(LOGS), jnp.asarray(MEANS))
-    estimating = coders.Estimating({"y": jnp.asarray(SPREAD)}, bits_per_square=WEIGHED)
+    estimating = coders.Estimating({"y": jnp.asarray(SPREAD)}, rounding=WEIGHED)
     np.testing.assert_allclose(estimating("y", prior), coded, atol=1e-5)
     bits = np.asarray(prior.bits(coded)).reshape(2, -1).sum(1)
     np.testing.assert_allclose(estimating.bits["y"], bits, rtol=1e-5)
     # A latent that is not named is rounded to nearest.
-    nearest = coders.Estimating({"y": jnp.asarray(SPREAD)}, bits_per_square={"x": 9.0})("y", prior)
+    nearest = coders.Estimating({"y": jnp.asarray(SPREAD)}, rounding=Rounding({"x": 9.0}))("y", prior)
     np.testing.assert_allclose(nearest, np.rint(SPREAD - MEANS) + MEANS, atol=1e-5)
 
 
@@ -240,21 +235,21 @@ def test_a_weight_of_any_size_decides():
     # Errors that weigh nothing: all symbols that can save bits move. Errors that weigh all: none does.
     exact = SPREAD[:1] - MEANS[:1]
     for weight, wanted in ((0.0, np.rint(exact) - np.sign(np.rint(exact))), (1e9, np.rint(exact))):
-        np.testing.assert_array_equal(encoded(0, {"y": weight})[0] - MEANS[:1], wanted)
+        np.testing.assert_array_equal(encoded(0, Rounding({"y": weight}))[0] - MEANS[:1], wanted)
 
 
 def test_a_weight_that_depends_on_the_quality():
     """A pair is the weight at quality 0 and 100, and on a line between them, for each example and in files."""
     quality = np.array([0.0, 75.0], np.float32)
     prior = LogGaussian(jnp.asarray(LOGS), jnp.asarray(MEANS))
-    coder = coders.Estimating({"y": jnp.asarray(SPREAD)}, jnp.asarray(quality), {"y": (20.0, 4.0)})
+    coder = coders.Estimating({"y": jnp.asarray(SPREAD)}, jnp.asarray(quality), Rounding({"y": (20.0, 4.0)}))
     found = coder("y", prior)
     for example, weight in enumerate((20.0, 8.0)):
-        alike = coders.Estimating({"y": jnp.asarray(SPREAD)}, bits_per_square={"y": weight})("y", prior)
+        alike = coders.Estimating({"y": jnp.asarray(SPREAD)}, rounding=Rounding({"y": weight}))("y", prior)
         np.testing.assert_array_equal(found[example], alike[example])
-        assert (found[example] != encoded(example, {"y": 12.0})[0][0]).any()
+        assert (found[example] != encoded(example, Rounding({"y": 12.0}))[0][0]).any()
 
         one = LogGaussian(LOGS[example][None], MEANS[example][None])
         models = {"log_gaussian": rangecoder.Models(one.tabulate())}
-        coder = coders.Encoding({"y": SPREAD[example][None]}, models, quality[[example]], {"y": (20.0, 4.0)})
-        np.testing.assert_array_equal(coder("y", one), encoded(example, {"y": weight})[0])
+        coder = coders.Encoding({"y": SPREAD[example][None]}, models, quality[[example]], Rounding({"y": (20.0, 4.0)}))
+        np.testing.assert_array_equal(coder("y", one), encoded(example, Rounding({"y": weight}))[0])

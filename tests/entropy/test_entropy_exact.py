@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mlic_jax import reference
 from mlic_jax.entropy import exact
 from mlic_jax.entropy.exact import ExactStack
 from mlic_jax.errors import ModelError
 from mlic_jax.layers import init
 from mlic_jax.layers.conv import Conv, ConvTranspose
 from mlic_jax.layers.stack import LeakyReLU, Stack, relu
-from mlic_jax.reference import decoder as reference
 
 CHANNELS = 5
 STACKS = {
@@ -56,7 +56,7 @@ def quantised(name, gain=1.0, x=None):
 
 
 def oracle(variables, x):
-    return reference.evaluate(variables["state"], x.astype(np.int64)[0])[None]
+    return reference.exact.evaluate(variables["state"], x.astype(np.int64)[0])[None]
 
 
 @every
@@ -146,7 +146,9 @@ def test_what_would_not_be_exact_is_halved_until_it_is():
     assert kernel.max() < 127, "no channel had to give way, the case is too easy"
     for value in (127, -127):
         x = np.full((1, 9, 9, 40), value, np.int64)
-        total = reference.convolve(np.concatenate([x[0], x[0, ..., :2] * 0], -1), kernel.astype(np.int64), 1, False)
+        total = reference.exact.convolve(
+            np.concatenate([x[0], x[0, ..., :2] * 0], -1), kernel.astype(np.int64), 1, False
+        )
         assert np.abs(total + integers["layer_0"]["bias"]).max() < exact.LARGEST_SUM
     variables = {"params": params, "state": integers}
     x = np.full((1, 9, 9, 40), 127.0, np.float32)
@@ -287,7 +289,7 @@ def test_values_are_read_alike_by_all(name, size):
     stack, variables, _ = made_of_values(name)
     x, integers = values((1, *size, CHANNELS), 3)
     found = stack.apply(variables, x, method="integers")
-    wanted = reference.evaluate(variables["state"], integers[0])[None]
+    wanted = reference.exact.evaluate(variables["state"], integers[0])[None]
     np.testing.assert_array_equal(found * 256, wanted)
     np.testing.assert_array_equal(stack.apply(variables, jnp.asarray(x), method="integers_whole"), found)
     assert size == (1, 1) or len(np.unique(found)) > 50

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mlic_jax import reference
 from mlic_jax.entropy import tables
 from mlic_jax.entropy.priors.gaussian import SCALE_TABLE, scale_tables
 from mlic_jax.entropy.rangecoder import BLOCK, LARGEST_SYMBOL, Decoder, Encoder, Models
 from mlic_jax.errors import CorruptStreamError, ModelError
-from mlic_jax.reference import decoder as reference
 
 GAUSSIAN = Models(scale_tables())
 SKEWED = Models(tables.build([np.array([1.0]), np.array([0.0, 1 - 1e-9]), np.array([0.5, 0.5])], np.array([0, -1, 0])))
@@ -310,11 +310,11 @@ def test_bits_are_rows_of_a_table_of_two():
     rng = np.random.default_rng(1)
     frequencies = np.concatenate([rng.integers(1, 65536, 500), [1, 65535, 32768] * 20])
     bits = rng.random(len(frequencies)) < frequencies / 65536
-    encoder, plain = Encoder(), reference.RangeEncoder()
+    encoder, plain = Encoder(), reference.rangecoder.RangeEncoder()
     encoder.write_bits(bits[:300], frequencies[:300])
     encoder.write_bits(bits[300:], frequencies[300:])
     for bit, frequency in zip(bits, frequencies, strict=True):
-        plain.write(int(bit), reference.cumulative((65536 - frequency, frequency)))
+        plain.write(int(bit), reference.rangecoder.cumulative((65536 - frequency, frequency)))
     data = encoder.finish()
     assert data == np.array(plain.finish(), "<u4").tobytes()
     decoder = Decoder(data)

@@ -14,11 +14,10 @@ from PIL import Image
 
 from mlic_jax import api, classical, zoo
 from mlic_jax.cli import main as cli
-from mlic_jax.codec import Codec
+from mlic_jax.codec import Codec, Traits
 from mlic_jax.errors import InputError, MlicError, UsageError
-from mlic_jax.evaluation import evaluate
 from mlic_jax.evaluation.benchmark import cache as caching
-from mlic_jax.evaluation.benchmark import entrants, main, published, results, run, timing
+from mlic_jax.evaluation.benchmark import comparing, entrants, main, measuring, published, results, timing
 from mlic_jax.fileformat.artifact import Artifact
 from mlic_jax.fileformat.container import inflate
 from mlic_jax.metrics import bd, lpips, msssim, psnr
@@ -32,7 +31,7 @@ def codec(*, ladder=True):
     def step(quality):
         return 2 ** ((100 - quality) / 16) if ladder else 40.0
 
-    def compress(artifact, image, quality, effort=0):
+    def compress(artifact, image, quality, effort=0, importance=None):
         CALLS.append((quality, effort))
         return (zlib.compress(np.round(image / step(quality)).astype(np.uint8).tobytes(), max(1, effort)),)
 
@@ -40,7 +39,10 @@ def codec(*, ladder=True):
         found = np.frombuffer(inflate(chunks[0], 3 * size[0] * size[1], "data"), np.uint8).reshape(*size, 3)
         return np.clip(np.round(found * step(quality)), 0, 255).astype(np.uint8)
 
-    return Codec(None, {}, None, None, compress, decompress, *(((20, 40, 60, 80), 60) if ladder else ()))
+    def estimate(params, state, image, quality=None):
+        return {"bits": np.full(len(image), 1000.0 if quality is None else 10 * quality)}
+
+    return Codec(None, {}, estimate, None, compress, decompress, Traits(*((20, 40, 60, 80), 60) if ladder else ()))
 
 
 def model(name=0, ladder=True):
@@ -60,12 +62,17 @@ def photo(seed=0, height=48, width=64):
     return np.clip(ramp + noise, 0, 255).astype(np.uint8)
 
 
-PICTURES = [run.picture(f"photo{i}", photo(i)) for i in range(3)]
+PICTURES = [measuring.picture(f"photo{i}", photo(i)) for i in range(3)]
 
 
 def ours(artifact=None, effort=0, label=None):
     (found,) = entrants.models([entrants.Spec(label, "model.mlicm", effort)], lambda path: artifact or model())
     return found
+
+
+def rows_of(*words, **options):
+    """label -> per point one row per picture."""
+    return {curve.entrant.label: curve.rows for curve in measuring.measure(*words, **options).curves}
 
 
 # ---------------------------------------------------------------------- the cache
@@ -92,13 +99,13 @@ def test_results_come_back_as_they_went_in(tmp_path):
 def test_a_damaged_result_is_named_and_measured_again(damage, tmp_path, caplog):
     cache = caching.Cache(tmp_path)
     entrant = ours()
-    run.measure([entrant], PICTURES[:1], cache)
-    path = cache.path(run.key_of(entrant.points[1], PICTURES[0]))
+    rows_of([entrant], PICTURES[:1], cache)
+    path = cache.path(measuring.key_of(entrant.points[1], PICTURES[0]))
     good = path.read_text()
     path.write_text(damage(good.replace('"steps"', '"a"')))
     CALLS.clear()
     with caplog.at_level(logging.WARNING):
-        run.measure([entrant], PICTURES[:1], cache)
+        rows_of([entrant], PICTURES[:1], cache)
     assert CALLS == [(40, 0)] and path.name in caplog.text and path.read_text() == good
 
 
@@ -111,7 +118,7 @@ def test_a_cache_that_cannot_be_made_is_named(tmp_path):
 @pytest.mark.parametrize("killed_at", [0, 1, 7, 11])
 def test_a_killed_benchmark_goes_on(killed_at, tmp_path):
     cache = caching.Cache(tmp_path)
-    whole = run.measure([ours()], PICTURES, caching.Cache(tmp_path / "other"))
+    whole = rows_of([ours()], PICTURES, caching.Cache(tmp_path / "other"))
     CALLS.clear()
     finished = []
 
@@ -121,12 +128,12 @@ def test_a_killed_benchmark_goes_on(killed_at, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run.measure([ours()], PICTURES, cache, done=interrupt)
+        rows_of([ours()], PICTURES, cache, done=interrupt)
     kept = len(list(tmp_path.glob("*.json")))
     assert killed_at < kept == len(CALLS)  # what was running when Ctrl-C came is kept too
-    assert run.measure([ours()], PICTURES, cache) == whole
+    assert rows_of([ours()], PICTURES, cache) == whole
     assert len(CALLS) == 12
-    assert run.measure([ours()], PICTURES, cache) == whole
+    assert rows_of([ours()], PICTURES, cache) == whole
     assert len(CALLS) == 12
 
 
@@ -135,14 +142,14 @@ def test_what_decides_a_result_is_in_its_key(tmp_path, monkeypatch):
 
     def measured(entrant, pictures=PICTURES[:1]):
         before = len(list(tmp_path.iterdir()))
-        run.measure([entrant], pictures, cache)
+        rows_of([entrant], pictures, cache)
         return len(list(tmp_path.iterdir())) - before
 
     assert measured(ours()) == 4 and measured(ours()) == 0
     assert measured(ours(label="another name")) == 0
     assert measured(ours(), [PICTURES[0]._replace(name="renamed")]) == 0
-    assert measured(ours(), [run.picture("photo0", photo(0)[:-1])]) == 4
-    assert measured(ours(), [run.picture("photo0", photo(0).reshape(64, 48, 3))]) == 4  # the same bytes
+    assert measured(ours(), [measuring.picture("photo0", photo(0)[:-1])]) == 4
+    assert measured(ours(), [measuring.picture("photo0", photo(0).reshape(64, 48, 3))]) == 4  # the same bytes
     assert measured(ours(model(name=1))) == 4
     assert measured(ours(effort=3)) == 4
     row = classical.CODECS["jpeg"]._replace(qualities=(30, 60))
@@ -159,14 +166,14 @@ def test_further_metrics_are_measured_beside_what_is_known(tmp_path):
 
     def measured(*metrics):
         CALLS.clear()
-        (rows,) = run.measure([entrant], pictures, cache, metrics=metrics).values()
+        (rows,) = rows_of([entrant], pictures, cache, metrics=metrics).values()
         return rows, len(CALLS), len(list(tmp_path.iterdir()))
 
     default, *counts = measured("psnr", "ms-ssim")
     assert counts == [8, 8]
     # Without further metrics, keys are those of every earlier version.
     (point, *_), (shown, *_) = entrant.points, pictures
-    assert run.key_of(point, shown) == {"figures": 1, "picture": shown.digest, **point.key}
+    assert measuring.key_of(point, shown) == {"figures": 1, "picture": shown.digest, **point.key}
     kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
     found, *counts = measured("psnr", "ssim")
     assert counts == [8, 16] and {path: path.read_bytes() for path in kept} == kept
@@ -175,7 +182,7 @@ def test_further_metrics_are_measured_beside_what_is_known(tmp_path):
     found, *counts = measured("ssim")
     assert counts == [0, 16] and list(found[0][0]) == ["name", "width", "height", "bytes", "bpp", "ssim"]
     assert measured("psnr-y", "ssim")[1:] == (8, 24)
-    cache.path(run.key_of(entrant.points[2], pictures[1], "ssim")).unlink()
+    cache.path(measuring.key_of(entrant.points[2], pictures[1], "ssim")).unlink()
     again, *counts = measured("ssim", "psnr-y")
     assert counts == [1, 24] and [[row["ssim"] for row in rows] for rows in again] == [
         [row["ssim"] for row in rows] for rows in found]  # fmt: skip
@@ -185,16 +192,16 @@ def test_further_metrics_are_measured_beside_what_is_known(tmp_path):
 
 
 def test_rows_are_those_of_the_files(tmp_path):
-    small = run.picture("small", photo(5, 20, 30))
-    large = run.picture("large", photo(6, 170, 180))
+    small = measuring.picture("small", photo(5, 20, 30))
+    large = measuring.picture("large", photo(6, 170, 180))
     entrant = entrants.standard("jpeg")
-    rows = run.measure([entrant], [small, large], caching.Cache(tmp_path), jobs=3)["jpeg"]
+    rows = rows_of([entrant], [small, large], caching.Cache(tmp_path), jobs=3)["jpeg"]
     assert [[row["name"] for row in found] for found in rows] == [["small", "large"]] * 8
     data = classical.get("jpeg").encode(large.image, 35)
-    expected = evaluate.measure(large.image, classical.get("jpeg").decode(data), len(data))
+    expected = measuring.figures(large.image, classical.get("jpeg").decode(data), len(data))
     assert rows[3][1] == {"name": "large", "width": 180, "height": 170, **expected}
     assert math.isnan(rows[3][0]["ms_ssim"])
-    means = run.curve(rows, entrant.points)
+    means = measuring.Curve(entrant, rows).means
     assert [row["point"] for row in means] == [f"quality {q}" for q in (5, 10, 20, 35, 50, 65, 80, 90)]
     assert means[3]["bpp"] == pytest.approx((rows[3][0]["bpp"] + rows[3][1]["bpp"]) / 2)
     assert means[3]["psnr_db"] == pytest.approx((rows[3][0]["psnr_db"] + rows[3][1]["psnr_db"]) / 2)
@@ -211,7 +218,7 @@ def test_a_picture_that_a_codec_cannot_code_is_named_and_loses_nothing_else(tmp_
 
     monkeypatch.setitem(classical.CODECS, "jpeg", row._replace(encode=encode, qualities=(5, 10, 20)))
     with pytest.raises(UsageError, match="jpeg, quality 10, photo1: the encoder failed; 8 other results are kept"):
-        run.measure([entrants.standard("jpeg")], PICTURES, caching.Cache(tmp_path), jobs=2)
+        rows_of([entrants.standard("jpeg")], PICTURES, caching.Cache(tmp_path), jobs=2)
     assert len(list(tmp_path.glob("*.json"))) == 8
 
 
@@ -221,7 +228,7 @@ def test_a_full_disk_stops_the_work(tmp_path, monkeypatch):
             raise InputError(f"cannot write {str(path)!r}: No space left on device")
         path.write_bytes(data)
 
-    monkeypatch.setattr(caching.files, "write_bytes", full)
+    monkeypatch.setattr(caching.atomic, "write_bytes", full)
     entrant = ours(model(name=7))
 
     def slowly(point):
@@ -232,7 +239,7 @@ def test_a_full_disk_stops_the_work(tmp_path, monkeypatch):
         return point._replace(encode=encode)
 
     with pytest.raises(InputError, match="No space left on device"):
-        run.measure([entrant._replace(points=tuple(map(slowly, entrant.points)))], PICTURES, caching.Cache(tmp_path))
+        rows_of([entrant._replace(points=tuple(map(slowly, entrant.points)))], PICTURES, caching.Cache(tmp_path))
     assert 3 <= len(CALLS) < 12
 
 
@@ -240,9 +247,10 @@ def test_a_decoder_that_returns_another_size_is_named(tmp_path, monkeypatch):
     row = classical.CODECS["jpeg"]._replace(decode=lambda data: photo(0, 10, 10), qualities=(5,))
     monkeypatch.setitem(classical.CODECS, "jpeg", row)
     with pytest.raises(InputError, match=r"jpeg, quality 5, photo0: .*\[48, 64, 3\] and \[10, 10, 3\]"):
-        run.measure([entrants.standard("jpeg")], PICTURES[:1], caching.Cache(tmp_path))
+        rows_of([entrants.standard("jpeg")], PICTURES[:1], caching.Cache(tmp_path))
 
 
+METRICS = ("psnr", "ms-ssim")
 RATES = (0.1, 0.25, 0.5, 1.0, 2.0)
 ANCHOR = [{"bpp": r, "psnr_db": 30 + 3 * math.log2(r), "ms_ssim": 1 - 0.05 / r**0.5} for r in RATES]
 
@@ -251,30 +259,28 @@ def test_bd_rates_are_those_computed_by_hand():
     half = [{**point, "bpp": point["bpp"] / 2} for point in ANCHOR]
     # On a straight line of dB over log rate, three dB more are half the rate, wherever the curves end.
     better = [{**point, "psnr_db": point["psnr_db"] + 3} for point in ANCHOR]
-    rates = results.bd_rates({"anchor": ANCHOR, "half": half, "better": better, "few": half[:3]}, ["anchor", "half"])
-    found = {(row["codec"], row["anchor"], row["quality"]): row for row in rates}
-    assert len(rates) == len(found) == 2 * 2 * 3 and ("anchor", "anchor", "PSNR dB") not in found
-    for quality in ("PSNR dB", "MS-SSIM dB"):
-        assert found["half", "anchor", quality]["bd_rate_percent"] == pytest.approx(-50)
-        assert found["anchor", "half", quality]["bd_rate_percent"] == pytest.approx(100)
-        assert found["half", "anchor", quality]["interpolator"] == "akima"
-        assert found["few", "anchor", quality]["bd_rate_percent"] is None
-        assert "3 points" in found["few", "anchor", quality]["note"]
-    row = found["better", "anchor", "PSNR dB"]
-    assert row["bd_rate_percent"] == pytest.approx(-50)
-    assert (row["low_db"], row["high_db"]) == pytest.approx((33 + 3 * math.log2(0.1), 33))
-    row = found["half", "anchor", "MS-SSIM dB"]
+    curves = {"anchor": ANCHOR, "half": half, "better": better, "few": half[:3]}
+    rates = comparing.bd_rates({(name, None): points for name, points in curves.items()}, ["anchor", "half"], METRICS)
+    found = {(row["name"], row["anchor"], row["metric"]): row for row in rates}
+    assert len(rates) == len(found) == 2 * 2 * 3 and ("anchor", "anchor", "psnr") not in found
+    for metric in METRICS:
+        assert found["half", "anchor", metric]["mean"] == pytest.approx(-50)
+        assert found["anchor", "half", metric]["mean"] == pytest.approx(100)
+        assert found["half", "anchor", metric]["interpolator"] == "akima"
+        assert found["few", "anchor", metric]["mean"] is None and "3 points" in found["few", "anchor", metric]["note"]
+    row = found["better", "anchor", "psnr"]
+    assert row["mean"] == pytest.approx(-50)
+    assert (row["low"], row["high"]) == pytest.approx((33 + 3 * math.log2(0.1), 33))
+    row = found["half", "anchor", "ms-ssim"]
     ends = [-10 * math.log10(0.05 / r**0.5) for r in (0.1, 2)]
-    assert (row["low_db"], row["high_db"]) == pytest.approx(ends)
+    assert (row["low"], row["high"]) == pytest.approx(ends)
     fractions = [{"bpp": r, "lpips_alex": 0.2 / r} for r in RATES]
-    (row,) = results.bd_rates({"a": fractions, "b": [{**point, "lpips_alex": point["lpips_alex"] / 2}
-                               for point in fractions]}, ["a"], ["lpips-alex"])  # fmt: skip
-    assert row["quality"] == "LPIPS (AlexNet) dB" and row["bd_rate_percent"] == pytest.approx(-50)
-    table = results.matrix(rates, "psnr_db", ["anchor", "half", "better", "few"])
-    assert [row["codec"] for row in table] == ["anchor", "half", "better", "few"]
-    assert list(table[0]) == ["codec", "anchor", "half"]
-    assert next(row for row in table if row["codec"] == "half")["anchor"] == "−50.0 (20.0 to 33.0)"
-    assert next(row for row in table if row["codec"] == "few") == {"codec": "few", "anchor": None, "half": None}
+    halves = [{**point, "lpips_alex": point["lpips_alex"] / 2} for point in fractions]
+    (row,) = comparing.bd_rates({("a", None): fractions, ("b", None): halves}, ["a"], ["lpips-alex"])
+    assert row["metric"] == "lpips-alex" and row["mean"] == pytest.approx(-50)
+    table = {row["codec"]: row for row in comparing.bd_table(rates, "psnr")}
+    assert table["half"] == {"codec": "half", "% against anchor": "−50.0 [20.0 to 33.0 dB]"}
+    assert table["few"] == {"codec": "few", "% against anchor": "–", "% against half": "–"}
 
 
 def test_points_and_pictures_of_a_curve_are_in_one_order(tmp_path):
@@ -282,10 +288,9 @@ def test_points_and_pictures_of_a_curve_are_in_one_order(tmp_path):
     entrant = entrants.standard("jpeg")
     entrant = entrant._replace(label="a/b", points=tuple(map(entrant.at, names.values())))
     other = entrant._replace(label="a b")
-    found = run.measure([entrant, other], PICTURES, caching.Cache(tmp_path / "cache"))
+    curves = measuring.measure([entrant, other], PICTURES, caching.Cache(tmp_path / "cache")).curves
     results.prepare(tmp_path / "out")
-    everything = results.Found([entrant, other], found, {}, [], {}, 0.3)
-    written = results.write(tmp_path / "out", everything, PICTURES, {})
+    written = results.write(tmp_path / "out", results.Results(curves, {}, [], ["psnr"], 0.3), PICTURES)
     files = [path for name, path in written.items() if name.startswith("curves/")]
     assert len(set(files)) == 2  # though both labels become the same name
     for path in files:
@@ -299,17 +304,17 @@ def test_every_codec_is_shown_at_the_rate_of_our_file(tmp_path):
     cache = caching.Cache(tmp_path)
     one_rate = ours(model(ladder=False), label="one rate")
     everyone = [one_rate, ours(label="several rates"), entrants.standard("webp")]
-    rows = run.measure(everyone, PICTURES, cache)
-    ((first, second, webp),) = run.at_equal_rate(everyone, rows, PICTURES, [1], 0.2, cache)
+    curves = measuring.measure(everyone, PICTURES, cache).curves
+    ((first, second, webp),) = measuring.at_equal_rate(curves, PICTURES, [1], 0.2, cache)
     size = len(api.compress(PICTURES[1].image, model(ladder=False)))
     assert first.figures["bytes"] == size and first.label == "one rate" and first.point == "model"
     assert second.figures["bytes"] == pytest.approx(size, rel=0.1)
     assert webp.figures["bytes"] == pytest.approx(size, rel=0.1)
     assert psnr.psnr_db(PICTURES[1].image, second.image) == second.figures["psnr_db"]
     CALLS.clear()
-    again = run.at_equal_rate(everyone, rows, PICTURES, [1], 0.2, cache)
+    again = measuring.at_equal_rate(curves, PICTURES, [1], 0.2, cache)
     assert again[0][1].point == second.point and len(CALLS) == 2  # nothing is searched for twice
-    ((alone,),) = run.at_equal_rate(everyone[1:2], rows, PICTURES, [0], 4.0, cache)
+    ((alone,),) = measuring.at_equal_rate(curves[1:2], PICTURES, [0], 4.0, cache)
     assert alone.figures["bpp"] == pytest.approx(4.0, rel=0.1)
 
 
@@ -355,7 +360,7 @@ def test_several_names_must_differ(tmp_path):
             pytest.fail("pictures were read")
 
         options = main.Options(cache=str(tmp_path / "cache"))
-        main.benchmark(codecs, specs, lambda path: model(), curves, anchors, read, str(tmp_path), options)
+        main.benchmark(codecs, specs, lambda path: model(), read, options, curves, anchors, str(tmp_path))
 
     file = tmp_path / "curve.json"
     file.write_text(json.dumps({"name": "x", "results": {"bpp": [0.1], "psnr-rgb": [30]}}))
@@ -398,8 +403,9 @@ def test_compressai_files_and_our_own_are_curves(write):
     assert label == "Cheng2020 (published)" and not rest and "on Kodak" in curve.about
     assert curve.points[0] == {"bpp": 0.2, "psnr_db": 30.0, "ms_ssim": 0.95}
     assert list(published.read(f"mine={path}")) == ["mine (published)"]
-    points = [{"point": "a", "bpp": 0.2, "psnr_db": 31.5, "ms_ssim": math.nan}]
-    own = write(evaluate.to_json("ours", "", points, []).decode(), "own.json")
+    rows = [{"name": "a", "bytes": 9, "bpp": 0.2, "psnr_db": 31.5, "ms_ssim": math.nan}]
+    entrant = entrants.Entrant("ours", "ours", "", (entrants.Point("a", {}, None, None),), None)
+    own = write(results.curve_json(measuring.Curve(entrant, [rows])).decode(), "own.json")
     assert published.read(own)["ours (published)"].points == [{"bpp": 0.2, "psnr_db": 31.5}]
 
 
@@ -506,23 +512,19 @@ def test_the_command_writes_everything_and_goes_on(folder, capsys):
     assert "akima" in report and "akima" in (out / "benchmark.md").read_text()
 
     before = len(CALLS)
-    assert command(folder, *words) == 0
-    assert "0 results measured, 72 found" in capsys.readouterr().err
-    assert len(CALLS) == before + 4  # the pictures of the report
-    Image.fromarray(photo(9, 168, 176)).save(folder / "photos" / "photo0.png")
+    Image.fromarray(photo(9, 168, 176)).save(folder / "photos" / "photo2.png")  # not one of the report
     assert command(folder, *words) == 0
     assert "24 results measured, 48 found" in capsys.readouterr().err
+    assert len(CALLS) == before + 8 + 4  # the new photo, and the pictures of the report, for which nothing is searched
 
 
 def test_metrics_are_chosen(folder, capsys):
     words = ["--codecs", "jpeg,webp", "--anchors", "jpeg", "--show", "1", "--limit", "2"]
-    assert command(folder, *words) == 0
     assert command(folder, *words, "--metrics", "ssim,psnr-y,psnr") == 0
     captured = capsys.readouterr()
     out = folder / "out"
     assert "| SSIM BD % vs jpeg | PSNR-Y BD % vs jpeg | PSNR BD % vs jpeg |" in captured.out
-    assert {path.name for path in out.glob("rd_*.svg")} == {
-        "rd_psnr.svg", "rd_ms_ssim.svg", "rd_ssim.svg", "rd_psnr_y.svg"}  # fmt: skip
+    assert {path.name for path in out.glob("rd_*.svg")} == {"rd_psnr.svg", "rd_ssim.svg", "rd_psnr_y.svg"}
     with open(out / "means.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["codec", "point", "bytes", "bpp", "psnr_db", "ssim", "psnr_y_db"]
@@ -553,19 +555,50 @@ def test_lpips_is_a_metric_of_the_command(folder, capsys):
     assert "Distance in the features of a network" in (folder / "out" / "report.html").read_text()
 
 
-def test_evaluate_takes_metrics_too(folder, capsys):
-    golden = pathlib.Path(__file__).parents[1] / "golden" / "bmshj2018-factorized.mlicm"
-    words = ["evaluate", "--model", golden, "--images", folder / "photos", "--limit", "1", "--compare", "jpeg",
-             "--per-image", "--metrics", "psnr-y,ssim", "--out", folder / "e"]  # fmt: skip
+def test_evaluate_is_the_benchmark_of_one_curve(folder, capsys):
+    model(ladder=False).save(folder / "one.mlicm")
+    model(1, ladder=False).save(folder / "other.mlicm")
+    words = ["evaluate", "--model", folder / "one.mlicm", "--model", folder / "other.mlicm", "--label", "mine",
+             "--images", folder / "photos", "--limit", 2, "--compare", "jpeg", "--metrics", "psnr-y,ssim",
+             "--per-image", "--note", "A caveat.", "--out", folder / "e"]  # fmt: skip
     assert cli.main([str(word) for word in words]) == 0
-    out = capsys.readouterr().out
-    assert "| codec | bpp | PSNR-Y dB | SSIM | encode s | decode s |" in out
-    assert ", PSNR-Y dB " in out and ", SSIM 0" in out
-    assert {path.name for path in (folder / "e").iterdir()} == {
-        "evaluation.json", "images.csv", "table.md", "rd.svg", "rd.png", "rd_ssim.svg", "rd_ssim.png", "report.html",
-    }  # fmt: skip
-    results = json.loads((folder / "e" / "evaluation.json").read_text())["results"]
-    assert set(results) == {"bpp", "psnr-y", "ssim", "encoding_time", "decoding_time"}
+    lines = capsys.readouterr().out.splitlines()
+    size = len(api.compress(photo(0, 168, 176), model(ladder=False)))
+    rate = 8 * size / (168 * 176)
+    assert lines[0].startswith(
+        f"one, photo0: {size} bytes, {rate:.4f} bpp (estimated {1000 / 168 / 176:.4f}), PSNR-Y dB "
+    )
+    assert ", SSIM 0." in lines[0] and lines[3].startswith("other, photo1: ")
+    assert lines[4] == "| codec | point | bpp | estimated bpp | PSNR-Y dB | SSIM | encode s | decode s |"
+    assert [line.split(" |")[0] for line in lines[6:9]] == ["| mine", "| mine", "| jpeg at equal size"]
+    written = {path.name for path in (folder / "e").rglob("*") if path.is_file()}
+    assert written == {
+        "benchmark.md", "bd.csv", "images.csv", "means.csv", "mine.json", "jpeg.json", "report.html",
+        "rd_psnr_y.svg", "rd_psnr_y.png", "rd_ssim.svg", "rd_ssim.png"}  # fmt: skip
+    document = json.loads((folder / "e" / "curves" / "mine.json").read_text())
+    assert set(document["results"]) == {"bpp", "psnr-y", "ssim", "encoding_time", "decoding_time"}
+    assert document["per_image"][0][0]["bpp_estimated"] == 1000 / 168 / 176
+    assert "A caveat." in (folder / "e" / "report.html").read_text()
+
+
+def test_evaluate_prints_what_compressai_plots_and_bd_rates(folder, capsys):
+    words = ["evaluate", "--model", str(folder / "ours.mlicm"), "--images", str(folder / "photos"), "--limit", "1"]
+    assert cli.main([*words, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["name"] == "steps" and len(document["results"]["bpp"]) == 4
+    estimates = [rows[0]["bpp_estimated"] * 168 * 176 for rows in document["per_image"]]
+    assert estimates == pytest.approx([200, 400, 600, 800])  # of each quality, in order of rate
+    assert cli.main([*words, "--compare", "jpeg", "--metrics", "psnr"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("BD-rate")]
+    curves = [[(point["bpp"], point["psnr_db"]) for point in document["points"]], []]
+    for quality in classical.get("jpeg").qualities:
+        data = classical.get("jpeg").encode(photo(0, 168, 176), quality)
+        decoded = classical.get("jpeg").decode(data)
+        curves[1].append((8 * len(data) / 168 / 176, psnr.psnr_db(photo(0, 168, 176), decoded)))
+    rate = bd.bd_rate(curves[1], curves[0])
+    assert line == (
+        f"BD-rate of steps against jpeg in PSNR: {rate.value:+.1f} % (akima, {rate.low:.1f} to {rate.high:.1f} dB)"
+    )
 
 
 def test_a_metric_that_cannot_run_is_one_line(folder, capsys, monkeypatch):
@@ -610,8 +643,10 @@ def test_a_folder_without_pictures_is_named(folder, capsys):
     assert cli.main(words) == 3 and "none: no such folder" in capsys.readouterr().err
 
 
-def test_a_model_of_one_rate_that_has_no_quality_is_no_curve_of_bd(folder, capsys):
-    model(ladder=False).save(folder / "single.mlicm")
-    assert command(folder, "--codecs", "jpeg", "--models", folder / "single.mlicm", "--show", 0) == 0
-    rows = (folder / "out" / "bd.csv").read_text().splitlines()
-    assert len(rows) == 3 and all("1 points" in row for row in rows[1:])
+def test_a_model_of_one_rate_has_no_bd_rate(tmp_path):
+    options = main.Options(str(tmp_path), shown=0, quiet=True)
+    spec, pictures = entrants.Spec(None, "one.mlicm", 0), [("a", photo())]
+    outcome = main.benchmark(["jpeg"], [spec], lambda path: model(ladder=False), lambda: pictures, options)
+    (psnr_rate, _) = outcome.results.bd_rates()
+    assert psnr_rate["name"] == "steps" and psnr_rate["mean"] is None and "1 points" in psnr_rate["note"]
+    assert (outcome.new, outcome.kept) == (9, 0)

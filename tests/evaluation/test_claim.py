@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import shutil
 import signal
 import statistics
 import subprocess
@@ -21,9 +22,11 @@ from PIL import Image
 
 from mlic_jax import zoo
 from mlic_jax.cli import main as cli
-from mlic_jax.codec import Codec, Objective
+from mlic_jax.codec import Codec, Objective, Traits
 from mlic_jax.errors import InputError, TrainingError, UsageError
-from mlic_jax.evaluation.claim import Arm, Claim, document, main, measuring, results, runs, spec, training, worker
+from mlic_jax.evaluation.benchmark import comparing, entrants
+from mlic_jax.evaluation.benchmark.measuring import Curve
+from mlic_jax.evaluation.claim import Arm, Claim, main, measuring, results, runs, spec, training, worker
 from mlic_jax.fileformat.artifact import Artifact
 from mlic_jax.fileformat.container import inflate
 from mlic_jax.metrics import bd, registry
@@ -51,7 +54,7 @@ def codec(*, step=16.0, ladder=False):
         scale = step if quality is None else 2 ** (6 - quality / 20)
         return max(0.5, scale * float(artifact.params["gain"]["value"][0]))
 
-    def compress(artifact, image, quality, effort=0):
+    def compress(artifact, image, quality, effort=0, importance=None):
         ENCODED.append(quality)
         # An effort that is wasted: the same pixels, not compressed.
         steps = np.round(image / width(artifact, quality)).astype(np.uint8)
@@ -65,7 +68,7 @@ def codec(*, step=16.0, ladder=False):
         return Artifact("steps", {"step": step, "ladder": ladder}, params, state, {})
 
     qualities = ((20, 40, 60, 80), 60) if ladder else ()
-    return Codec(init, {"rd": Objective(("gain",), loss)}, estimate, export, compress, decompress, *qualities)
+    return Codec(init, {"rd": Objective(("gain",), loss)}, estimate, export, compress, decompress, Traits(*qualities))
 
 
 CONFIG = """
@@ -86,6 +89,8 @@ def get_config(argument=""):
 """
 STEPS = tuple({"model.arguments.step": step} for step in (64.0, 32.0, 16.0, 8.0))
 FIRST = Arm("first", "configs/steps.py", points=STEPS)
+# The same with one training for all its points.
+RATES = Arm("first", "configs/steps.py", {"model.arguments.ladder": True})
 SECOND = Arm("second one", "configs/steps.py", {"optimizer.learning_rate": 0.2}, after="first", points=STEPS)
 
 
@@ -113,6 +118,7 @@ def photo(seed, height=48, width=64):
     return np.clip(ramp + noise, 0, 255).astype(np.uint8)
 
 
+WHOLE = claim(arms=(RATES, SECOND))
 HELD_OUT = [("one", photo(1)), ("two", photo(2))]
 
 
@@ -178,17 +184,51 @@ SMALL = dict(
 )
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """A folder in which the three arms of SMALL are trained, to be copied."""
+    folder = furnish(tmp_path_factory.mktemp("small"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run(claim(**SMALL))
+    return folder
+
+
+@pytest.fixture
+def trained(small, tmp_path, monkeypatch):
+    """A function that makes a folder to be in, where those arms are trained and others are not."""
+
+    def trained(*arms):
+        shutil.copytree(small, tmp_path / "copy")
+        monkeypatch.chdir(tmp_path / "copy")
+        shutil.rmtree("docs")
+        for arm in SMALL["arms"]:
+            if arm.name not in arms:
+                shutil.rmtree(pathlib.Path("work", arm.name))
+        return tmp_path / "copy"
+
+    return trained
+
+
 # ---------------------------------------------------------------------- a whole claim
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A claim of two arms, two seeds and four points: (folder, trainer, outcome)."""
+    """A claim of two arms, two seeds and four points: (folder, trainer, outcome). The first arm has several rates."""
     folder = furnish(tmp_path_factory.mktemp("whole"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         trainer = Trainer()
-        return folder, trainer, run(claim(), trainer, shown=1)
+        return folder, trainer, run(WHOLE, trainer, shown=1)
+
+
+@pytest.fixture
+def copy(whole, tmp_path, monkeypatch):
+    """A copy of its folder, to be in."""
+    shutil.copytree(whole[0], tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
 
 
 def curves_of(folder, key="psnr_db"):
@@ -203,19 +243,19 @@ def curves_of(folder, key="psnr_db"):
 
 def test_all_seeds_of_all_arms_are_trained_and_measured(whole):
     folder, trainer, outcome = whole
-    arms = [f"{arm}, step={step}, seed {{}}" for arm in ("first", "second one") for step in (64.0, 32.0, 16.0, 8.0)]
+    arms = ["first, seed {}", *(f"second one, step={step}, seed {{}}" for step in (64.0, 32.0, 16.0, 8.0))]
     assert trainer.names == [name.format(seed) for seed in (0, 1) for name in arms]
-    assert not outcome.failures and not outcome.found["missing"]
+    assert not outcome.failures and not outcome.results["missing"]
     assert (folder / "work" / "second-one" / "step=8.0" / "seed-1" / "checkpoints" / "3").is_dir()
-    names = {(curve["name"], curve["seed"], len(curve["points"])) for curve in outcome.found["curves"]}
+    names = {(curve["name"], curve["seed"], len(curve["points"])) for curve in outcome.results["curves"]}
     assert names == {("first", 0, 4), ("first", 1, 4), ("second one", 0, 4), ("second one", 1, 4), ("jpeg", None, 8)}
     for path in outcome.written.values():
         assert pathlib.Path(folder, path).stat().st_size > 0
     assert set(outcome.written) == {
         "results.json", "images.csv", "steps.md", "steps-psnr.svg", "steps-psnr.png", "report.html"
     }  # fmt: skip
-    assert len(outcome.found["runs"]) == 16
-    for one in outcome.found["runs"]:
+    assert len(outcome.results["runs"]) == 10
+    for one in outcome.results["runs"]:
         assert one["done"] == one["steps"] == 3 and one["minutes"] > 0 and one["steps_per_second"] > 0
 
 
@@ -223,8 +263,8 @@ def test_arms_begin_with_the_weights_of_others(whole):
     folder, _, _ = whole
     for seed in (0, 1):
         gain = 1.5 + 0.25 * seed
-        for name, rate in (("first", 0.05), ("second-one", 0.2)):
-            found = Artifact.load(folder / "work" / name / "step=8.0" / f"seed-{seed}" / "model-3.mlicm")
+        for name, rate in (("first/only", 0.05), ("second-one/step=8.0", 0.2)):
+            found = Artifact.load(folder / "work" / name / f"seed-{seed}" / "model-3.mlicm")
             gain = 1 + (gain - 1) * (1 - 2 * rate) ** 3  # three steps of gradient descent
             assert float(found.params["gain"]["value"][0]) == pytest.approx(gain, rel=1e-5)
             assert found.card["step"] == 3
@@ -233,7 +273,7 @@ def test_arms_begin_with_the_weights_of_others(whole):
 def test_figures_are_those_of_the_rows(whole):
     folder, _, outcome = whole
     found, curves = json.loads((folder / "work" / "results.json").read_text()), curves_of(folder)
-    assert found == json.loads(json.dumps(outcome.found))
+    assert found == json.loads(json.dumps(outcome.results))
     for curve in found["curves"]:
         mine = curves[curve["name"], "" if curve["seed"] is None else str(curve["seed"])]
         assert [(point["bpp"], point["psnr_db"]) for point in curve["points"]] == [pytest.approx(p) for p in mine]
@@ -286,7 +326,7 @@ def tables_of(text):
 
 def test_the_document_says_what_was_found(whole):
     folder, _, outcome = whole
-    text, found = (folder / "docs" / "steps.md").read_text(), outcome.found
+    text, found = (folder / "docs" / "steps.md").read_text(), outcome.results
     for words in ("# Steps that learn", "A. Nobody, *Nothing*, 2020.", "The second is better.", "Few photos.",
                   "    mlic claim steps\n", "![PSNR over rate](steps-psnr.svg)", "pchip", "akima"):  # fmt: skip
         assert words in text
@@ -323,44 +363,43 @@ def test_the_document_says_what_was_found(whole):
         assert number(row["median"]) == pytest.approx(entry["median"], abs=0.0051)
         assert row["worst"].endswith(f"({entry['worst_image']})")
     assert sections["The paper's figures"] == [[{"codec": "theirs", "PSNR dB": "28.60"}]]
-    assert len(sections["Trainings"][0]) == 16
+    assert len(sections["Trainings"][0]) == 10
 
 
-def test_a_second_call_trains_and_measures_nothing(whole, monkeypatch):
-    folder, _, outcome = whole
-    monkeypatch.chdir(folder)
+def test_a_second_call_trains_and_measures_nothing(whole, copy):
+    folder, outcome = copy, whole[2]
     before = (folder / "docs" / "steps.md").read_text()
     ENCODED.clear()
     trainer = Trainer()
-    again = run(claim(), trainer)
+    again = run(WHOLE, trainer)
     assert trainer.names == [] and ENCODED == []
-    assert {**again.found, "date": ""} == {**outcome.found, "date": ""}
-    assert (folder / "docs" / "steps.md").read_text().replace(again.found["date"], "") == before.replace(
-        outcome.found["date"], ""
+    assert {**again.results, "date": ""} == {**outcome.results, "date": ""}
+    assert (folder / "docs" / "steps.md").read_text().replace(again.results["date"], "") == before.replace(
+        outcome.results["date"], ""
     )
     # A part of it: the other arm only prepares weights then, and is no anchor.
-    part = run(claim(), trainer, arms=["second one"], seeds=[1], only_report=True).found
+    part = run(WHOLE, trainer, arms=["second one"], seeds=[1], only_report=True).results
     assert trainer.names == [] and part["anchors"] == ["jpeg"]
     assert {(curve["name"], curve["seed"]) for curve in part["curves"]} == {("second one", 1), ("jpeg", None)}
     assert all(row["sd"] is None for row in part["bd_rates"])
-    run(claim(), only_report=True)
 
 
 # ---------------------------------------------------------------------- interruptions and failures
 
 
-def test_what_was_stopped_goes_on(here, capsys):
-    trainer = Trainer(stop=["second, seed 0"])
+def test_what_was_stopped_goes_on(trained):
+    here, trainer = trained("first"), Trainer(stop=["second, seed 0"])
     with pytest.raises(training.Stopped):
         run(claim(**SMALL), trainer)
-    assert trainer.names == ["first, seed 0"] and not (here / "docs" / "steps.md").exists()
+    assert trainer.names == [] and not (here / "docs" / "steps.md").exists()
     trainer = Trainer()
     outcome = run(claim(**SMALL), trainer)
     assert trainer.names == ["second, seed 0", "third, seed 0"] and not outcome.failures
-    assert [run["done"] for run in outcome.found["runs"]] == [3, 3, 3]
+    assert [run["done"] for run in outcome.results["runs"]] == [3, 3, 3]
 
 
-def test_a_run_that_is_half_done_goes_on(here, capsys):
+def test_a_run_that_is_half_done_goes_on(trained):
+    trained("third")
     first = runs.all_of(claim(**SMALL), "work")[0]
     half = {**first.config, "train": {**first.config["train"], "steps": 2}}
     worker.train_here({"config": half, "workdir": str(first.folder), "quiet": True})
@@ -370,9 +409,10 @@ def test_a_run_that_is_half_done_goes_on(here, capsys):
 
 
 @pytest.mark.parametrize(("fail", "left"), [(("first",), {"third"}), (("third",), {"first", "second"})])
-def test_a_failing_arm_leaves_the_others(fail, left, here):
+def test_a_failing_arm_leaves_the_others(fail, left, trained):
+    here = trained(*left)
     outcome = run(claim(**SMALL), Trainer(fail=fail))
-    assert {curve["name"] for curve in outcome.found["curves"]} == left
+    assert {curve["name"] for curve in outcome.results["curves"]} == left
     text = (here / "docs" / "steps.md").read_text()
     assert f"- {fail[0]}, seed 0: the loss was not finite" in text
     assert ("second, seed 0: it begins with the weights of first, seed 0, which is not trained" in text) == (
@@ -384,10 +424,11 @@ def test_a_failing_arm_leaves_the_others(fail, left, here):
     main.check(run(claim(**SMALL)))  # the same command goes on with them
 
 
-def test_a_model_that_cannot_be_measured_leaves_the_others(here):
+def test_a_model_that_cannot_be_measured_leaves_the_others(trained):
+    trained("first", "second", "third")
     arms = (*SMALL["arms"], Arm("several", "configs/steps.py", qualities=(20, 40)))
     outcome = run(claim(**{**SMALL, "arms": arms}))
-    assert "several" not in {curve["name"] for curve in outcome.found["curves"]}
+    assert "several" not in {curve["name"] for curve in outcome.results["curves"]}
     with pytest.raises(TrainingError, match="arm 'several' has qualities, and its model 'steps' has one rate"):
         main.check(outcome)
 
@@ -400,22 +441,20 @@ def test_when_nothing_is_trained_there_is_no_report(here):
     assert not (here / "docs" / "steps.md").exists()
 
 
-def test_a_report_of_what_there_is(here):
-    with pytest.raises(training.Stopped):
-        run(claim(**SMALL), Trainer(stop=["third, seed 0"]))
-    trainer = Trainer()
+def test_a_report_of_what_there_is(trained):
+    here, trainer = trained("first", "second"), Trainer()
     outcome = run(claim(**SMALL), trainer, only_report=True)
-    assert trainer.names == [] and not outcome.failures and outcome.found["missing"] == {"third": "not trained"}
+    assert trainer.names == [] and not outcome.failures and outcome.results["missing"] == {"third": "not trained"}
     assert "- third: not trained" in (here / "docs" / "steps.md").read_text()
-    assert [run["done"] for run in outcome.found["runs"]] == [3, 3, 0]
+    assert [run["done"] for run in outcome.results["runs"]] == [3, 3, 0]
     # One point per curve: no rates, no differences, and reasons.
-    assert all(row["mean"] is None and row["note"] for row in outcome.found["bd_rates"])
+    assert all(row["mean"] is None and row["note"] for row in outcome.results["bd_rates"])
 
 
 def test_a_model_of_several_rates_is_a_curve(here):
     several = Arm("several", "configs/steps.py", {"model.arguments.ladder": True})
-    arms = (several, several._replace(name="some", qualities=(10, 30, 50, 70, 90)))
-    found = run(claim(**{**SMALL, "arms": arms, "anchors": ("several",)})).found
+    arms = (several, Arm("some", of="several", qualities=(10, 30, 50, 70, 90)))
+    found = run(claim(**{**SMALL, "arms": arms, "anchors": ("several",)})).results
     points = {curve["name"]: [point["point"] for point in curve["points"]] for curve in found["curves"]}
     assert points == {
         "several": [f"quality {q}" for q in (20, 40, 60, 80)],
@@ -430,8 +469,8 @@ def test_a_model_of_several_rates_is_a_curve(here):
 # ---------------------------------------------------------------------- folders of something else
 
 
-def test_folders_of_another_config_are_refused_before_any_training(here):
-    run(claim(**SMALL))
+def test_folders_of_another_config_are_refused_before_any_training(trained):
+    trained("first", "second", "third")
     trainer = Trainer()
     for changes, options, words in (
         ({}, {"steps": 2}, "first, seed 0: 'work/first/only/seed-0' has 3 steps, more than 2"),
@@ -515,32 +554,22 @@ def test_curves_are_interpolated_over_the_logarithm_of_the_rate():
     assert results.mean_gain(line, [(0.01, 11.0), (1.0, 31.0), (5.0, 31 + 10 * math.log10(5))]) == pytest.approx(1)
     assert results.mean_gain(line, [(20.0, 40.0), (30.0, 41.0)]) is None
     assert results.mean_gain(line, line[:1]) is None
-    assert results.summary({"0": 1.0, "1": 2.0, "2": 6.0})["sd"] == pytest.approx(7**0.5)
-    assert results.summary({}) == {"values": {}, "mean": None, "sd": None, "n": 0}
+    assert comparing.summary({"0": 1.0, "1": 2.0, "2": 6.0})["sd"] == pytest.approx(7**0.5)
+    assert comparing.summary({}) == {"values": {}, "mean": None, "sd": None, "n": 0}
 
 
 def test_differences_are_those_of_each_seed():
     """Seeds that differ much, arms that differ little: the spread is that of the differences."""
 
-    def curve(name, seed, lift):
-        rows = [
-            [
-                {
-                    "name": "a",
-                    "width": 1,
-                    "height": 1,
-                    "bytes": 1,
-                    "bpp": rate,
-                    "psnr_db": 20 + 10 * math.log10(rate) + lift,
-                }
-            ]
-            for rate in (1.0, 2.0, 4.0, 8.0)
-        ]
-        points = tuple(measuring.Point(str(i), {}, None, None) for i in range(4))
-        return measuring.Curve(name, seed, measuring.Entrant(name, "ours", "", points, None), rows)
+    rates = (1.0, 2.0, 4.0, 8.0)
+    points = tuple(entrants.Point(str(i), {}, None, None) for i in range(4))
 
-    curves = [curve("a", seed, 3.0 * seed) for seed in (0, 1, 2)]
-    curves += [curve("b", seed, 3.0 * seed + 1 + 0.1 * seed) for seed in (0, 1, 2)]
+    def curve(name, lift):
+        values = [{"name": "a", "bpp": rate, "psnr_db": 20 + 10 * math.log10(rate) + lift} for rate in rates]
+        return Curve(entrants.Entrant(name, "ours", "", points, None), [[row] for row in values])
+
+    curves = {("a", seed): curve("a", 3.0 * seed) for seed in (0, 1, 2)}
+    curves |= {("b", seed): curve("b", 3.0 * seed + 1 + 0.1 * seed) for seed in (0, 1, 2)}
     made = claim(arms=(), codecs=(), anchors=("a",), seeds=(0, 1, 2), rates=(2.0,))
     found = results.compute(made, curves)
     (gain,) = [row["gain"] for row in found["at_rates"] if row["name"] == "b"]
@@ -550,9 +579,9 @@ def test_differences_are_those_of_each_seed():
     assert rate["values"]["0"] == pytest.approx((10**-0.1 - 1) * 100) and rate["n"] == 3
     (images,) = found["per_image"]
     assert images["gains"] == pytest.approx({"a": 1.1})
-    assert document.spread(gain, 2, True) == "+1.10 ± 0.10 (n = 3)"
+    assert comparing.spread(gain, 2, True) == "+1.10 ± 0.10 (n = 3)"
     # Seeds that are not there have no difference.
-    found = results.compute(made, [curve for curve in curves if curve.name == "b" or curve.seed == 2])
+    found = results.compute(made, {key: curve for key, curve in curves.items() if key != ("a", 0) and key != ("a", 1)})
     assert found["bd_rates"][0]["values"].keys() == {"2"}
 
 
@@ -631,14 +660,14 @@ def test_claims_that_make_no_sense(changes, words, here):
     assert words in str(error.value) and trainer.names == []
 
 
-def test_an_arm_of_another_measures_its_models_again(here):
+def test_an_arm_of_another_measures_its_models_again(copy):
     trainer = Trainer()
-    finer = Arm("finer", "", {"model.arguments.step": 4.0}, of="first")
-    arms = (FIRST, Arm("harder", of="first", effort=3), finer)
-    outcome = run(claim(arms=arms, seeds=(0,), codecs=(), anchors=("first",), rates=()), trainer)
-    assert trainer.names == [f"first, {one}, seed 0" for one in [name.split(", ")[1] for name in trainer.names]]
+    finer = Arm("finer", "", {"model.arguments.step": 4.0}, of="second one")
+    arms = (RATES._replace(shown=False), SECOND, Arm("harder", of="second one", effort=3), finer)
+    outcome = run(claim(arms=arms, seeds=(0,), codecs=(), anchors=("second one",), rates=()), trainer)
+    assert trainer.names == [] and [row["arm"] for row in outcome.results["runs"]] == ["first", *4 * ["second one"]]
     rows = list(csv.DictReader(pathlib.Path(outcome.written["images.csv"]).read_text().splitlines()))
-    first, harder = ([row for row in rows if row["name"] == name] for name in ("first", "harder"))
+    first, harder = ([row for row in rows if row["name"] == name] for name in ("second one", "harder"))
     assert len(first) == len(harder) > 0
     for one, other in zip(first, harder, strict=True):
         assert one["psnr_db"] == other["psnr_db"] and int(one["bytes"]) < int(other["bytes"])
@@ -693,7 +722,7 @@ def command(here, monkeypatch):
     path = os.pathsep.join([str(here), str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
 
     def start(steps):
-        words = [sys.executable, "-m", "mlic_jax.cli.main", "claim", "steps", "--steps", str(steps), "--show", "0"]
+        words = [sys.executable, "-m", "mlic_jax", "claim", "steps", "--steps", str(steps), "--show", "0"]
         environment = {**os.environ, "PYTHONPATH": path}
         process = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         return process, runs.all_of(of_one_arm(), "runs/claims/steps", steps=steps)[0]

@@ -11,7 +11,7 @@ import toys
 
 from mlic_jax import zoo
 from mlic_jax.errors import CorruptStreamError, ModelError, UsageError
-from mlic_jax.families import latent
+from mlic_jax.families import latent_coding
 from mlic_jax.fileformat.artifact import Artifact, flatten
 
 SIZES = [(1, 1), (1, 67), (67, 1), (33, 47), (65, 97), (512, 768)]
@@ -32,9 +32,9 @@ def test_decoder_makes_what_the_encoder_announced(name, size):
     decoded = codec.decompress(artifact, (chunk,), size)
     assert decoded.shape == image.shape and decoded.dtype == np.uint8
 
-    stream, received = latent.encode(small.MODULES[name], artifact, image)
+    stream, received = latent_coding.encode(small.MODULES[name], artifact, image)
     assert stream == chunk
-    np.testing.assert_array_equal(latent.reconstruct(small.MODULES[name], artifact, received, size), decoded)
+    np.testing.assert_array_equal(latent_coding.reconstruct(small.MODULES[name], artifact, received, size), decoded)
 
     if size != (33, 47):
         return  # compiling the rest is what would take long
@@ -164,6 +164,33 @@ def test_loss_without_noise_is_what_the_estimate_computes(name):
     mse255 = estimate["mse255"].mean().item()
     assert mse255 < metrics["mse255"] < 1.2 * mse255
     assert estimate["loss"].mean().item() == pytest.approx(0.01 * mse255 + metrics["bpp"], rel=1e-4)
+
+
+@names
+def test_priors_alone(name):
+    """The objective "priors" trains what `transmit` uses, on latents as the encoder rounds them."""
+    _, codec, params, images = made(name)
+    objective = codec.objectives["priors"]
+    assert set(objective.owns) == {key for key in params if key not in ("g_a", "h_a", "g_s")}
+    batch = {"image": images, "position": np.arange(2, dtype=np.int32)}
+    keys = jax.vmap(jax.random.key)(jnp.arange(2))
+
+    @jax.jit
+    def loss_and_step(params):
+        (value, (metrics, state)), slope = jax.value_and_grad(
+            lambda params: objective.loss(params, {}, batch, keys, 0), has_aux=True
+        )(params)
+        return value, metrics, state, slope, jax.tree.map(lambda a, g: a - 1e-3 * g, params, slope)
+
+    value, metrics, state, slope, lower = loss_and_step(params)
+    assert state == {} and value == metrics["loss"] == metrics["bpp"]
+    # It is the rate that the estimate states: both round as files do.
+    estimate = codec.estimate(params, {}, images)["bits"].mean() / 64**2
+    assert metrics["bpp"] == pytest.approx(float(estimate), rel=1e-4)
+    for key, leaves in slope.items():
+        reached = [bool(np.abs(leaf).max() > 0) for leaf in jax.tree.leaves(leaves)]
+        assert any(reached) if key in objective.owns else not any(reached), key
+    assert loss_and_step(lower)[0] < value
 
 
 def test_loss_of_the_mixed_proxy():

@@ -10,8 +10,9 @@ import toys
 from small import crops, photos
 
 from mlic_jax import api, zoo
+from mlic_jax.entropy.bits import coders
 from mlic_jax.errors import CorruptStreamError, ModelError, TruncationWarning, UsageError
-from mlic_jax.families import recurrent
+from mlic_jax.families import recurrent, recurrent_codec
 from mlic_jax.fileformat.artifact import Artifact, flatten, unflatten
 from mlic_jax.layers import init
 from mlic_jax.models import johnston2018, toderici2017
@@ -50,15 +51,19 @@ def test_zero_is_a_bit():
     assert recurrent.binarise(jnp.array([-0.1, -0.0, 0.0, 0.1])).tolist() == [-1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("entropy", recurrent.ENTROPY)
+@pytest.mark.parametrize("entropy", recurrent_codec.ENTROPY)
 def test_any_leading_chunks_are_the_picture_of_as_many_iterations(entropy):
     codec, artifact = made(entropy=entropy)
-    assert codec.progressive and codec.ladder == (33.5, 66.5, 100.0) and codec.default_quality == MIDDLE
-    streams = [codec.compress(artifact, photo(), quality) for quality in codec.ladder]
+    assert (
+        codec.traits.progressive
+        and codec.traits.ladder == (33.5, 66.5, 100.0)
+        and codec.traits.default_quality == MIDDLE
+    )
+    streams = [codec.compress(artifact, photo(), quality) for quality in codec.traits.ladder]
     assert [len(chunks) for chunks in streams] == [1, 2, 3]
     for count, chunks in enumerate(streams, 1):
         assert chunks == streams[-1][:count]
-        shown = codec.decompress(artifact, chunks, SIZE, codec.ladder[count - 1])
+        shown = codec.decompress(artifact, chunks, SIZE, codec.traits.ladder[count - 1])
         assert shown.shape == (*SIZE, 3) and shown.dtype == np.uint8
         np.testing.assert_array_equal(codec.decompress(artifact, streams[-1][:count], SIZE, BEST), shown)
     if entropy == "none":
@@ -81,8 +86,8 @@ def test_files_of_any_size_hold_what_is_estimated(size):
 
 def test_models_of_many_iterations_show_every_second_of_them():
     codec = zoo.make("toderici2017", **{**toderici2017.TOY, "iterations": 16})
-    assert [round(q * 16 / 100) for q in codec.ladder] == [2, 4, 6, 8, 10, 12, 14, 16]
-    assert all(2 * q == round(2 * q) for q in codec.ladder) and codec.default_quality == 62.5
+    assert [round(q * 16 / 100) for q in codec.traits.ladder] == [2, 4, 6, 8, 10, 12, 14, 16]
+    assert all(2 * q == round(2 * q) for q in codec.traits.ladder) and codec.traits.default_quality == 62.5
 
 
 def test_what_is_not_sent_is_zero_and_decoders_show_the_encoders_picture():
@@ -96,8 +101,6 @@ def test_what_is_not_sent_is_zero_and_decoders_show_the_encoders_picture():
         np.testing.assert_array_equal(np.abs(codes[t]).min(-1), heights > t)
         np.testing.assert_array_equal(np.abs(codes[t]).max(-1), heights > t)
         np.testing.assert_array_equal(recurrent.decode(module, params, codes[: t + 1]), pictures[t])
-    bits = recurrent.to_bits(codes, heights)
-    np.testing.assert_array_equal(recurrent.from_bits(bits, (3, 3, 8), heights), codes)
     # Where all is sent, heights change nothing.
     plain = [code for code, _ in recurrent.encode(module, params, image, 3)]
     full = [code for code, _ in recurrent.encode(module, params, image, 3, np.full((3, 3), 3))]
@@ -192,8 +195,10 @@ def test_streams_that_nobody_writes():
     codec, artifact = made(entropy="none")
     chunks = codec.compress(artifact, photo(), BEST)
     heights = np.array([[1, 2, 2], [2, 2, 2], [2, 1, 2]], np.int32)
-    bits = recurrent.to_bits(np.sign(2 * (heights > np.arange(2)[:, None, None])[..., None].repeat(8, -1) - 1), heights)
-    mapped = recurrent.pack(recurrent.Stream(heights, bits), 3)
+    coder = coders.Encoding({"codes": np.ones((1, 2, 3, 3, 8)), "heights": heights[None]})
+    transmission = recurrent_codec.Transmission(8, 3, True)
+    transmission.apply({}, coders.WithoutPriors(coder), method="transmit")
+    mapped = coder.chunks
     assert codec.decompress(artifact, mapped, SIZE, BEST).shape == (*SIZE, 3)
     length = mapped[0][1]
     forged = [
@@ -217,12 +222,6 @@ def test_streams_that_nobody_writes():
             codec.decompress(artifact, one, SIZE, BEST)
     with pytest.raises(CorruptStreamError):
         codec.decompress(artifact, chunks, SIZE, None)
-
-
-def test_bits_beyond_the_last_are_zero():
-    with pytest.raises(CorruptStreamError, match="1 bytes are no 4 bits"):
-        recurrent.from_bits((b"\x0f",), (1, 1, 4), None)
-    assert recurrent.from_bits((b"\xa0",), (1, 1, 4), None).ravel().tolist() == [1, -1, 1, -1]
 
 
 def test_damaged_models_are_refused():

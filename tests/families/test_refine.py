@@ -9,11 +9,14 @@ import small
 from mlic_jax import api
 from mlic_jax.entropy import coders
 from mlic_jax.entropy.priors.gaussian import Gaussian
+from mlic_jax.entropy.rounding import Rounding
 from mlic_jax.errors import UsageError
-from mlic_jax.families import latent, refine
+from mlic_jax.families import latent, latent_coding, refine
 
 SIZE = (64, 128)
 WEIGHT = 0.002
+# Of the codec below: 64 samples of a channel err by 255/32 for each step of a mean; there are three channels.
+CURVATURE = WEIGHT * 64 * (255 / 32) ** 2 / 3
 
 
 def image():
@@ -24,9 +27,7 @@ class Means(latent.LatentModel):
     """The means of 8x8 blocks, with a step of 1/32, and one prior for all: what compiles in no time."""
 
     stride = 64
-    # 64 samples of a channel err by 255/32 for each step of a mean; there are three channels.
-    curvature = WEIGHT * 64 * (255 / 32) ** 2 / 3
-    bits_per_square_refined = {"y": curvature}
+    refined = Rounding({"y": CURVATURE}, CURVATURE)
 
     def analyze(self, image):
         blocks = image.reshape(1, image.shape[1] // 8, 8, image.shape[2] // 8, 8, 3).mean((2, 4))
@@ -42,7 +43,7 @@ class Means(latent.LatentModel):
 class Astray(Means):
     """Takes steps that are a hundred thousand times too long."""
 
-    curvature = 1e-5 * Means.curvature
+    refined = Rounding({"y": CURVATURE}, 1e-5 * CURVATURE)
 
 
 def means(off=0.0):
@@ -53,7 +54,7 @@ def means(off=0.0):
 def cost(latents, module=None, params=None, quality=None, weight=WEIGHT):
     """Bits + weight * squared error, computed apart from the descent."""
     module, variables, more = module or Means(), {"params": params or {}}, () if quality is None else (quality,)
-    coder = coders.Estimating({k: jnp.asarray(v) for k, v in latents.items()}, quality, module.bits_per_square_refined)
+    coder = coders.Estimating({k: jnp.asarray(v) for k, v in latents.items()}, quality, module.refined)
     received = module.apply(variables, coder, method="transmit")
     found = np.asarray(module.apply(variables, received, *more, method="synthesize"), np.float64)
     error = np.square(255 * found - image()[None]).sum() / 3
@@ -131,8 +132,8 @@ def test_files_of_every_effort(monkeypatch):
         found[effort] = data
         decoded = api.decompress(data, artifact)
         weight = float(np.exp(np.interp(40, [0, 100], np.log([0.001, 0.08]))))
-        _, received = latent.encode(module, artifact, image(), 40.0, effort, weight)
-        np.testing.assert_array_equal(latent.reconstruct(module, artifact, received, SIZE, 40.0), decoded)
+        _, received = latent_coding.encode(module, artifact, image(), 40.0, effort, weight)
+        np.testing.assert_array_equal(latent_coding.reconstruct(module, artifact, received, SIZE, 40.0), decoded)
     assert found[0] != found[1] == found[9]
     quality = np.float32([40])
     begin = module.apply(artifact.variables, image()[None], quality, method="analyze")

@@ -269,11 +269,12 @@ def test_bombs(name, plain_zoo, monkeypatch):
     import plain
 
     from mlic_jax import api, zoo
+    from mlic_jax.fileformat import model_store
 
     # A model that fits, so that nothing is refused only because it is missing.
     monkeypatch.setattr(zoo, "name_of", lambda id: "plain")
     model = plain.artifact()
-    monkeypatch.setitem(api._by_fingerprint, FINGERPRINT, model)
+    monkeypatch.setitem(model_store._by_fingerprint, FINGERPRINT, model)
     api.decompress(api.compress(np.zeros((2, 2, 4), np.uint8), model))  # imports what there is to import
     bomb = inputs.bombs()[name]()
     began = time.perf_counter()

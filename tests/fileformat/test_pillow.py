@@ -14,7 +14,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 import mlic_jax.pillow
 from mlic_jax import api
-from mlic_jax.fileformat import container, modes
+from mlic_jax.fileformat import container, model_store, modes
 
 pytestmark = pytest.mark.usefixtures("plain_zoo")
 
@@ -138,7 +138,7 @@ def test_save_arguments(tmp_path, model, monkeypatch):
     with pytest.raises(KeyError, match="MLIC"):  # as of every format without it
         image.save(path, save_all=True)
     monkeypatch.delenv("MLIC_MODEL")
-    monkeypatch.setattr(api, "OWN_MODEL", tmp_path / "own.mlicm")  # the package's, which is used then
+    monkeypatch.setattr(model_store, "OWN_MODEL", tmp_path / "own.mlicm")  # the package's, which is used then
     with pytest.raises(OSError, match="own.mlicm"):
         image.save(path)
     assert not path.exists()
@@ -194,7 +194,7 @@ def test_every_flipped_bit(model):
 def test_verify(tmp_path, model, monkeypatch):
     Image.fromarray(sample("RGB", (5, 5))).save(tmp_path / "a.mlic")
     monkeypatch.delenv("MLIC_MODEL")
-    api._by_fingerprint.clear()
+    model_store._by_fingerprint.clear()
     with Image.open(tmp_path / "a.mlic") as image:
         image.verify()  # without a model
         assert image.fp is None

@@ -18,9 +18,12 @@ sys.path.insert(0, str(HERE.parent))
 import golden_streams  # noqa: E402
 
 import mlic_jax  # noqa: E402
-from mlic_jax import data, zoo  # noqa: E402
-from mlic_jax.cli import common  # noqa: E402
-from mlic_jax.reference import decoder as reference  # noqa: E402
+from mlic_jax import (  # noqa: E402
+    data,
+    reference,
+    zoo,
+)
+from mlic_jax.training.runs import export_run  # noqa: E402
 
 
 def pictures():
@@ -66,10 +69,10 @@ def with_metadata(image):
 def main(runs):
     expected, looks = (json.loads((HERE / name).read_text()) for name in ("symbols.json", "looks.json"))
     for run in runs:
-        artifact = common.artifact_of_run(run, "latest")
+        artifact = export_run(run, "latest")
         assert artifact.model not in expected, f"{artifact.model} has golden files"
         artifact.card = {"trained": f"{artifact.card['step']} steps on photos with free licences; for tests only"}
-        ladder = zoo.codec_of(artifact).ladder
+        ladder = zoo.codec_of(artifact).traits.ladder
         artifact.save(HERE / f"{artifact.model}.mlicm")
         folder = HERE / artifact.model
         folder.mkdir()
@@ -78,7 +81,7 @@ def main(runs):
             quality = ladder[i % len(ladder)] + 0.5 * (i % 2) * (i < 9) if ladder else None
             coded = mlic_jax.compress(picture, artifact, quality)
             (folder / f"{name}.mlic").write_bytes(coded)
-            symbols = reference.decode_symbols(coded, artifact)
+            symbols = reference.decode(coded, artifact)
             decoded = mlic_jax.decompress(coded, artifact)
             expected[artifact.model][name] = {
                 key: golden_streams.digest(array) for key, array in symbols.items() if not key.endswith("_means")

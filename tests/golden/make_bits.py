@@ -20,11 +20,14 @@ sys.path.insert(0, str(HERE.parent))
 import golden_streams  # noqa: E402
 
 import mlic_jax  # noqa: E402
-from mlic_jax import data, zoo  # noqa: E402
-from mlic_jax.cli import common  # noqa: E402
+from mlic_jax import (  # noqa: E402
+    data,
+    reference,
+    zoo,
+)
 from mlic_jax.fileformat import container  # noqa: E402
 from mlic_jax.fileformat.artifact import Artifact  # noqa: E402
-from mlic_jax.reference import bit_decoder as reference_bits  # noqa: E402
+from mlic_jax.training.runs import export_run  # noqa: E402
 
 LARGEST_MODEL = 60_000  # bytes
 
@@ -51,7 +54,7 @@ def main(runs):
     path = HERE / "bits.json"
     expected = json.loads(path.read_text()) if path.exists() else {}
     for run in runs:
-        trained = common.artifact_of_run(run, "latest")
+        trained = export_run(run, "latest")
         assert trained.model not in expected, f"{trained.model} has golden files"
         card = {"trained": f"{trained.card['step']} steps on photos with free licences; for tests only"}
         networks = jax.tree.map(np.zeros_like, trained.params)
@@ -63,13 +66,13 @@ def main(runs):
         codec = zoo.codec_of(trained)
         files, digests = {}, {}
         for i, (name, picture) in enumerate(pictures().items()):
-            quality = codec.ladder[-1 - i % len(codec.ladder)] if codec.ladder else None
+            quality = codec.traits.ladder[-1 - i % len(codec.traits.ladder)] if codec.traits.ladder else None
             guide = np.linspace(0, 1, picture.width) * np.ones((picture.height, 1)) if name == "guided" else None
-            guide = guide if codec.guided else None
+            guide = guide if codec.traits.guided else None
             written = mlic_jax.compress(picture, trained, quality, metadata="none", importance=guide)
             header, chunks = container.unpack(written)
             files[name] = container.pack(header._replace(fingerprint=artifact.fingerprint), chunks)
-            bits = reference_bits.decode_bits(files[name], artifact)
+            bits = reference.decode(files[name], artifact)
             digests[name] = {key: golden_streams.digest(array) for key, array in bits.items()}
         folder = HERE / artifact.model
         folder.mkdir()

@@ -7,9 +7,10 @@ import pytest
 from small import crops
 
 from mlic_jax import zoo
-from mlic_jax.families import sandwich
+from mlic_jax.families import standard
 from mlic_jax.fileformat.artifact import flatten
 from mlic_jax.layers import Conv, init, upsample
+from mlic_jax.layers.windows import to_float, to_uint8
 from mlic_jax.models import jiang2017
 
 SMALL = {**jiang2017.TOY, "channels": 1, "low": 30, "high": 30}
@@ -103,12 +104,12 @@ def test_each_objective_moves_its_own_network_only(objective, mine):
 
 def test_the_codec_left_out_is_the_gradient_of_the_composed_networks():
     codec, params, state = started(com_gradient="skip_codec")
-    image = sandwich.with_channels(batch()["image"], 1)
+    image = standard.with_channels(batch()["image"], 1)
     net = module(form="compact", com_layers=2)
 
     def direct(p):
         shown = net.apply({"params": p, "state": state}, image, jnp.zeros(2))
-        return jnp.mean((shown - image) ** 2) * 255**2 / float(sandwich.worth_of_a_bit(np.float32(30), 2))
+        return jnp.mean((shown - image) ** 2) * 255**2 / float(standard.worth_of_a_bit(np.float32(30), 2))
 
     expected = jax.grad(direct)(params)["com"]
     found = jax.grad(lambda p: codec.objectives["com"].loss(p, state, batch(), keys(), 0)[0])(params)["com"]
@@ -118,19 +119,19 @@ def test_the_codec_left_out_is_the_gradient_of_the_composed_networks():
 
 def test_the_released_gradient_is_the_error_made_small():
     codec, params, state = started(com_gradient="residual_ste")
-    image = sandwich.with_channels(batch()["image"], 1)
+    image = standard.with_channels(batch()["image"], 1)
     net = module(form="compact", com_layers=2)
     variables = {"params": params, "state": state}
     quality = jnp.full(2, 30.0)
-    condition = sandwich.condition_of("jpeg", quality)
+    condition = standard.condition_of("jpeg", quality)
     small = net.apply(variables, image, condition, method="before")
-    coded, _ = sandwich.simulated("jpeg", sandwich.to_float(sandwich.to_uint8(small)), quality, "hard")
+    coded, _ = standard.simulated("jpeg", to_float(to_uint8(small)), quality, "hard")
     error = net.apply(variables, coded, condition, method="after") - image
     error = jax.image.resize(error, small.shape, "cubic")
 
     def surrogate(p):
         small = net.apply({**variables, "params": p}, image, condition, method="before")
-        return jnp.sum(small * error) / image.size * 255**2 / float(sandwich.worth_of_a_bit(np.float32(30), 2))
+        return jnp.sum(small * error) / image.size * 255**2 / float(standard.worth_of_a_bit(np.float32(30), 2))
 
     expected = jax.grad(surrogate)(params)["com"]
     found = jax.grad(lambda p: codec.objectives["com"].loss(p, state, batch(), keys(), 0)[0])(params)["com"]
@@ -156,10 +157,10 @@ def test_one_network_alone():
 
 def test_jpeg_in_the_program_is_jpeg_on_disk():
     image = jnp.asarray(crops(4, 64))[..., :1]
-    for codec in sandwich.DIFFERENTIABLE:
+    for codec in standard.DIFFERENTIABLE:
         quality = jnp.array([10.0, 30.0, 50.0, 80.0])
-        real, bits = sandwich.real_codec(codec, image, quality)
-        decoded, estimated = sandwich.simulated(codec, sandwich.to_float(image), quality, "hard")
+        real, bits = standard.real_codec(codec, image, quality)
+        decoded, estimated = standard.simulated(codec, to_float(image), quality, "hard")
         error = np.mean((np.asarray(decoded) * 255 - real) ** 2, axis=(1, 2, 3))
         assert 10 * np.log10(255**2 / error.mean()) > 44
         np.testing.assert_allclose(estimated, bits, rtol=0.25)

@@ -13,6 +13,7 @@ from small import crops, photos
 from mlic_jax import zoo
 from mlic_jax.entropy.bits import raw
 from mlic_jax.errors import CorruptStreamError, ModelError, UsageError
+from mlic_jax.families import binary
 from mlic_jax.fileformat.artifact import Artifact, flatten, unflatten
 from mlic_jax.layers.windows import geometry
 from mlic_jax.models import li2018
@@ -218,7 +219,7 @@ def test_the_decoder_counts_bits_by_the_map_in_the_file():
     module = _module()
     image = crops(1, 64)[0]
     (chunk,) = codec.compress(artifact, image)
-    _, p = module.apply({"params": _networks(params)}, jnp.asarray(image[None]) / 255.0, method="analyze")
+    _, p = module.apply({"params": _networks(params)}, jnp.asarray(image[None]) / 255.0, method="codes")
     level = li2018.levels_of(np.asarray(p[0]), 4)
     first, rest = raw.split(chunk)
     assert len(first) == 64 * 2 // 8
@@ -236,7 +237,7 @@ def _networks(params):
 def test_a_user_says_where_bits_go():
     for entropy in li2018.ENTROPY:
         codec, _, artifact = started(entropy=entropy)
-        assert codec.guided
+        assert codec.traits.guided
         image = crops(1, 96)[0][:90, :95]
         left, right = np.zeros((90, 95)), np.zeros((90, 95))
         left[:, :48], right[:, 48:] = 1, 1
@@ -257,10 +258,10 @@ def test_a_user_says_where_bits_go():
 
 def test_a_users_map_is_the_mean_of_cells():
     importance = np.random.default_rng(0).random((10, 17))
-    found = li2018._per_cell(importance, (10, 17))
-    assert found.shape == (2, 3)
-    np.testing.assert_allclose(found[0, 1], importance[:8, 8:16].mean())
-    np.testing.assert_allclose(found[0, 2], importance[:8, 16].mean())
+    cells = binary.cell_means(importance, 8)
+    assert cells.shape == (2, 3)
+    np.testing.assert_allclose(cells[0, 1], importance[:8, 8:16].mean())
+    np.testing.assert_allclose(cells[0, 2], importance[:8, 16].mean())
 
 
 @pytest.mark.parametrize("entropy", li2018.ENTROPY)
@@ -319,8 +320,8 @@ def test_what_compress_refuses():
         with pytest.raises(UsageError):
             codec.compress(artifact, image, **arguments)
     codec, _, artifact = started(importance="none")
-    assert not codec.guided and not any("map" in name or "importance" in name for name in artifact.params)
-    with pytest.raises(UsageError, match="without an importance map"):
+    assert not codec.traits.guided and not any("map" in name or "importance" in name for name in artifact.params)
+    with pytest.raises(UsageError, match="takes no importance map"):
         codec.compress(artifact, image, importance=np.ones((16, 16)))
 
 
@@ -361,7 +362,7 @@ def test_bits_go_where_they_are_needed():
     params = learn(second, {**second.init(jax.random.key(0), (64, 64, 3))[0], **params}, images, 150)
     images, busy = half_and_half(np.random.default_rng(1), 8)
     module = li2018.Li2018(**size, importance="map", floor_levels="released")
-    analyze = jax.jit(lambda images: module.apply({"params": _networks(params)}, images, method="analyze"))
+    analyze = jax.jit(lambda images: module.apply({"params": _networks(params)}, images, method="codes"))
     kept = np.asarray(li2018.mask(analyze(jnp.asarray(images) / 255.0)[1], 16, 4, "released").sum(-1))
     cells = np.broadcast_to(busy, images.shape[:3])[:, ::8, ::8]
     assert kept[cells].mean() > 1.3 * kept[~cells].mean()

@@ -8,9 +8,9 @@ import small
 
 from mlic_jax import zoo
 from mlic_jax.entropy import coders
-from mlic_jax.families import latent
 from mlic_jax.fileformat.artifact import flatten
 from mlic_jax.interop.compressai import from_compressai
+from mlic_jax.layers.windows import to_float
 
 TOLERANCE = 1e-5
 
@@ -34,7 +34,7 @@ def to_torch(array):
 def test_same_numbers(name):
     reference = small.fixture(name)
     params, state = from_compressai(name, small.fixture_weights(name))
-    image = latent.to_float(jnp.asarray(reference["image"][None]))
+    image = to_float(jnp.asarray(reference["image"][None]))
     reconstruction, coder = small.MODULES[name].apply({"params": params, "state": state}, image, Likelihoods)
     assert set(coder.likelihoods) == {key.removeprefix("out/lik_") for key in reference if key.startswith("out/lik_")}
     np.testing.assert_allclose(to_torch(coder.latents["y"]), reference["out/y"], rtol=0, atol=TOLERANCE)

@@ -8,8 +8,8 @@ import small
 
 from mlic_jax.entropy import coders
 from mlic_jax.errors import InputError
-from mlic_jax.families import latent
 from mlic_jax.fileformat.artifact import flatten
+from mlic_jax.layers.windows import to_float
 
 names = pytest.mark.parametrize("name", small.NAMES)
 
@@ -56,7 +56,7 @@ FLOOR_BITS = -np.log2(1e-9)
 def test_the_estimate_is_what_the_file_weighs(name):
     codec, artifact, _ = small.trained(name)
     module = small.MODULES[name]
-    floored = jax.jit(lambda variables, image: module.apply(variables, latent.to_float(image), Floored)[1].count)
+    floored = jax.jit(lambda variables, image: module.apply(variables, to_float(image), Floored)[1].count)
     for photo in small.photos():
         image = np.ascontiguousarray(photo[:256, :256])
         chunks = codec.compress(artifact, image, None)

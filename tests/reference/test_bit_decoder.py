@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from documents import ALONE, tables_behind
 
-from mlic_jax import zoo
-from mlic_jax.entropy.bits import binary_rnn, heights, raw, trimmed
+from mlic_jax import reference, zoo
+from mlic_jax.entropy.bits import coders, heights, raw, trimmed
+from mlic_jax.entropy.bits.binary_rnn import BinaryRNN
+from mlic_jax.entropy.bits.binary_rnn_integers import Walk
 from mlic_jax.entropy.rangecoder import Encoder
 from mlic_jax.errors import CorruptStreamError, ModelError
-from mlic_jax.families import recurrent
+from mlic_jax.families import recurrent_codec
 from mlic_jax.fileformat import container
 from mlic_jax.fileformat.artifact import Artifact, flatten, unflatten
 from mlic_jax.fileformat.container import Chunk, Header
 from mlic_jax.models import johnston2018, li2018, toderici2017
-from mlic_jax.reference import bit_decoder as reference_bits
-from mlic_jax.reference import decoder as reference
 
 SMALL = {
     "toderici2017": {**toderici2017.TOY, "code": 4},
@@ -66,12 +66,17 @@ def decoded(codec, artifact, chunks, size, quality=None):
     def recurrent_network(module, params, codes):
         raise _Seen({"codes": codes})
 
-    def network(self, variables, bits, sent, method):
-        raise _Seen({"bits": bits[0], "sent": sent[0]})
+    synthesize = li2018.Li2018.synthesize
+
+    def network(self, received):
+        bits, sent = received
+        if not isinstance(bits, np.ndarray):  # only to know the shapes of parameters
+            return synthesize(self, received)
+        raise _Seen({"bits": (bits & sent)[0], "sent": sent[0]})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recurrent, "decode", recurrent_network)
-        patch.setattr(li2018.Li2018, "apply", network)
+        patch.setattr(recurrent_codec, "decode", recurrent_network)
+        patch.setattr(li2018.Li2018, "synthesize", network)
         with pytest.raises(_Seen) as found:
             codec.decompress(artifact, chunks, size, quality)
     return {key: array.astype(np.int32) for key, array in found.value.args[0].items()}
@@ -83,13 +88,13 @@ def decoded(codec, artifact, chunks, size, quality=None):
 def test_bits_are_those_of_table_rows():
     frequencies = np.random.default_rng(0).permutation(np.arange(1, 1 << 16))
     bits = (np.random.default_rng(1).random(len(frequencies)) < frequencies / 65536).astype(int)
-    theirs, ours = Encoder(), reference.RangeEncoder()
+    theirs, ours = Encoder(), reference.rangecoder.RangeEncoder()
     theirs.write_bits(bits, frequencies)
     for bit, frequency in zip(bits.tolist(), frequencies.tolist(), strict=True):
-        ours.write(bit, reference.cumulative((65536 - frequency, frequency)))
+        ours.write(bit, reference.rangecoder.cumulative((65536 - frequency, frequency)))
     data = theirs.finish()
     assert b"".join(word.to_bytes(4, "little") for word in ours.finish()) == data
-    reader = reference_bits.BitReader(data)
+    reader = reference.bits.BitReader(data)
     assert reader.read(frequencies) == bits.tolist()
     reader.finish()
 
@@ -109,7 +114,7 @@ def test_bits_are_those_of_table_rows():
     ],
 )
 def test_lengths_of_maps(data, wanted):
-    for split in (reference_bits.take_part, raw.split):
+    for split in (reference.bits.take_part, raw.split):
         if wanted:
             assert split(data) == wanted
         else:
@@ -137,14 +142,14 @@ def test_heights(iterations):
     refused = 0
     for wanted in maps(rng, iterations):
         data = heights.encode(wanted, iterations)
-        np.testing.assert_array_equal(reference_bits.read_heights(data, wanted.shape, iterations), wanted)
+        np.testing.assert_array_equal(reference.heights.read_heights(data, wanted.shape, iterations), wanted)
         for _ in range(10):
             changed = bytearray(data) + bytes(4 * rng.integers(0, 2))
             if changed:
                 changed[rng.integers(len(changed))] ^= 1 << rng.integers(8)
             ours, theirs = (
                 outcome(lambda *arguments, read=read: {"heights": read(*arguments)}, changed, wanted.shape, iterations)
-                for read in (reference_bits.read_heights, heights.decode)
+                for read in (reference.heights.read_heights, heights.decode)
             )
             assert ours == theirs
             refused += ours is None
@@ -155,11 +160,11 @@ def test_counts_of_heights_are_halved():
     # Both kinds of contexts, those of flat places and those of steps, are counted to the end.
     wanted = np.random.default_rng(0).choice([3, 4], (210, 210), p=[0.03, 0.97])
     data = heights.encode(wanted, 4)
-    np.testing.assert_array_equal(reference_bits.read_heights(data, wanted.shape, 4), wanted)
+    np.testing.assert_array_equal(reference.heights.read_heights(data, wanted.shape, 4), wanted)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference_bits, "MOST_COUNTS", 1 << 20)
+        patch.setattr(reference.heights, "MOST_COUNTS", 1 << 20)
         with pytest.raises(CorruptStreamError):
-            reference_bits.read_heights(data, wanted.shape, 4)
+            reference.heights.read_heights(data, wanted.shape, 4)
 
 
 # -------------------------------------------------------------------------------------------------- recurrent models
@@ -177,13 +182,11 @@ def random_stream(artifact, size, mapped=False, count=None, seed=0):
     codes = rng.choice(np.array([-1, 1], np.int8), (count or iterations, *shape, channels), p=[0.3, 0.7])
     if mapped:
         codes *= (chosen > np.arange(len(codes))[:, None, None])[..., None]
-    if architecture["entropy"] == "none":
-        parts = recurrent.to_bits(codes, chosen)
-    else:
-        progressive = architecture["entropy"] == "binary_rnn"
-        module = binary_rnn.BinaryRNN(channels, 2 * channels, iterations, progressive)
-        parts = binary_rnn.encode(module, artifact.state["entropy"], codes, chosen)
-    return codes, chosen, recurrent.pack(recurrent.Stream(chosen, parts), iterations)
+    coder = coders.Encoding({"codes": codes[None], **({"heights": chosen[None]} if mapped else {})})
+    code = coders.WithoutPriors(coder) if architecture["entropy"] == "none" else coder
+    module = recurrent_codec.Transmission(channels, iterations, architecture["entropy"] == "binary_rnn")
+    module.apply({"state": artifact.state}, code, method="transmit")
+    return codes, chosen, coder.chunks
 
 
 RECURRENT = {
@@ -201,27 +204,27 @@ RECURRENT = {
 def test_codes_of_files(kind, mapped):
     name, changes = RECURRENT[kind]
     codec, artifact = made(name, **changes)
-    reference_bits.bit_model.cache_clear()
+    reference.bits.bit_model.cache_clear()
     for seed, size in enumerate([(1, 1), (17, 70), (90, 33)]):
         codes, chosen, chunks = random_stream(artifact, size, mapped, seed=seed)
-        found = reference_bits.decode_bits(file_of(artifact, chunks, size, 100), artifact)
+        found = reference.decode(file_of(artifact, chunks, size, 100), artifact)
         assert found["codes"].dtype == np.int32 and found.keys() == ({"codes", "heights"} if mapped else {"codes"})
         np.testing.assert_array_equal(found["codes"], codes)
         np.testing.assert_array_equal(found["codes"], decoded(codec, artifact, chunks, size, 100)["codes"])
         if mapped:
             np.testing.assert_array_equal(found["heights"], chosen)
         for count in range(1, len(chunks)):
-            prefix = reference_bits.decode_chunks(chunks[:count], artifact, *size, 200)
+            prefix = reference.decode_chunks(chunks[:count], artifact, *size, 200)
             np.testing.assert_array_equal(prefix["codes"], codes[:count])
     # Or it would prove little: each bit has a probability of its own.
-    assert artifact.architecture["entropy"] == "none" or reference_bits.bit_model.cache_info().currsize > 20
+    assert artifact.architecture["entropy"] == "none" or reference.bits.bit_model.cache_info().currsize > 20
 
 
 def test_a_picture_may_have_fewer_iterations_than_its_highest_cell():
     codec, artifact = made("johnston2018")
     codes, chosen, chunks = random_stream(artifact, (40, 50), True, 3)
     assert chosen.max() == 4 and len(chunks) == 3
-    found = reference_bits.decode_chunks(chunks, artifact, 40, 50, 150)
+    found = reference.decode_chunks(chunks, artifact, 40, 50, 150)
     np.testing.assert_array_equal(found["codes"], codes)
     np.testing.assert_array_equal(decoded(codec, artifact, chunks, (40, 50), 75.0)["codes"], codes)
 
@@ -230,8 +233,8 @@ def test_steps_of_lstms():
     """Gates and cells of all sizes, beyond their bounds too, where few pictures get."""
     _, artifact = made("toderici2017")
     state = artifact.state["entropy"]
-    theirs = binary_rnn._Walk(binary_rnn.BinaryRNN(4, 8, 3), state, (1, 1), None)
-    ours, rng = reference_bits._Predictor(state), np.random.default_rng(0)
+    theirs = Walk(BinaryRNN(4, 8, 3), state, np.zeros((3, 1, 1, 4), np.int8), np.ones((3, 1, 1), bool))
+    ours, rng = reference.recurrent.Predictor(state), np.random.default_rng(0)
     bounded = 0
     for reach in (50, 500, 3000):
         gates = rng.integers(-reach, reach, (300, 32))
@@ -253,7 +256,7 @@ def test_damaged_chunks_of_recurrent_models(kind):
     for seed in range(20):
         _, _, chunks = random_stream(artifact, size, seed % 2 == 1, seed=seed)
         for changed in damaged(rng, chunks):
-            ours = outcome(reference_bits.decode_chunks, changed, artifact, *size, 100)
+            ours = outcome(reference.decode_chunks, changed, artifact, *size, 100)
             theirs = outcome(lambda *given: decoded_or_refused(codec, *given), artifact, changed, size, 50.0)
             assert (ours and ours["codes"]) == (theirs and theirs["codes"])
             refused += ours is None
@@ -302,38 +305,31 @@ def random_volume(artifact, size, seed=0):
     rng, architecture = np.random.default_rng(seed), artifact.architecture
     n, levels = architecture["n"], architecture["levels"]
     cells = [-(-side // 8) for side in size]
-    bits, sent, start = rng.integers(0, 2, (*cells, n)), np.ones((*cells, n), bool), b""
-
-    def write(name, bits, sent):
-        if architecture["entropy"] == "none":
-            return raw.pack(bits[sent])
-        features = {"code_prior": "code_features", "map_prior": "map_features"}[name]
-        module = trimmed.TrimmedConv(bits.shape[2], architecture[features], architecture["blocks"])
-        return trimmed.encode(module, artifact.state[name], bits, sent)
-
-    level = None
+    bits, level = rng.integers(0, 2, (*cells, n)), None
+    volumes = {"code": 2 * bits[None] - 1}
+    module = li2018.Li2018(**{key: value for key, value in architecture.items() if key != "entropy"})
     if architecture["importance"] == "map":
         level = rng.integers(0, levels, cells)
-        planes = li2018.planes_of(level, levels.bit_length() - 1)
-        coded = write("map_prior", planes, np.ones(planes.shape, bool))
-        start = raw.with_length(coded)
-        sent = np.arange(n) < li2018.keep_of(level, n, levels, architecture["floor_levels"])[..., None]
-    return bits * sent, level, (start + write("code_prior", bits, sent),)
+        volumes["map"] = 2 * li2018.planes_of(level, module.planes)[None] - 1
+    coder = coders.Encoding(volumes)
+    code = coders.WithoutPriors(coder) if architecture["entropy"] == "none" else coder
+    _, sent = module.apply({"state": artifact.state}, code, method="transmit")
+    return bits * sent[0], level, coder.chunks
 
 
 @pytest.mark.parametrize("kind", LI)
 def test_bits_of_files(kind):
     codec, artifact = made("li2018", **LI[kind])
-    reference_bits.bit_model.cache_clear()
+    reference.bits.bit_model.cache_clear()
     for seed, size in enumerate([(1, 1), (8, 70), (37, 22)]):
         bits, level, chunks = random_volume(artifact, size, seed)
-        found = reference_bits.decode_bits(file_of(artifact, chunks, size), artifact)
+        found = reference.decode(file_of(artifact, chunks, size), artifact)
         assert found["bits"].dtype == np.int32 and found.keys() == ({"bits"} if level is None else {"bits", "levels"})
         np.testing.assert_array_equal(found["bits"], bits)
         np.testing.assert_array_equal(found["bits"], decoded(codec, artifact, chunks, size)["bits"])
         if level is not None:
             np.testing.assert_array_equal(found["levels"], level)
-    assert artifact.architecture["entropy"] == "none" or reference_bits.bit_model.cache_info().currsize > 20
+    assert artifact.architecture["entropy"] == "none" or reference.bits.bit_model.cache_info().currsize > 20
 
 
 def test_weights_that_are_dropped_are_of_no_account():
@@ -345,7 +341,7 @@ def test_weights_that_are_dropped_are_of_no_account():
         kernel = state[f"code_prior/layer_{number}/kernel"]
         state[f"code_prior/layer_{number}/kernel"] = np.where(trimmed.trimming(layer, module.channels), kernel, 99)
     other = Artifact(artifact.model, artifact.architecture, artifact.params, unflatten(state), {})
-    ours = [reference_bits.decode_chunks(chunks, model, 20, 30) for model in (artifact, other)]
+    ours = [reference.decode_chunks(chunks, model, 20, 30) for model in (artifact, other)]
     np.testing.assert_array_equal(ours[0]["bits"], ours[1]["bits"])
 
 
@@ -356,7 +352,7 @@ def test_damaged_chunks_of_li2018(kind):
     for seed in range(12):
         _, _, chunks = random_volume(artifact, size, seed)
         for changed in damaged(rng, chunks):
-            ours = outcome(reference_bits.decode_chunks, changed, artifact, *size)
+            ours = outcome(reference.decode_chunks, changed, artifact, *size)
             theirs = outcome(lambda *given: decoded_or_refused(codec, *given), artifact, changed, size)
             assert (ours and ours["bits"]) == (theirs and theirs["bits"])
             refused += ours is None
@@ -373,18 +369,12 @@ def test_the_files_that_users_write():
     for name, quality in (("toderici2017", 70), ("li2018", None)):
         codec, artifact = made(name)
         data = mlic_jax.compress(image, artifact, quality)
-        found = reference_bits.decode_bits(data, artifact)
+        found = reference.decode(data, artifact)
         chunks = [chunk.content for chunk in container.unpack(data)[1]]
         theirs = decoded(codec, artifact, chunks, image.shape[:2], quality)
         key = "codes" if "codes" in found else "bits"
         np.testing.assert_array_equal(found[key], theirs[key])
         assert len(np.unique(found[key])) == 2
-
-
-def test_zoo_knows_the_models():
-    assert not reference_bits.MODELS.keys() & reference.MODELS.keys()
-    for number, (name, _) in reference_bits.MODELS.items():
-        assert zoo.stream_id(name) == number
 
 
 def test_files_of_other_models_and_other_rates():
@@ -394,17 +384,19 @@ def test_files_of_other_models_and_other_rates():
     _, _, chunks = random_stream(artifact, (20, 20))
     data = file_of(artifact, chunks, (20, 20), 50)
     with pytest.raises(ModelError, match=artifact.fingerprint.hex()):
-        reference_bits.decode_bits(data, other)
-    with pytest.raises(ModelError, match="id 8"):
-        reference.decode_symbols(data, artifact)
+        reference.decode(data, other)
+    with pytest.raises(ModelError, match="id 6, which this decoder does not know"):
+        reference.decode(
+            container.pack(Header(6, artifact.fingerprint, 20, 20, quality=50), [Chunk(0, b"a")]), artifact
+        )
     with pytest.raises(CorruptStreamError, match="quality"):
-        reference_bits.decode_bits(file_of(artifact, chunks, (20, 20)), artifact)
+        reference.decode(file_of(artifact, chunks, (20, 20)), artifact)
     with pytest.raises(CorruptStreamError, match="quality"):
-        reference_bits.decode_bits(file_of(li, [b"\0"], (20, 20), 50), li)
+        reference.decode(file_of(li, [b"\0"], (20, 20), 50), li)
     with pytest.raises(CorruptStreamError, match="the file has 2"):
-        reference_bits.decode_bits(file_of(li, [b"\0", b"\0"], (20, 20)), li)
+        reference.decode(file_of(li, [b"\0", b"\0"], (20, 20)), li)
     with pytest.raises(CorruptStreamError):
-        reference_bits.decode_bits(data[:-1], artifact)
+        reference.decode(data[:-1], artifact)
 
 
 def test_models_whose_sums_are_too_large():
@@ -416,7 +408,7 @@ def test_models_whose_sums_are_too_large():
         broken = Artifact(name, artifact.architecture, artifact.params, state, {})
         chunks = (random_stream if name == "toderici2017" else random_volume)(artifact, (20, 20))[-1]
         with pytest.raises(ModelError, match="2\\^31"):
-            reference_bits.decode_chunks(chunks, broken, 20, 20, 200 if name == "toderici2017" else None)
+            reference.decode_chunks(chunks, broken, 20, 20, 200 if name == "toderici2017" else None)
 
 
 def test_command_runs_without_the_libraries(tmp_path):
@@ -424,9 +416,7 @@ def test_command_runs_without_the_libraries(tmp_path):
     codes, chosen, chunks = random_stream(artifact, (40, 20), True)
     (tmp_path / "a.mlic").write_bytes(file_of(artifact, chunks, (40, 20), 100))
     artifact.save(tmp_path / "a.mlicm")
-    program = ALONE[: ALONE.index("from mlic_jax")]
-    program += "import runpy; runpy.run_module('mlic_jax.reference.bit_decoder', None, '__main__')"
-    command = [sys.executable, "-c", program, str(tmp_path / "a.mlic"), str(tmp_path / "a.mlicm")]
+    command = [sys.executable, "-c", ALONE, str(tmp_path / "a.mlic"), str(tmp_path / "a.mlicm")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = {line.split()[2]: line.split()[:2] for line in done.stdout.splitlines()}
@@ -444,14 +434,14 @@ def test_documented_layers():
     assert len(lines) == 6
     for v, multiplier, shift, output in (map(int, line) for line in lines):
         arrays = (np.array([[0]]), [v], [multiplier], [shift])
-        assert reference_bits.make_layer(*arrays, 1, "a layer")(np.array([0])).tolist() == [output]
+        assert reference.bits.make_layer(*arrays, 1, "a layer")(np.array([0])).tolist() == [output]
 
 
 def test_documented_heights():
     text, (groups, *_) = tables_behind("<!-- tests/reference/test_bit_decoder.py codes this example -->")
     data = heights.encode(np.array([[2, 2, 4], [2, 3, 4]]), 6)
     assert f"`{data.hex(' ').upper()}`" in text
-    seen, read = [], reference_bits.BitReader.read
+    seen, read = [], reference.bits.BitReader.read
 
     def recorded(self, frequencies):
         bits = read(self, frequencies)
@@ -459,7 +449,7 @@ def test_documented_heights():
         return bits
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reference_bits.BitReader, "read", recorded)
-        reference_bits.read_heights(data, (2, 3), 6)
+        patch.setattr(reference.bits.BitReader, "read", recorded)
+        reference.heights.read_heights(data, (2, 3), 6)
     documented = [tuple(list(map(int, cell.split())) for cell in line[3:]) for line in groups]
     assert documented == seen

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 import mlic_jax
+from mlic_jax import reference
 from mlic_jax.entropy import coders
 from mlic_jax.entropy.priors.gaussian import scale_index
 from mlic_jax.errors import CorruptStreamError
 from mlic_jax.fileformat import container
-from mlic_jax.reference import decoder as reference
 
 HYPERPRIORS = golden.MODELS[1:3]
 EXACT = golden.MODELS[1:]
@@ -36,7 +36,7 @@ def test_there_are_enough():
 def test_reference_decoder(model):
     artifact = golden.weights(model)
     for name in golden.names(model):
-        found = reference.decode_symbols(golden.content(model, name), artifact)
+        found = reference.decode(golden.content(model, name), artifact)
         wanted = golden.expected()[model][name]
         assert {key: golden.digest(found[key]) for key in wanted} == wanted, name
 
@@ -108,7 +108,7 @@ def photos(model):
 def test_new_files_are_those_of_the_reference(model):
     artifact = golden.weights(model)
     for _, data in photos(model)[:6]:
-        found, wanted = golden.symbols(data, artifact), reference.decode_symbols(data, artifact)
+        found, wanted = golden.symbols(data, artifact), reference.decode(data, artifact)
         for key, array in found.items():
             np.testing.assert_array_equal(array, wanted[key])
 
@@ -151,16 +151,16 @@ def test_floats_fail(model):
     with pytest.MonkeyPatch.context() as patch:
         for kind in (coders.Encoding, coders.Decoding):
             patch.setattr(kind, "exact", staticmethod(lambda network, latent, prior: network(latent)))
-        from mlic_jax.families import latent
+        from mlic_jax.families import latent_coding
 
         for picture, _ in photos(model)[:6]:
-            stream, _ = latent.encode(module, artifact, picture)
+            stream, _ = latent_coding.encode(module, artifact, picture)
             elsewhere = type(artifact)(
                 artifact.model, artifact.architecture, worse, artifact.state, artifact.tables, artifact.card
             )
-            assert np.isfinite(latent.receive(module, artifact, stream, picture.shape[:2])).all()
+            assert np.isfinite(latent_coding.receive(module, artifact, stream, picture.shape[:2])).all()
             try:
-                latent.receive(module, elsewhere, stream, picture.shape[:2])
+                latent_coding.receive(module, elsewhere, stream, picture.shape[:2])
             except CorruptStreamError:
                 failed += 1
     assert failed == 6
@@ -179,6 +179,6 @@ def test_symbols_on_a_gpu(model):
 def test_files_of_a_gpu_are_read_by_numpy(model):
     artifact = golden.weights(model)
     for _, data in photos(model):
-        found, wanted = golden.symbols(data, artifact), reference.decode_symbols(data, artifact)
+        found, wanted = golden.symbols(data, artifact), reference.decode(data, artifact)
         for key, array in found.items():
             np.testing.assert_array_equal(array, wanted[key])

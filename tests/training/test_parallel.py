@@ -18,7 +18,8 @@ from mlic_jax import zoo
 from mlic_jax.errors import TrainingError, UsageError
 from mlic_jax.fileformat.artifact import flatten
 from mlic_jax.training import parallel
-from mlic_jax.training.train import load_run, train
+from mlic_jax.training.runs import load_run
+from mlic_jax.training.train import train
 
 STEPS = 20
 # A learning rate at which 20 steps move the parameters by much more than the tolerance.
@@ -208,7 +209,7 @@ def test_replicate_copies():
     # The step donates the state: memory shared with the caller's arrays would be overwritten.
     values = {"a": np.arange(2000, dtype=np.float32), "b": np.int32(4)}
     step = parallel.pmap(lambda tree, batch: (jax.tree.map(lambda x: x * 0 - 1, tree), {}))
-    batch = parallel.deal({"x": np.zeros((jax.device_count(), 1), np.float32)})
+    batch = parallel.shard({"x": np.zeros((jax.device_count(), 1), np.float32)})
     done, _ = step(parallel.replicate(values), batch)
     jax.block_until_ready(done)
     assert np.array_equal(values["a"], np.arange(2000))

@@ -21,7 +21,8 @@ from mlic_jax.errors import InputError, MlicError, ModelError, TrainingError, Us
 from mlic_jax.fileformat.artifact import flatten
 from mlic_jax.training import parallel
 from mlic_jax.training.checkpoint import differences
-from mlic_jax.training.train import load_run, make_codec, train
+from mlic_jax.training.runs import load_run, make_codec
+from mlic_jax.training.train import train
 
 pytestmark = pytest.mark.usefixtures("toy_zoo")
 ROOT = pathlib.Path(__file__).parents[2]
@@ -148,7 +149,7 @@ def command(tmp_path):
     def start(expression, workdir):
         config = tmp_path / "config.py"
         config.write_text(f"import toys\ntoys.zoo.MODELS.update(toys.ENTRIES)\ndef get_config(): return {expression}\n")
-        words = [sys.executable, "-m", "mlic_jax.cli.main", "train", "--config", str(config), "--workdir", str(workdir)]
+        words = [sys.executable, "-m", "mlic_jax", "train", "--config", str(config), "--workdir", str(workdir)]
         path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
         # One device, as this process has: runs are the same to the bit for one number of devices.
         env = {**os.environ, "PYTHONPATH": path, "JAX_NUM_CPU_DEVICES": "1"}

@@ -13,6 +13,7 @@ Maps of heights are int32 [h, w], in 1..T.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -301,3 +302,28 @@ def decode(data: bytes, shape: tuple[int, int], iterations: int) -> np.ndarray:
         _transmit(heights, low, high, lambda bits, frequencies: decoder.read_bits(frequencies))
     decoder.finish()
     return heights
+
+
+class HeightMap(NamedTuple):
+    """How coders (mlic_jax.entropy.bits.coders) write and read the map of a file.
+
+    Attributes:
+      iterations: what heights are at most.
+      transmitted: how many iterations the file has; a map has a height as large, or it does not belong to the file.
+    """
+
+    iterations: int
+    transmitted: int
+
+    def encode(self, heights: np.ndarray) -> bytes:
+        """A map int [h, w] as a stream. Raises ValueError for other heights."""
+        return encode(heights, self.iterations)
+
+    def decode(self, data: bytes, shape: tuple[int, int]) -> np.ndarray:
+        """The map int32 [h, w] of a stream. Raises CorruptStreamError."""
+        heights = decode(data, shape, self.iterations)
+        if heights.max() < self.transmitted:
+            raise CorruptStreamError(
+                f"a stream has {self.transmitted} iterations, and no height is above {heights.max()}"
+            )
+        return heights

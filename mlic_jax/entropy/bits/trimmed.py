@@ -4,7 +4,7 @@ Li, Zuo, Gu, Zhao, Zhang, "Learning convolutional networks for content-weighted 
 bits with a network that looks at a cuboid of earlier ones; the authors' later "TCAE" has masked ("trimmed")
 convolutions, which give all probabilities of a volume in one pass. This is TCAE's diagonal variant.
 
-    bits [h, w, n], those not sent are 0, others -1 or 1
+    bits [h, w, n], those not present are 0, others -1 or 1
       -> 5x5 n -> n g, 5x5 n g -> n g, blocks of two 5x5 with a sum, 3x3 n g -> n    logits
 
 A bit's place is (i, j, k): row, column, channel; each of the n channels has a group of g features in every hidden
@@ -12,7 +12,7 @@ layer. A weight from place (i + a, j + b, c) to (i, j, k) is dropped where a + b
 a + b + c > k in the others. So a bit's probability depends on bits of a smaller i + j + k alone, and all those of one
 sum, a diagonal, are coded at once: h + w + n - 2 steps in place of h w n.
 
-Which bits are sent, the decoder knows. Hidden features are zero at places that are not sent, in training as in coding:
+Which bits are present, the decoder knows. Hidden features are zero at the other places, in training as in coding:
 neither then has to compute them, and an importance map that keeps a third of the bits takes a third of the time.
 
 Probabilities must be the same on every machine, so files are coded with whole numbers (mlic_jax.entropy.bits.integers):
@@ -22,7 +22,7 @@ the same bounds; no photos are needed to find ranges, and the integers follow fr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -30,9 +30,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlic_jax.entropy import rangecoder
 from mlic_jax.entropy.bits import integers
 from mlic_jax.entropy.bits.integers import LARGEST_LOGIT, LOGIT_ONE
+from mlic_jax.entropy.bits.prior import Wave
+from mlic_jax.entropy.rangecoder import Decoder, Encoder
 from mlic_jax.entropy.tables import TOTAL
 from mlic_jax.errors import ModelError
 from mlic_jax.layers import init
@@ -86,7 +87,7 @@ def _activate(x):
 
 
 class TrimmedConv(nn.Module):
-    """The network in floating point, for training and estimates.
+    """A prior of bits (mlic_jax.entropy.bits.prior): volumes are [h, w, n], of one stream.
 
     Attributes:
       channels: n, of the volume.
@@ -98,24 +99,27 @@ class TrimmedConv(nn.Module):
     features: int
     blocks: int = 3
 
-    def __call__(self, bits: jax.Array, sent: jax.Array) -> jax.Array:
+    encoder = Encoder
+    decoder = Decoder
+
+    def bits(self, signs: jax.Array, present: jax.Array) -> jax.Array:
         """Code lengths.
 
         Args:
-          bits: float32 [B, h, w, n], -1 or 1; of no account where not sent.
-          sent: bool [B, h, w, n].
+          signs: float32 [B, h, w, n], -1 or 1; of no account where not present.
+          present: bool [B, h, w, n].
 
         Returns:
-          float32 [B, h, w, n], bits; 0 where not sent.
+          float32 [B, h, w, n], bits; 0 where not present.
         """
-        return jax.nn.softplus(-self.logits(bits, sent) * bits) / np.log(2) * sent
+        return jax.nn.softplus(-self.logits(signs, present) * signs) / np.log(2) * present
 
     @nn.compact
-    def logits(self, bits: jax.Array, sent: jax.Array) -> jax.Array:
-        """As `__call__`, but the logarithms of the odds of a 1: float32 [B, h, w, n], at most BOUND."""
-        sent = sent.astype(jnp.float32)
-        of_features = jnp.repeat(sent, self.features, axis=-1)
-        plan, x, before = layers(self), bits * sent, None
+    def logits(self, signs: jax.Array, present: jax.Array) -> jax.Array:
+        """As `bits`, but the logarithms of the odds of a 1: float32 [B, h, w, n], at most BOUND."""
+        present = present.astype(jnp.float32)
+        of_features = jnp.repeat(present, self.features, axis=-1)
+        plan, x, before = layers(self), signs * present, None
         for i, layer in enumerate(plan):
             last = i == len(plan) - 1
             shape = (layer.kernel, layer.kernel, self.channels * layer.inputs, self.channels * layer.outputs)
@@ -128,6 +132,20 @@ class TrimmedConv(nn.Module):
                 y = y + before
             x, before = (jnp.clip(y, -BOUND, BOUND) if last else _activate(y) * of_features), x
         return x
+
+    def integers(self) -> dict[str, Any]:
+        """See `integers_of`."""
+        return integers_of(self, self.variables["params"])
+
+    def check(self) -> None:
+        """See `check`."""
+        check(self, self.variables.get("state", {}))
+
+    def streams(self, signs: np.ndarray, present: np.ndarray) -> tuple[Iterator[Wave]]:
+        """The one stream, diagonal by diagonal."""
+        if signs.ndim != 3 or signs.shape[2] != self.channels:
+            raise ValueError(f"a volume {signs.shape}: [h, w, {self.channels}] is needed")
+        return (_waves(self, self.variables["state"], signs, present),)
 
 
 # ---------------------------------------------------------------------- whole numbers
@@ -177,15 +195,15 @@ def check(module: TrimmedConv, state: Mapping[str, Any]) -> None:
         needed[f"layer_{i}/bias"] = ((outputs,), np.int32, -_LARGEST_BIAS, _LARGEST_BIAS)
         needed[f"layer_{i}/multiplier"] = ((outputs,), np.int32, 1, (1 << 15) - 1)
         needed[f"layer_{i}/shift"] = ((outputs,), np.int8, *integers.SHIFTS)
-    found = {}
-    for name, value in state.items():
+    arrays = {}
+    for name, value in state.items() if isinstance(state, Mapping) else ():
         parts = value.items() if isinstance(value, Mapping) else [("", value)]
-        found.update({f"{name}/{part}".rstrip("/"): array for part, array in parts})
-    if found.keys() != needed.keys():
-        missing, unexpected = sorted(needed.keys() - found.keys()), sorted(found.keys() - needed.keys())
+        arrays.update({f"{name}/{part}".rstrip("/"): array for part, array in parts})
+    if arrays.keys() != needed.keys():
+        missing, unexpected = sorted(needed.keys() - arrays.keys()), sorted(arrays.keys() - needed.keys())
         raise ModelError(f"a context network lacks {missing[:5]}, and has {unexpected[:5]} beyond what it should")
     for name, (shape, dtype, low, high) in needed.items():
-        array = np.asarray(found[name])
+        array = np.asarray(arrays[name])
         if array.shape != shape or array.dtype != dtype:
             wanted = f"{np.dtype(dtype).name} {shape}"
             raise ModelError(f"a context network's {name} is {array.dtype} {array.shape}, {wanted} is needed")
@@ -229,16 +247,16 @@ def _reach(layer: _Layer, channels: int, k: int) -> int:
 
 
 class Places(NamedTuple):
-    """The bits of one diagonal that are sent, ordered by channel, then row: int [m] each."""
+    """The bits of one diagonal that are present, ordered by channel, then row: int [m] each."""
 
     rows: np.ndarray
     columns: np.ndarray
     channels: np.ndarray
 
 
-def diagonals(sent: np.ndarray) -> Iterator[Places]:
+def diagonals(present: np.ndarray) -> Iterator[Places]:
     """The places of a volume bool [h, w, n] in the order of coding."""
-    rows, columns, channels = np.nonzero(sent)
+    rows, columns, channels = np.nonzero(present)
     step = rows + columns + channels
     order = np.lexsort((rows, channels, step))
     rows, columns, channels, step = (array[order] for array in (rows, columns, channels, step))
@@ -249,20 +267,17 @@ def diagonals(sent: np.ndarray) -> Iterator[Places]:
         start = end
 
 
-def _run(
-    module: TrimmedConv,
-    state: Mapping[str, Any],
-    sent: np.ndarray,
-    code: Callable[[Places, np.ndarray], np.ndarray],
-) -> None:
-    """Walks along the diagonals. code: (places, their frequencies int32 [m]) -> their bits [m], 0 or 1."""
-    height, width, n = sent.shape
+def _waves(
+    module: TrimmedConv, state: Mapping[str, Any], signs: np.ndarray, present: np.ndarray
+) -> Iterator[tuple[Places, np.ndarray]]:
+    """Goes along the diagonals of a volume; see mlic_jax.entropy.bits.prior."""
+    height, width, n = present.shape
     prepared, frequencies = _prepare(module, state), np.asarray(state["frequencies"])
     # What is known so far: the bits, and the features of each layer; zero elsewhere. So weights that are dropped meet
     # zeros alone, and those of them that `_prepare` left in do nothing. All are whole numbers of at most 255.
     known = [np.zeros((height + 2 * _MARGIN, width + 2 * _MARGIN, n, one.layer.inputs), np.int16) for one in prepared]
     windows = [_windows(array, one.layer.kernel) for array, one in zip(known, prepared, strict=True)]
-    for places in diagonals(sent):
+    for places in diagonals(present):
         rows, columns, channels = places
         inside = (rows + _MARGIN, columns + _MARGIN, channels)
         starts = np.flatnonzero(np.diff(channels, prepend=-1))
@@ -281,8 +296,8 @@ def _run(
                 x = np.where(x < 0, np.floor(x * SLOPE + 0.5), x)
                 known[i + 1][inside] = np.clip(x, -LARGEST_LOGIT, LARGEST_LOGIT)
         logits = np.clip(x[:, 0], -LARGEST_LOGIT, LARGEST_LOGIT).astype(np.int64)
-        bits = code(places, frequencies[logits + LARGEST_LOGIT])
-        known[0][inside] = (LOGIT_ONE * (2 * bits.astype(np.int16) - 1))[:, None]
+        yield places, frequencies[logits + LARGEST_LOGIT]
+        known[0][inside] = (LOGIT_ONE * signs[places].astype(np.int16))[:, None]
 
 
 def _windows(array: np.ndarray, kernel: int) -> np.ndarray:
@@ -297,58 +312,3 @@ def _windows(array: np.ndarray, kernel: int) -> np.ndarray:
         (rows, columns, rows, columns, samples),
         writeable=False,
     )
-
-
-# ---------------------------------------------------------------------- coding
-
-
-def encode(module: TrimmedConv, state: Mapping[str, Any], bits: np.ndarray, sent: np.ndarray) -> bytes:
-    """Codes the bits that are sent.
-
-    Args:
-      module, state: checked.
-      bits: integers [h, w, n], 0 or 1; of no account where not sent.
-      sent: bool [h, w, n].
-
-    Returns:
-      The stream, a multiple of four bytes; none at all where nothing is sent.
-    """
-    encoder = rangecoder.Encoder()
-
-    def code(places, frequencies):
-        found = bits[places]
-        encoder.write_bits(found, frequencies)
-        return found
-
-    _run(module, state, sent, code)
-    return encoder.finish()
-
-
-def decode(module: TrimmedConv, state: Mapping[str, Any], data: bytes, sent: np.ndarray) -> np.ndarray:
-    """The bits int8 [h, w, n], 0 where not sent, of a stream that `encode` wrote for the same places.
-
-    Raises CorruptStreamError: the data cannot be that.
-    """
-    decoder, bits = rangecoder.Decoder(data), np.zeros(sent.shape, np.int8)
-
-    def code(places, frequencies):
-        found = decoder.read_bits(frequencies)
-        bits[places] = found
-        return found
-
-    _run(module, state, sent, code)
-    decoder.finish()
-    return bits
-
-
-def code_length(module: TrimmedConv, state: Mapping[str, Any], bits: np.ndarray, sent: np.ndarray) -> np.ndarray:
-    """float64 [h, w, n]: how many bits each takes in files; 0 where not sent. Arguments are those of `encode`."""
-    lengths = np.zeros(sent.shape)
-
-    def code(places, frequencies):
-        found = bits[places]
-        lengths[places] = -np.log2(np.where(found == 1, frequencies, TOTAL - frequencies) / TOTAL)
-        return found
-
-    _run(module, state, sent, code)
-    return lengths

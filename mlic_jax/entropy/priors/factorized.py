@@ -170,7 +170,7 @@ class DeepFactorized(nn.Module):
         del table
         return np.broadcast_to(np.arange(self.channels, dtype=np.int32), shape)
 
-    def settled(self) -> dict:
+    def export_state(self) -> dict:
         """{module name: {"medians": float32 [C]}}, for the collection `state` of an artifact."""
         return {self.name: {"medians": self.medians()}}
 

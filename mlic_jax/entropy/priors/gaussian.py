@@ -101,7 +101,7 @@ class Gaussian(NamedTuple):
             found[..., y, :, :] = scale_index(scale[..., y, :, :], table.thresholds)
         return found
 
-    def settled(self) -> dict:
+    def export_state(self) -> dict:
         """Nothing: all that is fixed stands in the tables."""
         return {}
 
@@ -132,7 +132,7 @@ class LogGaussian(NamedTuple):
     Attributes:
       log_scale: [B, h, w, C] natural logarithms, unbounded; they count as clipped to the table's range.
       mean: same shape, or 0.
-      kept: what `settled` returns.
+      kept: what `export_state` returns.
     """
 
     log_scale: jax.Array
@@ -175,7 +175,7 @@ class LogGaussian(NamedTuple):
         scale = np.exp(np.clip(log_scale, LOG_MIN, LOG_MAX))
         return -np.log2(np.maximum(_mass(np.abs(symbols), scale, self.mixture), LIKELIHOOD_FLOOR))
 
-    def settled(self) -> dict:
+    def export_state(self) -> dict:
         """What of it an artifact stores as state."""
         return self.kept
 
@@ -188,7 +188,7 @@ class LogGaussian(NamedTuple):
 
 # What is left of a latent when networks have predicted its mean and scale is no Gaussian: it is more often near zero,
 # and more often far away. Shares and scales of three Gaussians, relative to the scale that is predicted: fitted to the
-# symbols of KltNet on its training photos, where they save 2 to 6 % of a Gaussian's bits (docs/training.md).
+# symbols of KltNet on its training photos, where they save 2 to 6 % of a Gaussian's bits (docs/lab/kltnet.md).
 MIXTURE = ((0.57, 0.71), (0.4295, 1.34), (0.0005, 8.0))
 # Ends of rows: what is beyond goes to the escape. A wider row than that would give each rare symbol one of 2^16 parts.
 _MIXTURE_TAIL = 2.0**-12

@@ -31,10 +31,7 @@ class Cache:
 
     def __init__(self, folder: str | os.PathLike, fresh: bool = False):
         self.folder, self.fresh = pathlib.Path(folder), fresh
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as reason:
-            raise InputError(f"cannot make the cache folder {str(folder)!r}: {reason.strerror}") from reason
+        atomic.make_folder(self.folder, "cache folder")
 
     def path(self, key: Mapping[str, Any]) -> pathlib.Path:
         """The file of a key: a dict of strings, numbers and None."""

@@ -29,6 +29,7 @@ class Point(NamedTuple):
       encode: uint8 [H, W, 3] -> file.
       decode: file -> uint8 [H, W, 3].
       artifact: the model; None for standard codecs.
+      estimate: uint8 [H, W, 3] -> bits, -log2 P by the model; None where there is no such estimate of the file.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Point(NamedTuple):
     encode: Callable[[np.ndarray], bytes]
     decode: Callable[[bytes], np.ndarray]
     artifact: Artifact | None = None
+    estimate: Callable[[np.ndarray], float] | None = None
 
 
 class Entrant(NamedTuple):
@@ -118,11 +120,11 @@ def models(specs: Sequence[Spec], load: Callable[[str], Artifact]) -> list[Entra
         artifact = load(spec.path)
         label = spec.label or artifact.model + (f", effort {spec.effort}" if spec.effort else "")
         curves.setdefault(label, []).append((spec, artifact))
-    return [_curve(label, members) for label, members in curves.items()]
+    return [_entrant(label, members) for label, members in curves.items()]
 
 
-def _curve(label: str, members: Sequence[tuple[Spec, Artifact]]) -> Entrant:
-    several = [spec.path for spec, artifact in members if zoo.codec_of(artifact).ladder]
+def _entrant(label: str, members: Sequence[tuple[Spec, Artifact]]) -> Entrant:
+    several = [spec.path for spec, artifact in members if zoo.codec_of(artifact).traits.ladder]
     if several and len(members) > 1:
         raise UsageError(
             f"{several[0]!r} has several rates, and is a curve by itself, but {len(members)} models are called "
@@ -131,20 +133,33 @@ def _curve(label: str, members: Sequence[tuple[Spec, Artifact]]) -> Entrant:
     if len({(artifact.fingerprint, spec.effort) for spec, artifact in members}) < len(members):
         raise UsageError(f"two of the models called {label!r} are the same")
     spec, artifact = members[0]
-    about = f"{artifact.model}, " + ", ".join(f"fingerprint {artifact.fingerprint.hex()}" for _, artifact in members)
-    if spec.effort:
-        about += f", effort {spec.effort}"
+    about = ", ".join([_about(artifact), *(f"fingerprint {model.fingerprint.hex()}" for _, model in members)])
+    about += f", effort {spec.effort}" if spec.effort else ""
     if several:
-        at = functools.partial(_point, artifact, spec.effort)
-        return Entrant(label, "ours", about, tuple(map(at, zoo.codec_of(artifact).ladder)), at)
+        at = functools.partial(point_of, artifact, spec.effort)
+        return Entrant(label, "ours", about, tuple(map(at, zoo.codec_of(artifact).traits.ladder)), at)
     names = [os.path.splitext(os.path.basename(os.path.normpath(spec.path)))[0] for spec, _ in members]
-    points = [_point(artifact, spec.effort, None, name) for (spec, artifact), name in zip(members, names, strict=True)]
+    points = [point_of(model, spec.effort, None, name) for (spec, model), name in zip(members, names, strict=True)]
     return Entrant(label, "ours", about, tuple(points), None)
 
 
-def _point(artifact: Artifact, effort: int, quality: float | None, name: str | None = None) -> Point:
+def _about(artifact: Artifact) -> str:
+    """What a model is, and how it was trained, as far as its card says so."""
+    parameters = sum(array.size for name, array in artifact.arrays().items() if name.startswith("params/"))
+    words = f"{artifact.model}, {parameters / 1e6:.2f} million parameters"
+    if not {"step", "trained_with"} <= artifact.card.keys():
+        return words
+    data, side = artifact.card["trained_with"]["data"], artifact.card["trained_with"]["data"]["patch_size"]
+    photos = "the bundled photos" if data["source"] == "bundled" else os.path.basename(data["source"])
+    steps = f"{artifact.card['step']} steps of {data['batch_size']} patches of {side}x{side} pixels"
+    return f"{words}, trained for {steps} from {photos}"
+
+
+def point_of(artifact: Artifact, effort: int, quality: float | None, name: str | None = None) -> Point:
+    """A model at a quality (None: it has one rate) and an effort of the encoder, 0 to 9."""
     import jax
 
+    codec = zoo.codec_of(artifact)
     key = {
         "model": artifact.model,
         "fingerprint": artifact.fingerprint.hex(),
@@ -152,20 +167,24 @@ def _point(artifact: Artifact, effort: int, quality: float | None, name: str | N
         "effort": effort,
         "library": f"mlic_jax {mlic_jax.__version__}, jax {jax.__version__}",
     }
-
-    # What such a model is for is the standard file itself: its bytes count, without a container around them.
-    standard = zoo.codec_of(artifact).extension
-    if standard:
-        key["file"] = standard
+    if codec.traits.extension:
+        key["file"] = codec.traits.extension
 
     def encode(image):
         data = api.compress(image, artifact, quality, effort=effort)
-        return api.to_standard(data)[0] if standard else data
+        # What such a model is for is the standard file itself: its bytes count, without a container around them.
+        return api.to_standard(data)[0] if codec.traits.extension else data
 
     def decode(data):
-        if not standard:
+        if not codec.traits.extension:
             return api.decompress(data, artifact)
         with Image.open(io.BytesIO(data)) as image:
             return np.asarray(image.convert("RGB"))
 
-    return Point(name or f"quality {quality:g}", key, encode, decode, artifact)
+    def estimate(image):
+        at = () if quality is None else (quality,)
+        estimated = codec.estimate(artifact.variables["params"], artifact.variables["state"], image[None], *at)
+        return float(estimated["bits"][0])
+
+    # The estimate knows of no search in the encoder.
+    return Point(name or f"quality {quality:g}", key, encode, decode, artifact, None if effort else estimate)

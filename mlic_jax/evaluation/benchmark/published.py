@@ -27,7 +27,7 @@ _SIMILARITIES = {metric.key for metric in registry.METRICS.values() if metric.sc
 Points = list[dict[str, float]]
 
 
-class Curve(NamedTuple):
+class Published(NamedTuple):
     """A curve that somebody else measured.
 
     Attributes:
@@ -39,7 +39,18 @@ class Curve(NamedTuple):
     about: str
 
 
-def read(word: str) -> dict[str, Curve]:
+def read_all(words: Sequence[str]) -> dict[str, Published]:
+    """The curves of several words, as `read` reads each. Raises as `read`; UsageError for two of one name."""
+    curves = {}
+    for word in words:
+        for label, curve in read(word).items():
+            if label in curves:
+                raise UsageError(f"two published curves are called {label!r}: give them labels, as label=file")
+            curves[label] = curve
+    return curves
+
+
+def read(word: str) -> dict[str, Published]:
     """The curves that `[label=]path[:key=value,...]` names.
 
     A file holds either one curve, as CompressAI's result files do ({"name", "results": {"bpp": [..], "psnr-rgb": [..],
@@ -47,7 +58,7 @@ def read(word: str) -> dict[str, Curve]:
     tells them apart}), of which the selector keeps those with the values given.
 
     Returns:
-      label -> Curve. Labels are the names in the file, or the one given, and end in SUFFIX.
+      label -> Published. Labels are the names in the file, or the one given, and end in SUFFIX.
 
     Raises:
       InputError: a file that cannot be read, or is of another kind, or has values that cannot be right.
@@ -62,7 +73,7 @@ def read(word: str) -> dict[str, Curve]:
     if isinstance(document, Mapping) and isinstance(document.get("results"), Mapping):
         if wanted:
             raise UsageError(f"{path!r} holds one curve: it takes no selector ({_words(wanted)})")
-        curve = Curve(_columns(document["results"], path), _about(path, document, ("name", "description")))
+        curve = Published(_columns(document["results"], path), _about(path, document, ("name", "description")))
         return {(label or str(document.get("name", path))) + SUFFIX: curve}
     if isinstance(document, list) and all(isinstance(record, Mapping) and "points" in record for record in document):
         return _records(document, path, label, wanted)
@@ -99,20 +110,15 @@ def _about(path: str, record: Mapping[str, Any], keys: Sequence[str]) -> str:
 
 def _columns(results: Mapping[str, Any], where: str) -> Points:
     """Lists per quantity -> points."""
-    columns = {}
-    for name, theirs in _NAMES.items():
-        for key in theirs:
-            if key in results:
-                columns[name] = results[key]
-                break
-    lengths = {len(column) if isinstance(column, list) else -1 for column in columns.values()}
+    known = {key for theirs in _NAMES.values() for key in theirs}
+    columns = {key: values for key, values in results.items() if key in known}
+    lengths = {len(values) if isinstance(values, list) else -1 for values in columns.values()}
     if "bpp" not in columns or len(columns) < 2 or len(lengths) > 1 or lengths == {-1}:
         raise InputError(f"{where!r}: expected lists of one length for bpp and psnr-rgb or ms-ssim-rgb")
-    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    return _checked(rows, where)
+    return _points([dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)], where)
 
 
-def _records(records: list[Mapping], path: str, label: str | None, wanted: Mapping[str, str]) -> dict[str, Curve]:
+def _records(records: list[Mapping], path: str, label: str | None, wanted: Mapping[str, str]) -> dict[str, Published]:
     chosen = [record for record in records if all(str(record.get(key)) == value for key, value in wanted.items())]
     if not chosen:
         known = {key: sorted({str(record.get(key)) for record in records}) for key in wanted}
@@ -126,27 +132,25 @@ def _records(records: list[Mapping], path: str, label: str | None, wanted: Mappi
             raise UsageError(f"{path!r} has several curves called {title!r}: tell them apart by {', '.join(keys)}")
         if record.get("metric", "psnr-rgb") != "psnr-rgb":
             raise UsageError(f"{path!r}: {title!r} is of {record['metric']}; curves here are of psnr-rgb")
-        rows = []
-        for point in record["points"]:
-            if not isinstance(point, Mapping):
-                raise InputError(f"{path!r}: {title!r} has a point that is not a record")
-            found = {
-                ours: next((point[key] for key in theirs if key in point), None) for ours, theirs in _NAMES.items()
-            }
-            rows.append({ours: value for ours, value in found.items() if value is not None})
         about = _about(path, record, ("codec", "dataset", "optimized_for", "variant", "source"))
-        curves[title] = Curve(_checked(rows, f"{path}: {title}"), about)
+        curves[title] = Published(_points(record["points"], f"{path}: {title}"), about)
     return curves
 
 
-def _checked(rows: list[dict[str, Any]], where: str) -> Points:
-    """The points in order of rate. Raises InputError for what no codec can have done."""
-    for row in rows:
+def _points(records: Sequence[Any], where: str) -> Points:
+    """Records with names of files -> points with ours, in order of rate. Raises InputError for what cannot be right."""
+    rows = []
+    for record in records:
+        if not isinstance(record, Mapping):
+            raise InputError(f"{where!r} has a point that is not a record")
+        known = {ours: [record[key] for key in theirs if key in record] for ours, theirs in _NAMES.items()}
+        row = {ours: values[0] for ours, values in known.items() if values and values[0] is not None}
         numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in row.values())
         if not numbers or not all(map(math.isfinite, row.values())) or row.get("bpp", 0) <= 0:
             raise InputError(f"{where!r}: {row} is not a point: bpp must be above 0, and all values finite numbers")
-        for key, value in row.items():
-            if key in _SIMILARITIES and not -1 <= value <= 1:
+        for key in _SIMILARITIES & row.keys():
+            if not -1 <= row[key] <= 1:
                 title = registry.BY_KEY[key].title
-                raise InputError(f"{where!r}: {title} is {value:g}; it must lie in 0 to 1, and not be in dB")
+                raise InputError(f"{where!r}: {title} is {row[key]:g}; it must lie in 0 to 1, and not be in dB")
+        rows.append(row)
     return sorted(rows, key=lambda row: row["bpp"])

@@ -29,7 +29,7 @@ from mlic_jax.errors import MlicError
 
 if TYPE_CHECKING:  # the processes that are timed import no more than they need
     from mlic_jax.evaluation.benchmark.entrants import Entrant, Point
-    from mlic_jax.evaluation.benchmark.run import Picture
+    from mlic_jax.evaluation.benchmark.measuring import Picture
 
 MEGAPIXEL = 1e6
 REPEATS = 3
@@ -55,21 +55,21 @@ def measure(
     Raises:
       MlicError: a process failed.
     """
-    found = {}
+    times = {}
     for entrant, point in chosen:
         row: dict[str, Any] = {"point": point.name}
         with tempfile.TemporaryDirectory() as folder:
             job = {"folder": folder, "count": len(pictures), "key": dict(point.key)}
-            for j, shown in enumerate(pictures):
-                np.save(pathlib.Path(folder, f"{j}.npy"), shown.image)
+            for j, picture in enumerate(pictures):
+                np.save(pathlib.Path(folder, f"{j}.npy"), picture.image)
             if point.artifact is not None:
                 point.artifact.save(pathlib.Path(folder, "model.mlicm"))
             for work in ("encode", "decode"):
                 for unit, value in _in_a_process({**job, "work": work}, entrant.label).items():
                     row[f"{work}_{unit}_per_mpx"] = value
-        found[entrant.label] = row
+        times[entrant.label] = row
         done(f"{entrant.label}: time and memory")
-    return found
+    return times
 
 
 def _in_a_process(job: dict[str, Any], label: str) -> dict[str, float]:
@@ -134,36 +134,25 @@ def _timed(function: Callable, given: Any) -> tuple[Any, dict[str, float]]:
 
 
 def _work(job: dict[str, Any]) -> list[dict[str, float]]:
-    from mlic_jax import api, classical
+    from mlic_jax import api
+    from mlic_jax.evaluation.benchmark import entrants
 
     folder, key = pathlib.Path(job["folder"]), job["key"]
     if "codec" in key:
-        codec = classical.get(key["codec"])
-
-        def encode(image):
-            return codec.encode(image, key["quality"])
-
-        decode = codec.decode
+        point = entrants.standard(key["codec"]).at(key["quality"])
     else:
-        artifact = api.load_model(folder / "model.mlicm")
-
-        def encode(image):
-            return api.compress(image, artifact, key["quality"], effort=key["effort"])
-
-        def decode(data):
-            return api.decompress(data, artifact)
-
+        point = entrants.point_of(api.load_model(folder / "model.mlicm"), key["effort"], key["quality"], "timed")
     rows = []
     for j in range(job["count"]):
         image = np.load(folder / f"{j}.npy")
         megapixels = image.shape[0] * image.shape[1] / MEGAPIXEL
         path = folder / f"{j}.bin"
         if job["work"] == "encode":
-            data, found = _timed(encode, image)
+            data, used = _timed(point.encode, image)
             path.write_bytes(data)
         else:
-            _, found = _timed(decode, path.read_bytes())
-        rows.append({unit: value / megapixels for unit, value in found.items()})
+            _, used = _timed(point.decode, path.read_bytes())
+        rows.append({unit: value / megapixels for unit, value in used.items()})
     return rows
 
 

@@ -4,7 +4,7 @@
     runs         the trainings of a claim: their configs and folders, what of each is done
     training     those that are left, one after the other, each in a process of its own (`worker`)
     measuring    files of held-out photos by every arm that is trained, and by standard codecs
-    results      BD-rates, values at given rates, and gains, seed by seed: one dict, the JSON of a claim
+    results      values at given rates and gains, seed by seed, beside the benchmark's BD-rates: the JSON of a claim
     document     the same for people: Markdown and plots
     main         all of it, from a paper's name to a document
 

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from mlic_jax import atomic
-from mlic_jax.errors import InputError
+from mlic_jax.evaluation.benchmark import comparing
+from mlic_jax.evaluation.benchmark.comparing import number, spread
 from mlic_jax.evaluation.claim.spec import Claim
-from mlic_jax.evaluation.report import tables
+from mlic_jax.evaluation.report import plots, tables
 from mlic_jax.metrics import registry
 from mlic_jax.metrics.registry import Metric
 
@@ -40,54 +41,34 @@ _IMAGES = (
 )
 
 
-def number(value: float | None, digits: int, sign: bool = False) -> str:
-    """A number as tables show it: "31.20", "−0.5", "+0.5" with a sign; a dash for None."""
-    return "–" if value is None else f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
-
-
-def spread(found: Mapping[str, Any], digits: int, sign: bool = False) -> str:
-    """`results.summary` as text: "31.20", or "31.20 ± 0.05 (n = 3)"."""
-    text = number(found["mean"], digits, sign)
-    return text if found["sd"] is None else f"{text} ± {number(found['sd'], digits)} (n = {found['n']})"
-
-
 def digits_of(metric: Metric) -> int:
     """Decimals of a metric's values: 2 in dB, 4 otherwise."""
     return 2 if metric.scale is registry.identity_db else 4
 
 
-def write(out, paper: str, claim: Claim, found: Mapping[str, Any], images) -> dict[str, str]:
+def write(out, paper: str, claim: Claim, results: Mapping[str, Any], images) -> dict[str, str]:
     """Writes the document, its plots beside it as SVG, and the plots as PNG into another folder.
 
     Args:
       out: folder of the document, made if it does not exist.
       paper: name of the document and its plots.
       claim: for its words.
-      found: all numbers, as `main` puts them together.
+      results: all numbers, as `main` puts them together.
       images: folder of the PNG files.
 
     Returns:
       kind -> path of each file written. Raises InputError where something cannot be written.
     """
-    from mlic_jax.evaluation.report import plots
-
-    try:
-        pathlib.Path(out).mkdir(parents=True, exist_ok=True)
-    except OSError as reason:
-        raise InputError(f"cannot make the folder {str(out)!r}: {reason.strerror}") from reason
+    atomic.make_folder(out)
     written, drawn = {}, []
-    curves = mean_curves(found["curves"])
-    families = {curve["name"]: curve["family"] for curve in found["curves"]}
-    for metric in map(registry.METRICS.__getitem__, claim.metrics):
-        if not any(point.get(metric.key) is not None for points in curves.values() for point in points):
-            continue
-        drawn.append(metric)
-        for folder, kind in ((out, "svg"), (images, "png")):
-            path = pathlib.Path(folder, f"{paper}-{metric.name}.{kind}")
-            plots.save_rd_plot(path, curves, metric.key, families=families)
-            written[path.name] = str(path)
+    curves = mean_curves(results["curves"])
+    families = {curve["name"]: curve["family"] for curve in results["curves"]}
+    for metric in claim.metrics:
+        plotted = plots.save_rd_plots({"svg": out, "png": images}, f"{paper}-{metric}", curves, metric, families)
+        drawn += [registry.METRICS[metric]] if plotted else []
+        written |= plotted
     path = pathlib.Path(out, f"{paper}.md")
-    atomic.write_bytes(path, markdown(paper, claim, found, drawn).encode())
+    atomic.write_bytes(path, markdown(paper, claim, results, drawn).encode())
     return {path.name: str(path)} | written
 
 
@@ -100,9 +81,9 @@ def mean_curves(curves: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str,
     means = {}
     for name, by_point in points.items():
         rows = []
-        for point, found in by_point.items():
-            keys = [key for key in found[0] if key != "point"]
-            values = {key: [row[key] for row in found] for key in keys}
+        for point, seeds in by_point.items():
+            keys = [key for key in seeds[0] if key != "point"]
+            values = {key: [row[key] for row in seeds] for key in keys}
             mean = {key: None if None in some else float(np.mean(some)) for key, some in values.items()}
             rows.append({"point": point, **mean})
         means[name] = sorted(rows, key=lambda row: row["bpp"])
@@ -112,40 +93,40 @@ def mean_curves(curves: Sequence[Mapping[str, Any]]) -> dict[str, list[dict[str,
 # ---------------------------------------------------------------------- the text
 
 
-def markdown(paper: str, claim: Claim, found: Mapping[str, Any], drawn: Sequence[Metric]) -> str:
+def markdown(paper: str, claim: Claim, results: Mapping[str, Any], drawn: Sequence[Metric]) -> str:
     """The whole document. drawn: the metrics that have a plot."""
     parts = [f"# {claim.title}", claim.source, "## What is claimed", claim.text]
-    parts += ["## What was done", f"    {found['command']}", tables.markdown_table(_settings(found))]
-    parts += [" ".join([_MEASURED, *([_GREY] if claim.grey else []), *([_SEEDS] if len(found["seeds"]) > 1 else [])])]
-    if found["missing"]:
-        lines = [f"- {name}: {reason}" for name, reason in found["missing"].items()]
+    parts += ["## What was done", f"    {results['command']}", tables.markdown_table(_settings(results))]
+    parts += [" ".join([_MEASURED, *([_GREY] if claim.grey else []), *([_SEEDS] if len(results["seeds"]) > 1 else [])])]
+    if results["missing"]:
+        lines = [f"- {name}: {reason}" for name, reason in results["missing"].items()]
         parts += ["**Not everything is here:**", "\n".join(lines)]
     parts += ["## Results"]
     parts += [f"![{metric.title} over rate]({paper}-{metric.name}.svg)" for metric in drawn]
-    parts += _rates(found) if found["at_rates"] else _points(claim, found)
-    parts += _bd_rates(found) + _per_image(found)
+    parts += _rates(results) if results["at_rates"] else _points(claim, results)
+    parts += _bd_rates(results) + _per_image(results)
     if claim.published:
         parts += ["## The paper's figures", tables.markdown_table(list(claim.published))]
     if claim.notes:
         parts += ["## The distance to the paper", claim.notes]
-    parts += ["## Trainings", _TRAININGS, tables.markdown_table(_trainings(found))]
-    about = {curve["name"]: curve["about"] for curve in found["curves"] if curve["family"] != "ours"}
+    parts += ["## Trainings", _TRAININGS, tables.markdown_table(_trainings(results))]
+    about = {curve["name"]: curve["about"] for curve in results["curves"] if curve["family"] != "ours"}
     if about:
         rows = [{"codec": name, "settings and versions": words} for name, words in about.items()]
         parts += ["Standard codecs:", tables.markdown_table(rows)]
     return "\n\n".join(part.strip("\n") for part in parts if part.strip()) + "\n"
 
 
-def _settings(found: Mapping[str, Any]) -> list[dict[str, str]]:
-    steps = ", ".join(str(n) for n in dict.fromkeys(run["steps"] for run in found["runs"]))
+def _settings(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    steps = ", ".join(str(n) for n in dict.fromkeys(run["steps"] for run in results["runs"]))
     rows = {
         "Steps of each training": steps,
-        "Seeds": ", ".join(map(str, found["seeds"])),
-        "Training photos": found["training_photos"],
-        "Photos measured": found["photos"],
-        "Trained on": "; ".join(_machine(machine) for machine in found["machines"]) or "unknown",
-        "Measured on": _machine(found["measured_on"]),
-        "Date": found["date"],
+        "Seeds": ", ".join(map(str, results["seeds"])),
+        "Training photos": results["training_photos"],
+        "Photos measured": results["photos"],
+        "Trained on": "; ".join(_machine(machine) for machine in results["machines"]) or "unknown",
+        "Measured on": _machine(results["measured_on"]),
+        "Date": results["date"],
     }
     return [{"setting": key, "value": value} for key, value in rows.items()]
 
@@ -156,14 +137,14 @@ def _machine(machine: Mapping[str, Any]) -> str:
     return f"{cores}{accelerator}; {machine['versions']}"
 
 
-def _rates(found: Mapping[str, Any]) -> list[str]:
+def _rates(results: Mapping[str, Any]) -> list[str]:
     """A table per metric: a row per curve, its value and gain at every rate."""
-    anchor = found["anchors"][0] if found["anchors"] else None
+    anchor = results["anchors"][0] if results["anchors"] else None
     gain = f"Gains are those over {anchor}; positive is better." if anchor else ""
-    parts = ["### At equal rate", _RATES.format(interpolator=found["interpolator_over_rate"], gain=gain)]
-    for metric in map(registry.METRICS.__getitem__, found["metrics"]):
+    parts = ["### At equal rate", _RATES.format(interpolator=results["interpolator_over_rate"], gain=gain)]
+    for metric in map(registry.METRICS.__getitem__, results["metrics"]):
         digits, rows = digits_of(metric), {}
-        for entry in found["at_rates"]:
+        for entry in results["at_rates"]:
             if entry["metric"] != metric.name:
                 continue
             row = rows.setdefault(entry["name"], {"codec": entry["name"]})
@@ -174,40 +155,34 @@ def _rates(found: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def _points(claim: Claim, found: Mapping[str, Any]) -> list[str]:
+def _points(claim: Claim, results: Mapping[str, Any]) -> list[str]:
     """The curves, where no rates are asked for."""
     rows = []
-    for name, points in mean_curves(found["curves"]).items():
+    for name, points in mean_curves(results["curves"]).items():
         for point in points:
             row = {"codec": name, "point": point["point"], "bpp": number(point["bpp"], 4)}
             for metric in map(registry.METRICS.__getitem__, claim.metrics):
                 row[metric.label] = number(point.get(metric.key), digits_of(metric))
             rows.append(row)
-    means = "Means over the pictures" + (" and seeds." if len(found["seeds"]) > 1 else ".")
+    means = "Means over the pictures" + (" and seeds." if len(results["seeds"]) > 1 else ".")
     return ["### Curves", means, tables.markdown_table(rows)]
 
 
-def _bd_rates(found: Mapping[str, Any]) -> list[str]:
+def _bd_rates(results: Mapping[str, Any]) -> list[str]:
     parts = []
-    for metric in map(registry.METRICS.__getitem__, found["metrics"]):
-        entries = [entry for entry in found["bd_rates"] if entry["metric"] == metric.name]
-        if not entries:
-            continue
-        rows: dict[str, dict[str, str]] = {}
-        for entry in entries:
-            text = spread(entry, 1, True)
-            if entry["mean"] is not None:
-                text += f" [{number(entry['low'], 1)} to {number(entry['high'], 1)} dB]"
-            rows.setdefault(entry["name"], {"codec": entry["name"]})[f"% against {entry['anchor']}"] = text
-        words = _BD.format(anchor="the anchor", title=metric.title, interpolator=entries[0]["interpolator"])
-        notes = [f"- {e['name']} against {e['anchor']}: {e['note']}" for e in entries if e["note"]]
-        parts += [f"### BD-rate in {metric.title}", words, tables.markdown_table(list(rows.values())), "\n".join(notes)]
+    for metric in map(registry.METRICS.__getitem__, results["metrics"]):
+        rates = [rate for rate in results["bd_rates"] if rate["metric"] == metric.name]
+        if rates:
+            words = _BD.format(anchor="the anchor", title=metric.title, interpolator=rates[0]["interpolator"])
+            notes = [f"- {rate['name']} against {rate['anchor']}: {rate['note']}" for rate in rates if rate["note"]]
+            table = tables.markdown_table(comparing.bd_table(rates, metric.name))
+            parts += [f"### BD-rate in {metric.title}", words, table, "\n".join(notes)]
     return parts
 
 
-def _per_image(found: Mapping[str, Any]) -> list[str]:
+def _per_image(results: Mapping[str, Any]) -> list[str]:
     rows = []
-    for entry in found["per_image"]:
+    for entry in results["per_image"]:
         metric = registry.METRICS[entry["metric"]]
         digits = digits_of(metric)
         row = {"codec": entry["name"], "metric": metric.label, "pictures": entry["n"]}
@@ -218,8 +193,12 @@ def _per_image(found: Mapping[str, Any]) -> list[str]:
         rows.append(row)
     if not rows:
         return []
-    seeds = ", and over the seeds" if len(found["seeds"]) > 1 else ""
-    return ["### Single pictures", _IMAGES.format(anchor=found["anchors"][0], seeds=seeds), tables.markdown_table(rows)]
+    seeds = ", and over the seeds" if len(results["seeds"]) > 1 else ""
+    return [
+        "### Single pictures",
+        _IMAGES.format(anchor=results["anchors"][0], seeds=seeds),
+        tables.markdown_table(rows),
+    ]
 
 
 _QUARTILES = {"first quartile": "q1", "median": "median", "third quartile": "q3"}
@@ -228,9 +207,9 @@ _TRAININGS = (
 )
 
 
-def _trainings(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _trainings(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
-    for run in found["runs"]:
+    for run in results["runs"]:
         row = {"arm": run["arm"], "point": run["point"], "seed": run["seed"], "steps": f"{run['done']}/{run['steps']}"}
         row["minutes"] = number(run["minutes"], 1)
         row["steps/s"] = number(run["steps_per_second"], 2)

@@ -6,16 +6,19 @@ import datetime
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlic_jax import atomic
-from mlic_jax.cli import batch
-from mlic_jax.errors import InputError, TrainingError, UsageError
+from mlic_jax import atomic, runtime
+from mlic_jax.errors import InputError, TrainingError
+from mlic_jax.evaluation.benchmark import main as benchmark
+from mlic_jax.evaluation.benchmark import results as benchmark_results
+from mlic_jax.evaluation.benchmark.cache import Cache
+from mlic_jax.evaluation.benchmark.comparing import Key, names
+from mlic_jax.evaluation.benchmark.measuring import Curve, at_equal_rate
 from mlic_jax.evaluation.claim import document, measuring, results, runs, spec, training
-from mlic_jax.evaluation.claim.measuring import Curve
 from mlic_jax.evaluation.claim.runs import Run
 from mlic_jax.evaluation.claim.spec import Claim
 from mlic_jax.evaluation.claim.worker import machine
@@ -60,12 +63,12 @@ class Outcome(NamedTuple):
     """What `run` leaves behind.
 
     Attributes:
-      found: all numbers, as WORKDIR/results.json has them.
+      results: all numbers, as WORKDIR/results.json has them.
       written: name -> path of each file.
       failures: name of a run or curve -> what went wrong. Without training, runs that are missing are no failures.
     """
 
-    found: dict[str, Any]
+    results: dict[str, Any]
     written: dict[str, str]
     failures: dict[str, str]
 
@@ -96,56 +99,34 @@ def run(
     claim = spec.restrict(spec.load(path), options.arms, options.seeds, options.steps)
     workdir = pathlib.Path(options.workdir or pathlib.Path(WORKDIR, path.stem))
     all_runs = runs.all_of(claim, workdir, options.source, options.steps)
-    for one in all_runs:
-        runs.check(one)
+    for run in all_runs:
+        runs.check(run)
     loaded = load_pictures()
     measuring.refuse_overlap(all_runs, loaded)
-    _writable(workdir, options.out)
+    atomic.make_folder(workdir)
+    atomic.make_folder(options.out)
 
-    def say(line: str) -> None:
-        if not options.quiet:
-            print(line, file=sys.stderr, flush=True)
-
-    failures: dict[str, str] = {}
-    if not options.only_report:
-        say(_plan(claim, all_runs))
-        failures |= training.train_all(all_runs, train, options.quiet, say)
+    failures = {} if options.only_report else _train(claim, all_runs, train, options)
     used = {arm.of or arm.name for arm in claim.arms if arm.shown}
-    if not any(runs.finished(one) and one.arm.name in used for one in all_runs):
+    if not any(runs.finished(run) and run.arm.name in used for run in all_runs):
         raise _nothing(workdir, failures)
 
-    cache = measuring.Cache(workdir / "cache")
-    seen = measuring.pictures(loaded, claim.grey)
-    with batch.Bar("measure", measuring.count(claim, all_runs, len(seen)), options.quiet) as bar:
-        curves, lacking = measuring.measure_all(claim, all_runs, seen, cache, options.jobs, bar.done)
-    missing = failures | lacking
+    cache = Cache(workdir / "cache")
+    pictures = measuring.pictures(loaded, claim.grey)
+    count = len(claim.seeds) * sum(arm.shown for arm in claim.arms) + len(claim.codecs)
+    with runtime.Bar("measure", count, options.quiet) as bar:
+        curves, lacking = measuring.measure_all(claim, all_runs, pictures, cache, options.jobs, bar.done)
+    about = _about(path.stem, claim, all_runs, curves, len(pictures), options)
+    numbers = tables.finite({**about, "missing": failures | lacking, **results.compute(claim, curves)})
     if not options.only_report:
         failures |= {name: reason for name, reason in lacking.items() if not reason.startswith(measuring.UNTRAINED)}
-    found = tables.finite(
-        {
-            "command": options.command or f"mlic claim {path.stem}",
-            "paper": path.stem,
-            "metrics": list(claim.metrics),
-            "anchors": [name for name in claim.anchors if name in {curve.name for curve in curves}],
-            "seeds": list(claim.seeds),
-            "interpolator_over_rate": results.INTERPOLATOR_OVER_RATE,
-            "training_photos": _training_photos(all_runs),
-            "photos": f"{options.images or 'bundled, held out from training'} ({_photos(len(seen))})",
-            "machines": measuring.machines(all_runs),
-            "measured_on": machine(),
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "missing": missing,
-            "runs": [_about(one) for one in all_runs],
-            **results.compute(claim, curves),
-        }
-    )
     written = {name: str(workdir / name) for name in ("results.json", "images.csv")}
-    atomic.write_bytes(written["results.json"], (json.dumps(found, indent=1, allow_nan=False) + "\n").encode())
+    atomic.write_bytes(written["results.json"], (json.dumps(numbers, indent=1, allow_nan=False) + "\n").encode())
     tables.write_csv(written["images.csv"], results.images(curves))
-    written |= document.write(options.out, path.stem, claim, found, workdir)
+    written |= document.write(options.out, path.stem, claim, numbers, workdir)
     if options.shown:
-        written["report.html"] = _report(claim, curves, seen, cache, workdir / "report", options)
-    return Outcome(found, written, failures)
+        written["report.html"] = _report(claim, curves, pictures, cache, workdir / "report", options)
+    return Outcome(numbers, written, failures)
 
 
 def check(outcome: Outcome) -> None:
@@ -155,21 +136,24 @@ def check(outcome: Outcome) -> None:
         raise TrainingError(f"{name}: {reason}" + (f" (and {more} more, which the document names)" if more else ""))
 
 
-def _writable(*folders) -> None:
-    for folder in folders:
-        try:
-            pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-        except OSError as reason:
-            raise InputError(f"cannot make the folder {str(folder)!r}: {reason.strerror}") from reason
+def _train(claim: Claim, all_runs: Sequence[Run], train: training.Train, options: Options) -> dict[str, str]:
+    """Trains what is left, and says so. Name of a run -> why it is not trained."""
+
+    def say(line: str) -> None:
+        if not options.quiet:
+            print(line, file=sys.stderr, flush=True)
+
+    say(_plan(claim, all_runs))
+    return training.train_all(all_runs, train, options.quiet, say)
 
 
 def _plan(claim: Claim, all_runs: Sequence[Run]) -> str:
     """What there is to train, in lines."""
     lines = [f"{claim.title}: {len(all_runs)} trainings, {sum(map(runs.finished, all_runs))} of them done"]
-    for one in all_runs:
-        steps = runs.done(one)
-        state = "done" if runs.finished(one) else f"at step {steps} of {one.steps}" if steps else f"{one.steps} steps"
-        lines.append(f"  {one.name}: {state}")
+    for run in all_runs:
+        steps = runs.done(run)
+        state = "done" if runs.finished(run) else f"at step {steps} of {run.steps}" if steps else f"{run.steps} steps"
+        lines.append(f"  {run.name}: {state}")
     return "\n".join(lines)
 
 
@@ -185,8 +169,8 @@ def _training_photos(all_runs: Sequence[Run]) -> str:
     from mlic_jax.data import make_source
 
     words = {}
-    for one in all_runs:
-        data = one.config["data"]
+    for run in all_runs:
+        data = run.config["data"]
         count = len(make_source(data["source"], data["split"], data["dir"] or None, cache_mib=0))
         name = data["source"] if ":" in data["source"] else pathlib.Path(data["source"]).name
         words[f"{name} ({_photos(count)})"] = None
@@ -197,83 +181,50 @@ def _photos(count: int) -> str:
     return f"{count} photo{'s' if count != 1 else ''}"
 
 
-def _about(one: Run) -> dict[str, Any]:
-    minutes, speed = runs.speed(one)
+def _about(
+    paper: str, claim: Claim, all_runs: Sequence[Run], curves: Mapping[Key, Curve], count: int, options: Options
+) -> dict[str, Any]:
+    """What results.json says beside figures. count: of pictures measured."""
     return {
-        "arm": one.arm.name,
-        "point": one.point_name,
-        "seed": one.seed,
-        "steps": one.steps,
-        "done": runs.done(one),
+        "command": options.command or f"mlic claim {paper}",
+        "paper": paper,
+        "metrics": list(claim.metrics),
+        "anchors": [name for name in claim.anchors if name in names(curves)],
+        "seeds": list(claim.seeds),
+        "interpolator_over_rate": results.INTERPOLATOR_OVER_RATE,
+        "training_photos": _training_photos(all_runs),
+        "photos": f"{options.images or 'bundled, held out from training'} ({_photos(count)})",
+        "machines": measuring.machines(all_runs),
+        "measured_on": machine(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "runs": [_about_run(run) for run in all_runs],
+    }
+
+
+def _about_run(run: Run) -> dict[str, Any]:
+    minutes, speed = runs.speed(run)
+    return {
+        "arm": run.arm.name,
+        "point": run.point_name,
+        "seed": run.seed,
+        "steps": run.steps,
+        "done": runs.done(run),
         "minutes": minutes,
         "steps_per_second": speed,
     }
 
 
-def _report(claim: Claim, curves: Sequence[Curve], seen, cache, folder, options: Options) -> str:
+def _report(claim: Claim, curves: Mapping[Key, Curve], pictures, cache, folder, options: Options) -> str:
     """The benchmark's report of the first seed's curves and the codecs, with a slider over pictures at equal rate."""
-    from mlic_jax.evaluation.benchmark import results as benchmark
-    from mlic_jax.evaluation.benchmark import run as measured
-
-    chosen = [curve for curve in curves if curve.seed in (None, claim.seeds[0])]
-    entrants = [curve.entrant for curve in chosen]
-    rows = {curve.entrant.label: curve.rows for curve in chosen}
-    anchors = [curve.entrant.label for name in claim.anchors for curve in chosen if curve.name == name]
+    chosen = {key: curve for key, curve in curves.items() if key[1] in (None, claim.seeds[0])}
+    anchors = [chosen[key].entrant.label for name in claim.anchors for key in chosen if key[0] == name]
     bpp = claim.rates[len(claim.rates) // 2] if claim.rates else SHOWN_AT
-    count = min(options.shown, len(seen))
-    indexes = [index * len(seen) // count for index in range(count)]
-    with batch.Bar("pictures at equal rate", count * len(entrants), options.quiet) as bar:
-        versions = measured.at_equal_rate(
-            entrants, rows, seen, indexes, bpp, cache, options.jobs, bar.done, claim.metrics
-        )
-    benchmark.prepare(folder)
-    found = benchmark.Found(entrants, rows, {}, anchors, {}, bpp, claim.metrics)
-    return benchmark.write(folder, found, seen, dict(zip(indexes, versions, strict=True)))["report.html"]
-
-
-# ---------------------------------------------------------------------- the command
-
-
-def command(arguments, load_pictures) -> int:
-    """`mlic claim`: see cli. Returns the exit status, and raises as `run` and `check`."""
-    options = Options(
-        workdir=arguments.workdir,
-        source=arguments.source,
-        images=pathlib.Path(arguments.images).resolve().name if arguments.images else None,
-        steps=arguments.steps,
-        seeds=_seeds(arguments.seeds),
-        arms=[name for name in (arguments.arms or "").split(",") if name],
-        out=arguments.out,
-        only_report=arguments.only_report,
-        jobs=arguments.jobs,
-        shown=arguments.show,
-        quiet=arguments.quiet,
-        command=_typed(arguments),
-    )
-    try:
-        outcome = run(arguments.paper, load_pictures, options)
-    except training.Stopped as stopped:
-        if stopped.by_hand:
-            raise KeyboardInterrupt from None
-        return 0
-    if not options.quiet:
-        print("\n".join(f"wrote {path}" for path in outcome.written.values()))
-    check(outcome)
-    return 0
-
-
-def _seeds(words: str | None) -> list[int]:
-    try:
-        return [int(word) for word in (words or "").split(",") if word]
-    except ValueError:
-        raise UsageError(f"seeds {words!r}: whole numbers with commas between are needed, as 0,1,2") from None
-
-
-def _typed(arguments) -> str:
-    """The command for the document, with the last parts of paths: it goes to other machines."""
-    words = [f"mlic claim {pathlib.Path(arguments.paper).stem}"]
-    for name in ("source", "images", "steps", "seeds", "arms", "limit"):
-        if value := getattr(arguments, name):
-            value = pathlib.Path(value).name if name in ("source", "images") else value
-            words.append(f"--{name} {value!r}" if " " in str(value) else f"--{name} {value}")
-    return " ".join(words)
+    indexes = benchmark.spread(len(pictures), options.shown)
+    shown = list(chosen.values())
+    with runtime.Bar("pictures at equal rate", len(indexes) * len(shown), options.quiet) as bar:
+        work = {"metrics": claim.metrics, "jobs": options.jobs, "done": bar.done}
+        versions = at_equal_rate(shown, pictures, indexes, bpp, cache, **work)
+    by_index = dict(zip(indexes, versions, strict=True))
+    benchmark_results.prepare(folder)
+    made = benchmark_results.Results(shown, {}, anchors, claim.metrics, bpp, versions=by_index)
+    return benchmark_results.write(folder, made, pictures)["report.html"]

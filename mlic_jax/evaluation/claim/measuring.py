@@ -6,19 +6,22 @@ import contextlib
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from mlic_jax import atomic
 from mlic_jax.errors import MlicError, ModelError, UsageError
-from mlic_jax.evaluation.benchmark import entrants, run
+from mlic_jax.evaluation.benchmark import entrants, measuring
 from mlic_jax.evaluation.benchmark.cache import Cache
+from mlic_jax.evaluation.benchmark.comparing import Key
 from mlic_jax.evaluation.benchmark.entrants import Entrant, Point
+from mlic_jax.evaluation.benchmark.measuring import Curve, Picture
 from mlic_jax.evaluation.claim import runs
 from mlic_jax.evaluation.claim.runs import Run
 from mlic_jax.evaluation.claim.spec import Arm, Claim, slug
+from mlic_jax.evaluation.claim.worker import MACHINE
 from mlic_jax.fileformat.artifact import Artifact
 from mlic_jax.metrics import registry
 
@@ -26,43 +29,27 @@ from mlic_jax.metrics import registry
 UNTRAINED = "not trained"
 
 
-class Curve(NamedTuple):
-    """What was measured of an arm's seed, or of a codec.
-
-    Attributes:
-      name: of the arm or codec.
-      seed: None for codecs.
-      entrant: as the benchmark knows it; its label is the name, with the seed where there are several.
-      rows: per point one row per picture: name, width, height, bytes, bpp, and the metrics' keys.
-    """
-
-    name: str
-    seed: int | None
-    entrant: Entrant
-    rows: Sequence[run.Rows]
-
-
-def pictures(loaded: Sequence[tuple[str, np.ndarray]], grey: bool) -> list[run.Picture]:
+def pictures(loaded: Sequence[tuple[str, np.ndarray]], grey: bool) -> list[Picture]:
     """Pictures as they are measured: RGB uint8 [H, W, 3], or their luma three times."""
     if grey:
         loaded = [(name, np.repeat(registry.luma(image), 3, axis=2)) for name, image in loaded]
-    return [run.picture(name, image) for name, image in loaded]
+    return [measuring.picture(name, image) for name, image in loaded]
 
 
 def refuse_overlap(all_runs: Sequence[Run], held_out: Sequence[tuple[str, np.ndarray]]) -> None:
     """Raises UsageError where a picture is among those that a run trains on, pixel for pixel, whatever its file."""
     from mlic_jax.data import make_source
 
-    wanted = {run.picture(name, image).digest: name for name, image in held_out}
+    wanted = {measuring.picture(name, image).digest: name for name, image in held_out}
     shapes = {tuple(sorted(image.shape[:2])) for _, image in held_out}
     for spec, split, folder in dict.fromkeys(
-        (one.config["data"]["source"], one.config["data"]["split"], one.config["data"]["dir"]) for one in all_runs
+        tuple(run.config["data"][key] for key in ("source", "split", "dir")) for run in all_runs
     ):
         source = make_source(spec, split, folder or None, cache_mib=0)
         for index in range(len(source)):
             if _shape(source.name(index)) not in (None, *shapes):
                 continue
-            name = wanted.get(run.picture("", source[index]).digest)
+            name = wanted.get(measuring.picture("", source[index]).digest)
             if name is not None:
                 raise UsageError(
                     f"picture {name!r} is to be measured, and is in the training photos {spec!r}: take other --images"
@@ -81,32 +68,25 @@ def _shape(name: str) -> tuple[int, int] | None:
 # ---------------------------------------------------------------------- models
 
 
-def artifact_of(one: Run, changes: Mapping[str, Any]) -> Artifact:
+def artifact_of(run: Run, changes: Mapping[str, Any]) -> Artifact:
     """The model of a finished run, its last step's; exported once, into its folder.
 
     Args:
-      one: the run.
+      run: of the claim.
       changes: of its config, made after the training: of arguments that do not decide what weights there are.
 
     Raises MlicError.
     """
     from mlic_jax.training.checkpoint import differences
-    from mlic_jax.training.train import load_run, make_codec
+    from mlic_jax.training.runs import export_run
 
     words = "".join(f"-{slug(f'{key}={value}')}" for key, value in sorted(changes.items()))
-    path = one.folder / f"model-{one.steps}{words}.mlicm"
+    path = run.folder / f"model-{run.steps}{words}.mlicm"
     with contextlib.suppress(ModelError):  # missing, or damaged
         kept = Artifact.load(path)
-        if not differences(kept.card.get("trained_with", {}), one.config):
+        if not differences(kept.card.get("trained_with", {}), run.config):
             return kept
-    config, params, state, step = load_run(one.folder, one.steps)
-    trained_with = json.loads(json.dumps(config.to_dict(), default=list))
-    config.train.bfloat16 = False
-    for key, value in changes.items():
-        runs.change(config, key, value)
-    artifact = make_codec(config).export(params, state)
-    artifact.card = {"trained_with": trained_with, "step": step} | ({"changed": dict(changes)} if changes else {})
-    artifact.save(path)
+    export_run(run.folder, run.steps, changes=changes).save(path)
     return Artifact.load(path)
 
 
@@ -124,19 +104,17 @@ def entrant_of(arm: Arm, label: str, trained: Sequence[Run]) -> Entrant:
     """
     points: list[Point] = []
     members = []
-    for one in trained:
-        artifact = artifact_of(one, arm.changes if arm.of else {})
-        (member,) = entrants.models(
-            [entrants.Spec(label, str(one.folder), arm.effort)], lambda path, found=artifact: found
-        )
+    for run in trained:
+        artifact = artifact_of(run, arm.changes if arm.of else {})
+        spec = entrants.Spec(label, str(run.folder), arm.effort)
+        (member,) = entrants.models([spec], lambda path, artifact=artifact: artifact)
         if arm.qualities is not None and member.at is None:
             raise UsageError(f"arm {arm.name!r} has qualities, and its model {artifact.model!r} has one rate")
-        found = member.points if arm.qualities is None else tuple(map(member.at, arm.qualities))
-        for point in found:
-            several = [one.point_name] if member.at is None or len(trained) > 1 else []
-            points.append(point._replace(name=", ".join(several + ([point.name] if member.at else []))))
+        for point in member.points if arm.qualities is None else map(member.at, arm.qualities):
+            names = [run.point_name] if member.at is None or len(trained) > 1 else []
+            points.append(point._replace(name=", ".join(names + ([point.name] if member.at else []))))
         members.append(member)
-    about = "; ".join(member.about for member in members)
+    about = ", ".join([members[0].about, *(f"fingerprint {one.points[0].key['fingerprint']}" for one in members[1:])])
     return Entrant(label, "ours", about, tuple(points), members[0].at if len(members) == 1 else None, members[0].step)
 
 
@@ -151,83 +129,64 @@ def curve_label(claim: Claim, name: str, seed: int | None) -> str:
 def measure_all(
     claim: Claim,
     all_runs: Sequence[Run],
-    seen: Sequence[run.Picture],
+    pictures: Sequence[Picture],
     cache: Cache,
     jobs: int = 1,
     done: Callable[[str], None] = lambda name: None,
-) -> tuple[list[Curve], dict[str, str]]:
+) -> tuple[dict[Key, Curve], dict[str, str]]:
     """Measures every shown arm's every seed, as far as it is trained, and every codec.
 
     Args:
       claim, all_runs: what there is.
-      seen: pictures.
+      pictures: on which.
       cache: of results.
       jobs: files at a time; 0 for one per core.
-      done: called after each result.
+      done: called after each curve.
 
     Returns:
-      The curves, and label of a curve -> why it was not measured, or what is missing in it.
+      (name, seed) -> curve, the seed of codecs being None; and label of a curve -> why it was not measured, or what is
+      missing in it.
     """
-    curves, failures = [], {}
+    curves, failures = {}, {}
 
-    def add(name: str, seed: int | None, make: Callable[[], Entrant]) -> None:
+    def add(name: str, seed: int | None, make: Callable[[str], Entrant]) -> None:
+        label = curve_label(claim, name, seed)
         try:
-            entrant = make()
-            planned = run.plan([entrant], seen, cache, claim.metrics)
-            for _ in planned.found:
-                done(f"{entrant.label}: kept")
-            rows = run.measure([entrant], seen, cache, jobs, planned, done, claim.metrics)[entrant.label]
+            (curve,) = measuring.measure([make(label)], pictures, cache, claim.metrics, jobs).curves
         except MlicError as reason:
-            failures[curve_label(claim, name, seed)] = " ".join(str(reason).split())
+            failures[label] = " ".join(str(reason).split())
             return
+        finally:
+            done(label)
         if seed not in (None, claim.seeds[0]):  # the report shows the first seed alone
-            entrant = entrant._replace(points=tuple(map(_bare, entrant.points)), at=None)
-        curves.append(Curve(name, seed, entrant, rows))
+            entrant = curve.entrant
+            curve = Curve(entrant._replace(points=tuple(map(_bare, entrant.points)), at=None), curve.rows)
+        curves[name, seed] = curve
 
     for seed in claim.seeds:
         for arm in claim.arms:
             if not arm.shown:
                 continue
-            mine = [one for one in all_runs if one.arm.name == (arm.of or arm.name) and one.seed == seed]
-            trained = [one for one in mine if runs.finished(one)]
-            label = curve_label(claim, arm.name, seed)
+            mine = [run for run in all_runs if run.arm.name == (arm.of or arm.name) and run.seed == seed]
+            trained = [run for run in mine if runs.finished(run)]
             if trained:
-                add(arm.name, seed, lambda arm=arm, label=label, trained=trained: entrant_of(arm, label, trained))
-            if missing := [one.point_name for one in mine if one not in trained]:
+                add(arm.name, seed, lambda label, arm=arm, trained=trained: entrant_of(arm, label, trained))
+            if missing := [run.point_name for run in mine if run not in trained]:
+                label = curve_label(claim, arm.name, seed)
                 lacks = f"{UNTRAINED}: {', '.join(missing)}" if len(mine) > 1 else UNTRAINED
                 failures[label] = "; ".join(filter(None, (failures.get(label), lacks)))
     for name in claim.codecs:
-        add(name, None, lambda name=name: entrants.standard(name))
+        add(name, None, entrants.standard)
     return curves, failures
 
 
 def _bare(point: Point) -> Point:
     """The same without the model, which takes memory."""
-    return point._replace(encode=None, decode=None, artifact=None)
-
-
-def count(claim: Claim, all_runs: Sequence[Run], pictures: int) -> int:
-    """About as many results `measure_all` will have."""
-    from mlic_jax import classical
-
-    points = sum(
-        len(arm.qualities or (0,))
-        for arm in claim.arms
-        for one in all_runs
-        if arm.shown and one.arm.name == (arm.of or arm.name) and runs.finished(one)
-    )
-    return pictures * (points + sum(len(classical.get(name).qualities) for name in claim.codecs))
+    return point._replace(encode=None, decode=None, artifact=None, estimate=None)
 
 
 def machines(all_runs: Sequence[Run]) -> list[Mapping[str, Any]]:
     """On what the finished runs were trained, each machine once."""
-    from mlic_jax.evaluation.claim.worker import MACHINE
-
-    found = []
-    for one in all_runs:
-        path = pathlib.Path(one.folder, MACHINE)
-        if runs.finished(one) and path.exists():
-            machine = json.loads(atomic.read_bytes(path))
-            if machine not in found:
-                found.append(machine)
-    return found
+    paths = [pathlib.Path(run.folder, MACHINE) for run in all_runs if runs.finished(run)]
+    known = {path.read_bytes(): json.loads(atomic.read_bytes(path)) for path in paths if path.exists()}
+    return list(known.values())

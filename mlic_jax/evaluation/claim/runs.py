@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pathlib
 from collections.abc import Mapping
@@ -13,9 +12,8 @@ from ml_collections import ConfigDict
 from mlic_jax import atomic
 from mlic_jax.errors import InputError, TrainingError, UsageError
 from mlic_jax.evaluation.claim.spec import Arm, Claim, slug
+from mlic_jax.training.config import change, load
 
-# The parts of a config that take keys of any name: arguments of factories.
-OPEN = ("model.arguments.", "optimizer.arguments.", "optimizers.")
 # Lengths of a learning rate's schedule, in steps.
 LENGTHS = ("warmup_steps", "decay_steps", "decay_from", "boundaries")
 # In a run's folder, beside what the trainer writes: from which step of which run it began.
@@ -94,8 +92,6 @@ def make_config(arm: Arm, point: Mapping[str, Any], steps: int | None, instead: 
 
     Either number of steps stretches the schedule of the learning rate that it finds. Raises UsageError.
     """
-    from mlic_jax.training.config import load
-
     config = load(arm.config, [])
     try:
         stretch(config, steps)
@@ -107,20 +103,6 @@ def make_config(arm: Arm, point: Mapping[str, Any], steps: int | None, instead: 
     return config
 
 
-def change(config: ConfigDict, key: str, value: Any) -> None:
-    """Sets a dotted key. Raises UsageError for one that does not exist, and for a value of another type."""
-    *parents, name = key.split(".")
-    node = config
-    try:
-        for parent in parents:
-            node = node[parent]
-        with node.unlocked() if key.startswith(OPEN) else contextlib.nullcontext():
-            node[name] = value
-    except (KeyError, AttributeError, TypeError, ValueError) as reason:
-        text = " ".join(str(reason).split())
-        raise UsageError(f"config {key!r} cannot be set to {value!r}: {text}") from reason
-
-
 def stretch(config: ConfigDict, steps: int | None) -> None:
     """Sets the steps of a config, and multiplies the lengths of its learning rates' schedules by as much."""
     if steps is None:
@@ -130,9 +112,9 @@ def stretch(config: ConfigDict, steps: int | None) -> None:
         for key in LENGTHS:
             if key not in optimizer:
                 continue
-            found = optimizer[key]
+            length = optimizer[key]
             optimizer[key] = (
-                round(found * factor) if isinstance(found, int) else tuple(round(n * factor) for n in found)
+                round(length * factor) if isinstance(length, int) else tuple(round(n * factor) for n in length)
             )
     config.train.steps = steps
 

@@ -58,13 +58,13 @@ def main() -> int:
     threading.Thread(target=outlive_nobody, daemon=True).start()
     from ml_collections import ConfigDict
 
-    from mlic_jax.cli import common
+    from mlic_jax import runtime
     from mlic_jax.training import parallel
     from mlic_jax.training.config import batch_parts
 
     # Output is for errors alone: a library that prints would be taken for one.
     words, sys.stdout = sys.stdout, sys.stderr
-    common.prepare_jax()
+    runtime.prepare_jax()
     config = ConfigDict(job["config"])
     try:
         parallel.use_all_cores(config.data.batch_size, batch_parts(config))

@@ -39,22 +39,19 @@ _OF_LPIPS = (
 
 
 class Version(NamedTuple):
-    """A decoded file: what a codec made of a picture."""
+    """A decoded file: what a codec made of a picture.
+
+    Attributes:
+      label: the codec.
+      image: uint8 [H, W, 3].
+      figures: bytes, bpp, and metrics by their keys; nan where one is not defined for this picture.
+      point: at which of its settings.
+    """
 
     label: str
-    image: np.ndarray  # uint8 [H, W, 3]
-    bytes: int
-    bpp: float
-    psnr_db: float | None = None  # None: not measured; nan: not defined for this picture
-    ms_ssim: float | None = None
-    more: Mapping[str, float] = {}  # key of a metric -> value
-
-
-def version(label: str, image: np.ndarray, figures: Mapping[str, Any]) -> Version:
-    """A Version of a row of results, as `evaluate.measure` makes them: its rate, and what it has of metrics."""
-    values = {key: figures[key] for key in registry.BY_KEY if key in figures}
-    psnr_db, ms_ssim = values.pop("psnr_db", None), values.pop("ms_ssim", None)
-    return Version(label, image, figures["bytes"], figures["bpp"], psnr_db, ms_ssim, values)
+    image: np.ndarray
+    figures: Mapping[str, Any]
+    point: str = ""
 
 
 class Picture(NamedTuple):
@@ -85,7 +82,7 @@ def write_report(
       summary: rows of the table, in order; see `tables.cell` for how numbers are shown.
       curves: name -> points with bpp and keys of metrics, for `plots.rd_plot`. May be empty.
       pictures: shown in order.
-      families: name of a curve or label of a version -> "ours", "classical" or "published".
+      families: name of a curve or label of a version -> "ours" (the default), "classical" or "published".
       max_bytes: where the page would be larger, pictures are cropped around their middle until it is not, and the page
         says so. They are never scaled. What is not a picture, and crops of 64 pixels, always stay.
       sections: (headline, paragraph, rows) of further tables, below the plots.
@@ -192,8 +189,8 @@ def _picture(picture: Picture, families: Mapping[str, str], keep: float) -> str:
     crops = list(zip("AB", detail_crops(original), strict=False))
     entries = [("original", original, "", "uncompressed, 24 bpp")]
     for version in picture.versions:
-        style = "ours" if families.get(version.label, plots.family(version.label)) == "ours" else ""
-        entries.append((version.label, middle(version.image), style, _figures(version)))
+        style = "ours" if families.get(version.label, "ours") == "ours" else ""
+        entries.append((version.label, middle(version.image), style, _figures(version.figures)))
     cards = []
     for index, (label, image, style, figures) in enumerate(entries):
         boxes = "" if index else "".join(_box(letter, crop, original) for letter, crop in crops)
@@ -244,11 +241,10 @@ def _comparison(labels: Sequence[str], width: int, height: int) -> str:
     )
 
 
-def _figures(version: Version) -> str:
+def _figures(figures: Mapping[str, Any]) -> str:
     """Rate on one line, quality on the next."""
-    values = {"psnr_db": version.psnr_db, "ms_ssim": version.ms_ssim, **version.more}
-    shown = [_quality(registry.BY_KEY[key], value) for key, value in values.items() if value is not None]
-    return f"{tables.cell(version.bytes)} bytes · {version.bpp:.3f} bpp\n{' · '.join(shown)}"
+    shown = [_quality(metric, figures[key]) for key, metric in registry.BY_KEY.items() if key in figures]
+    return f"{tables.cell(figures['bytes'])} bytes · {figures['bpp']:.3f} bpp\n{' · '.join(shown)}"
 
 
 def _quality(metric: registry.Metric, value: float) -> str:

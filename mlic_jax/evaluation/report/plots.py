@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mlic_jax import atomic, classical, errors
+from mlic_jax import atomic, errors
 from mlic_jax.metrics import bd, registry
 
 Curves = Mapping[str, Sequence[Mapping]]
@@ -32,14 +32,6 @@ _COLOURS = {
 _MARKERS = {"ours": "o", "classical": "sD^vP<>Xh", "published": "oxd+*"}
 
 
-def family(name: str) -> str:
-    """The family that decides a curve's style: "classical" for names of `classical.CODECS`, "published" for names
-    that end in "(published)", else "ours"."""
-    if name in classical.CODECS:
-        return "classical"
-    return "published" if name.endswith("(published)") else "ours"
-
-
 def rd_plot(
     curves: Curves,
     quality: str = "psnr_db",
@@ -56,8 +48,8 @@ def rd_plot(
       quality: key of a metric, as "psnr_db" or "ms_ssim"; all are drawn in dB.
       fmt: "svg" or "png".
       title: above the plot.
-      families: name -> "ours" (bold), "classical" (thin, dashed) or "published" (dotted); `family` of the name where
-        it says nothing.
+      families: name -> "ours" (bold), "classical" (thin, dashed) or "published" (dotted); "ours" where it says
+        nothing.
       bpp_max: right end of the rate axis; by default somewhat beyond the last point of ours, or, where there is none,
         of standard codecs.
       transparent: leaves the white ground out, for `inline_svg`; a file of its own needs it, or is dark ink on dark.
@@ -73,7 +65,7 @@ def rd_plot(
         raise errors.UsageError(
             f"cannot plot {quality!r} as {fmt!r}; known: {', '.join(registry.BY_KEY)} as svg or png"
         )
-    kinds = {name: (families or {}).get(name, family(name)) for name in curves}
+    kinds = {name: (families or {}).get(name, "ours") for name in curves}
     lines = {name: np.array(sorted(bd.curve(points, quality))) for name, points in curves.items()}
     if not any(len(line) for line in lines.values()):
         raise errors.InputError(f"no curve has a finite value of {quality!r} to plot")
@@ -83,7 +75,7 @@ def rd_plot(
         ends = {name: line[-1, 0] for name, line in lines.items() if len(line)}
         # Of the first family that is there: published curves often go far beyond the others.
         bpp_max = 1.2 * next(
-            max(found) for kind in _STYLES if (found := [end for name, end in ends.items() if kinds[name] == kind])
+            max(same) for kind in _STYLES if (same := [end for name, end in ends.items() if kinds[name] == kind])
         )
     try:
         import matplotlib
@@ -112,7 +104,7 @@ def rd_plot(
 def _draw(axes, lines: Mapping[str, np.ndarray], kinds: Mapping[str, str], bpp_max: float) -> None:
     """Draws lines [n, 2] (bpp, dB), sorted by rate and possibly empty, on an axis that ends at `bpp_max`."""
     used: dict[str, int] = {}
-    height, seen = {}, []
+    height, visible = {}, []
     for name, line in lines.items():
         kind = kinds[name]
         # Counted over all curves, the empty ones too: a codec has one colour in every plot of a report.
@@ -124,12 +116,12 @@ def _draw(axes, lines: Mapping[str, np.ndarray], kinds: Mapping[str, str], bpp_m
         axes.plot(*line.T, label=name, color=colour, marker=marker, **_STYLES[kind])
         # Where the curve lies at the middle of the axis, continued past its ends, decides its place in the legend.
         height[name] = _at(line, bpp_max / 2)
-        visible = line[line[:, 0] <= bpp_max, 1]
-        seen += [*visible] + ([np.interp(bpp_max, *line.T)] if len(visible) and line[-1, 0] > bpp_max else [])
+        inside = line[line[:, 0] <= bpp_max, 1]
+        visible += [*inside] + ([np.interp(bpp_max, *line.T)] if len(inside) and line[-1, 0] > bpp_max else [])
     axes.set_xlim(0, bpp_max)
-    if seen:
-        margin = 0.04 * (max(seen) - min(seen)) or 1.0
-        axes.set_ylim(min(seen) - margin, max(seen) + margin)
+    if visible:
+        margin = 0.04 * (max(visible) - min(visible)) or 1.0
+        axes.set_ylim(min(visible) - margin, max(visible) + margin)
     axes.grid(True, linewidth=0.6, alpha=0.15, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     handles, names = axes.get_legend_handles_labels()
@@ -157,11 +149,31 @@ def _at(line: np.ndarray, bpp: float) -> float:
     return float(y[j] + slope * (np.log(bpp) - x[j]))
 
 
-def save_rd_plot(path: str | os.PathLike, curves: Curves, quality: str = "psnr_db", **options) -> pathlib.Path:
-    """Writes `rd_plot` to a file whose name ends in .svg or .png. Raises as `rd_plot` and `atomic.write_bytes`."""
-    fmt = pathlib.Path(path).suffix.lstrip(".").lower()
-    atomic.write_bytes(path, rd_plot(curves, quality, fmt, **options))
-    return pathlib.Path(path)
+def save_rd_plots(
+    folders: Mapping[str, str | os.PathLike],
+    stem: str,
+    curves: Curves,
+    metric: str,
+    families: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Writes `rd_plot` in several formats, where a curve has a value to plot.
+
+    Args:
+      folders: format, "svg" or "png" -> folder.
+      stem: of the files' names.
+      curves, families: as for `rd_plot`.
+      metric: by name, see `metrics.registry`.
+
+    Returns:
+      name -> path of each file written. Raises as `rd_plot` and `atomic.write_bytes`.
+    """
+    written, key = {}, registry.METRICS[metric].key
+    if any(bd.curve(points, key) for points in curves.values()):
+        for fmt, folder in folders.items():
+            path = pathlib.Path(folder, f"{stem}.{fmt}")
+            atomic.write_bytes(path, rd_plot(curves, key, fmt, families=families))
+            written[path.name] = str(path)
+    return written
 
 
 def inline_svg(svg: bytes, prefix: str) -> str:

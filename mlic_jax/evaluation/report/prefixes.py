@@ -18,12 +18,12 @@ from mlic_jax.fileformat import modes
 from mlic_jax.metrics import registry
 
 # A row of figures, and the picture in the file's mode.
-Found = Sequence[tuple[dict[str, Any], np.ndarray]]
+Measured = Sequence[tuple[dict[str, Any], np.ndarray]]
 # Milliseconds for which an animation shows a picture, and the last one.
 SHOWN, LAST_SHOWN = 400, 2000
 
 
-def measure(prefixes: Iterable[api.Prefix], original: np.ndarray | None, metrics: Sequence[str]) -> Found:
+def measure(prefixes: Iterable[api.Prefix], original: np.ndarray | None, metrics: Sequence[str]) -> Measured:
     """Rates of prefixes, and metrics where there is something to compare with.
 
     Args:
@@ -33,7 +33,7 @@ def measure(prefixes: Iterable[api.Prefix], original: np.ndarray | None, metrics
 
     Raises InputError for an original of another size.
     """
-    found = []
+    measured = []
     for prefix in prefixes:
         height, width = prefix.image.shape[:2]
         row = {"iterations": prefix.iterations, "bytes": prefix.bytes, "bpp": 8 * prefix.bytes / (height * width)}
@@ -43,13 +43,13 @@ def measure(prefixes: Iterable[api.Prefix], original: np.ndarray | None, metrics
                     f"the original has {original.shape[1]}x{original.shape[0]} pixels, the file {width}x{height}"
                 )
             row |= registry.measured(original, modes.from_array(prefix.image).rgb, metrics)
-        found.append((row, prefix.image))
-    return found
+        measured.append((row, prefix.image))
+    return measured
 
 
-def table(found: Found) -> str:
+def table(measured: Measured) -> str:
     """In Markdown."""
-    return tables.markdown_table([row for row, _ in found])
+    return tables.markdown_table([row for row, _ in measured])
 
 
 def to_gif(images: Sequence[np.ndarray]) -> bytes:
@@ -62,28 +62,29 @@ def to_gif(images: Sequence[np.ndarray]) -> bytes:
     return out.getvalue()
 
 
-def to_files(found: Found, stem: str) -> Iterator[tuple[str, bytes]]:
+def to_files(measured: Measured, stem: str) -> Iterator[tuple[str, bytes]]:
     """(STEM-01.png, its content) and so on, losslessly, in the file's mode."""
-    for row, image in found:
+    for row, image in measured:
         out = io.BytesIO()
         modes.to_pillow(modes.from_array(image).mode, image).save(out, "PNG")
         yield f"{stem}-{row['iterations']:02d}.png", out.getvalue()
 
 
-def write_page(path: str | os.PathLike, name: str, original: np.ndarray, found: Found) -> pathlib.Path:
+def write_page(path: str | os.PathLike, name: str, original: np.ndarray, measured: Measured) -> pathlib.Path:
     """The HTML report of one file: every prefix beside the original, with a slider between any two.
 
     Args:
       path: of the page.
       name: of the file.
       original: uint8 [H, W, 3].
-      found: with metrics.
+      measured: with metrics.
 
     Raises as `html.write_report`.
     """
-    rows = [row for row, _ in found]
+    rows = [row for row, _ in measured]
     versions = [
-        html.version(f"{row['iterations']} of {len(found)}", modes.from_array(image).rgb, row) for row, image in found
+        html.Version(f"{row['iterations']} of {len(measured)}", modes.from_array(image).rgb, row)
+        for row, image in measured
     ]
     return html.write_report(
         path,
@@ -92,5 +93,4 @@ def write_page(path: str | os.PathLike, name: str, original: np.ndarray, found: 
         rows,
         {name: rows},
         [html.Picture(name, original, versions)],
-        {name: "ours"} | {version.label: "ours" for version in versions},
     )

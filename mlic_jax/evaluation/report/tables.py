@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import numbers
 import os
-import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mlic_jax import atomic
@@ -78,18 +76,25 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_csv(path: str | os.PathLike, rows: Sequence[Row]) -> pathlib.Path:
+def write_csv(path: str | os.PathLike, rows: Iterable[Row]) -> None:
     """Writes the rows with all their digits below a line of names; missing cells stay empty. Raises InputError."""
-    out = io.StringIO()
+    rows, out = list(rows), io.StringIO()
     writer = csv.DictWriter(out, columns(rows), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     atomic.write_bytes(path, out.getvalue().encode())
-    return pathlib.Path(path)
 
 
-def compressai_json(name: str, description: str, points: Sequence[Row]) -> str:
-    """A curve as the JSON that `compressai.utils.plot` reads, one list per quantity, in order of rate.
+def markdown(title: str, words: Sequence[str], table: Sequence[Row], sections: Sequence[tuple]) -> str:
+    """A document: a headline, paragraphs, a table, and (headline, paragraph, rows) of further tables."""
+    parts = [f"# {title}", *words, markdown_table(table)]
+    for headline, paragraph, rows in sections:
+        parts += [f"## {headline}", paragraph, markdown_table(rows)]
+    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def compressai(name: str, description: str, points: Sequence[Row]) -> dict[str, Any]:
+    """A curve in the layout that `compressai.utils.plot` reads as JSON: one list per quantity, in order of rate.
 
     Args:
       name: of the codec.
@@ -103,4 +108,4 @@ def compressai_json(name: str, description: str, points: Sequence[Row]) -> str:
         values = [point.get(ours) for point in points]
         if all(value is not None and math.isfinite(value) for value in values):
             results[theirs] = [float(value) for value in values]
-    return json.dumps({"name": name, "description": description, "results": results}, indent=2) + "\n"
+    return {"name": name, "description": description, "results": results}

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from mlic_jax.entropy.bits import binary_rnn
+from mlic_jax.entropy.bits import binary_rnn_integers, prior
 from mlic_jax.entropy.bits.binary_rnn import BinaryRNN
 from mlic_jax.errors import CorruptStreamError, ModelError
 from mlic_jax.layers import init
@@ -21,8 +21,38 @@ SIZES = ((1, 1), (1, 7), (5, 3), (4, 6))
 
 
 def boxed(module):
-    codes = jax.ShapeDtypeStruct((1, 1, 2, 2, module.channels), jnp.float32)
-    return jax.eval_shape(module.init, jax.random.key(0), codes)["params"]
+    shape = (1, 1, 2, 2, module.channels)
+    volume = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape, bool)
+    return jax.eval_shape(lambda *codes: module.init(jax.random.key(0), *codes, method="bits"), *volume)["params"]
+
+
+def in_floats(module, params, codes):
+    """Bits that each of codes [B, T, h, w, C] costs, by the network in floating point."""
+    return module.apply({"params": params}, codes, codes != 0, method="bits")
+
+
+def bound(module, state):
+    """The prior of an artifact's state, as coders see it."""
+    return module.bind({"state": state})
+
+
+def present(codes, heights):
+    """What is sent of codes [T, h, w, C]; their shape."""
+    sent = np.full(codes.shape[1:3], len(codes)) if heights is None else heights
+    return np.broadcast_to((sent > np.arange(len(codes))[:, None, None])[..., None], codes.shape)
+
+
+def encode(module, state, codes, heights=None):
+    return prior.write(bound(module, state), codes, present(codes, heights))
+
+
+def decode(module, state, chunks, size, heights=None):
+    shape = np.empty((len(chunks), *size, module.channels))
+    return prior.read(bound(module, state), chunks, present(shape, heights))
+
+
+def code_lengths(module, state, codes, heights=None):
+    return prior.code_lengths(bound(module, state), codes, present(codes, heights))
 
 
 def noisy(module, gain=2.0):
@@ -39,7 +69,7 @@ def noisy(module, gain=2.0):
 
 @functools.cache
 def state_of(module):
-    return binary_rnn.integers(module, noisy(module))
+    return module.bind({"params": noisy(module)}).integers()
 
 
 def random_codes(module, size, seed=0, count=None, heights=None):
@@ -59,17 +89,12 @@ def random_heights(module, size, seed=0):
 
 def frequencies(module, state, codes, heights=None):
     """int [T, h, w, C] that coders use; 0 where nothing is sent."""
-    walk, found = binary_rnn._Walk(module, state, codes.shape[1:3], heights), []
-    for k, one in enumerate(codes):
-        walk.begin(one)
-        grid = np.zeros(walk.codes.shape, int)
-        for places, values in walk.waves(k):
+    grid = np.zeros(codes.shape, int)
+    for waves in bound(module, state).streams(codes, present(codes, heights)):
+        for places, values in waves:
             assert not grid[places].any(), "a place comes twice"
             grid[places] = values
-        found.append(grid[walk.inside].reshape(one.shape))
-        if k + 1 < len(codes):
-            walk.remember(k)
-    return np.stack(found)
+    return grid
 
 
 # ---------------------------------------------------------------- the network in floating point
@@ -92,7 +117,7 @@ def test_a_bit_costs_a_bit_before_training_and_nothing_where_it_is_not_sent():
     params = init.materialise(boxed(SMALL), jax.random.key(0))
     heights = random_heights(SMALL, (4, 6))
     codes = random_codes(SMALL, (4, 6), heights=heights)
-    bits = np.asarray(SMALL.apply({"params": params}, codes[None].astype(np.float32)))[0]
+    bits = np.asarray(in_floats(SMALL, params, codes[None].astype(np.float32)))[0]
     np.testing.assert_allclose(bits, codes != 0, atol=1e-6)
     assert bits.dtype == np.float32
     for name in ("gates", "memory_gates"):  # input, forget, output, candidate
@@ -102,7 +127,7 @@ def test_a_bit_costs_a_bit_before_training_and_nothing_where_it_is_not_sent():
 @pytest.mark.parametrize("module", [SMALL, ALONE], ids=["progressive", "alone"])
 def test_bits_depend_on_bits_before_them_alone(module):
     params, size = noisy(module), (5, 9)
-    apply = jax.jit(lambda codes: module.apply({"params": params}, codes[None])[0])
+    apply = jax.jit(lambda codes: in_floats(module, params, codes[None])[0])
     codes = random_codes(module, size).astype(np.float32)
     before = np.asarray(apply(codes))
     order = np.arange(size[0] * size[1]).reshape(size)
@@ -122,7 +147,7 @@ def test_context_reaches_three_rows_up_and_three_columns_ahead():
     """What a wave takes for known: row i sees row i - 1 up to column j + 3, and no further."""
     params, size = noisy(ALONE), (3, 12)
     codes = random_codes(ALONE, size, count=1).astype(np.float32)
-    apply = jax.jit(lambda codes: ALONE.apply({"params": params}, codes[None])[0, 0])
+    apply = jax.jit(lambda codes: in_floats(ALONE, params, codes[None])[0, 0])
     before = np.asarray(apply(codes))
     other = codes.copy()
     other[0, 0, 8] *= -1
@@ -134,8 +159,8 @@ def test_context_reaches_three_rows_up_and_three_columns_ahead():
 def test_the_first_iterations_do_not_depend_on_how_many_there_are():
     params = noisy(SMALL)
     codes = random_codes(SMALL, (4, 6))[None].astype(np.float32)
-    whole = SMALL.apply({"params": params}, codes)
-    np.testing.assert_allclose(SMALL.apply({"params": params}, codes[:, :2]), whole[:, :2], rtol=1e-4)
+    whole = in_floats(SMALL, params, codes)
+    np.testing.assert_allclose(in_floats(SMALL, params, codes[:, :2]), whole[:, :2], rtol=1e-4)
 
 
 def test_gradient_by_finite_differences():
@@ -144,7 +169,7 @@ def test_gradient_by_finite_differences():
 
     @jax.jit
     def loss(params):
-        return SMALL.apply({"params": params}, codes).sum()
+        return in_floats(SMALL, params, codes).sum()
 
     gradients = jax.jit(jax.grad(loss))(params)
     for name, layer in params.items():
@@ -161,7 +186,7 @@ def test_other_codes_are_refused():
     params = noisy(SMALL)
     for shape in ((1, 4, 2, 2, 3), (1, 3, 2, 2, 4)):
         with pytest.raises(ValueError):
-            SMALL.apply({"params": params}, np.ones(shape, np.float32))
+            in_floats(SMALL, params, np.ones(shape, np.float32))
 
 
 # ---------------------------------------------------------------- whole numbers
@@ -274,7 +299,7 @@ def test_whole_numbers_depend_on_bits_before_them_alone():
 def test_blocks_of_cells_do_not_show(monkeypatch):
     codes = random_codes(SMALL, (5, 9))
     whole = frequencies(SMALL, state_of(SMALL), codes)
-    monkeypatch.setattr(binary_rnn, "_BLOCK", 7)
+    monkeypatch.setattr(binary_rnn_integers, "_BLOCK", 7)
     np.testing.assert_array_equal(frequencies(SMALL, state_of(SMALL), codes), whole)
 
 
@@ -300,11 +325,11 @@ def test_round_trip(module, size):
     for codes in kinds(module, size).values():
         for heights in (None, random_heights(module, size), np.zeros(size, int)):
             sent = codes if heights is None else masked(codes, heights)
-            chunks = binary_rnn.encode(module, state, sent, heights)
-            decoded = binary_rnn.decode(module, state, chunks, size, heights)
+            chunks = encode(module, state, sent, heights)
+            decoded = decode(module, state, chunks, size, heights)
             assert decoded.dtype == np.int8 and len(chunks) == module.iterations
             np.testing.assert_array_equal(decoded, sent)
-            lengths = binary_rnn.code_length(module, state, sent, heights)
+            lengths = code_lengths(module, state, sent, heights)
             for chunk, bits in zip(chunks, lengths, strict=True):
                 assert bits - 1 <= 8 * len(chunk) <= 1.01 * bits + 8 * 16
 
@@ -312,10 +337,10 @@ def test_round_trip(module, size):
 @pytest.mark.parametrize("heights", [None, random_heights(SMALL, (4, 6))], ids=["all", "heights"])
 def test_the_first_chunks_are_those_of_fewer_iterations(heights):
     codes = random_codes(SMALL, (4, 6), heights=heights if heights is not None else np.full((4, 6), 3))
-    chunks = binary_rnn.encode(SMALL, state_of(SMALL), codes, heights)
+    chunks = encode(SMALL, state_of(SMALL), codes, heights)
     for count in range(SMALL.iterations + 1):
-        assert binary_rnn.encode(SMALL, state_of(SMALL), codes[:count], heights) == chunks[:count]
-        decoded = binary_rnn.decode(SMALL, state_of(SMALL), chunks[:count], (4, 6), heights)
+        assert encode(SMALL, state_of(SMALL), codes[:count], heights) == chunks[:count]
+        decoded = decode(SMALL, state_of(SMALL), chunks[:count], (4, 6), heights)
         assert decoded.shape == (count, 4, 6, 3)
         np.testing.assert_array_equal(decoded, codes[:count])
 
@@ -328,7 +353,7 @@ def test_code_length_is_that_of_the_frequencies():
         sum(-np.log2((v if x > 0 else 65536 - v) / 65536) for x, v in zip(one[one != 0], fs[one != 0], strict=True))
         for one, fs in zip(codes, f, strict=True)
     ]
-    np.testing.assert_allclose(binary_rnn.code_length(SMALL, state_of(SMALL), codes, heights), expected, rtol=1e-9)
+    np.testing.assert_allclose(code_lengths(SMALL, state_of(SMALL), codes, heights), expected, rtol=1e-9)
 
 
 def test_codes_that_cannot_be_coded():
@@ -344,13 +369,13 @@ def test_codes_that_cannot_be_coded():
         (codes[[0, 1, 2, 0]], None),
     ):
         with pytest.raises(ValueError):
-            binary_rnn.encode(SMALL, state, wrong, map_)
+            encode(SMALL, state, wrong, map_)
 
 
 def test_damaged_chunks_are_refused_or_others():
     rng, state = np.random.default_rng(0), state_of(SMALL)
     codes = random_codes(SMALL, (4, 6))
-    chunks = binary_rnn.encode(SMALL, state, codes)
+    chunks = encode(SMALL, state, codes)
     refused, tried = 0, []
     for k, chunk in enumerate(chunks):
         for _ in range(12):
@@ -359,29 +384,29 @@ def test_damaged_chunks_are_refused_or_others():
         tried += [(k, data) for data in (chunk[:-1], chunk[:-4], b"", chunk + b"\0", chunk + bytes(4), bytes(64))]
     for k, data in tried:
         try:
-            found = binary_rnn.decode(SMALL, state, (*chunks[:k], data, *chunks[k + 1 :]), (4, 6))
+            found = decode(SMALL, state, (*chunks[:k], data, *chunks[k + 1 :]), (4, 6))
         except CorruptStreamError:
             refused += 1
         else:
             assert (found[k] != codes[k]).any()
             np.testing.assert_array_equal(found[:k], codes[:k])
     assert refused >= len(tried) // 2
-    with pytest.raises(CorruptStreamError):
-        binary_rnn.decode(SMALL, state, chunks + chunks[:1], (4, 6))
+    with pytest.raises(ValueError, match="at most 3 iterations"):
+        decode(SMALL, state, chunks + chunks[:1], (4, 6))
 
 
 def test_a_forged_size_is_found_out_before_much_is_done():
-    chunks = binary_rnn.encode(SMALL, state_of(SMALL), random_codes(SMALL, (4, 6)))
+    chunks = encode(SMALL, state_of(SMALL), random_codes(SMALL, (4, 6)))
     steps = []
 
-    class Counting(binary_rnn.Decoder):
+    class Counting(BinaryRNN.decoder):
         def read_bits(self, frequencies):
             steps.append(frequencies.size)
             return super().read_bits(frequencies)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(CorruptStreamError):
-        patch.setattr(binary_rnn, "Decoder", Counting)
-        binary_rnn.decode(SMALL, state_of(SMALL), chunks, (1024, 1024))
+        patch.setattr(BinaryRNN, "decoder", Counting)
+        decode(SMALL, state_of(SMALL), chunks, (1024, 1024))
     assert sum(steps) < 4000
 
 
@@ -390,21 +415,20 @@ def test_a_forged_size_is_found_out_before_much_is_done():
 
 @pytest.mark.parametrize("module", [SMALL, ALONE, FIRST], ids=["progressive", "alone", "first"])
 def test_states_pass_their_check(module):
-    binary_rnn.check(module, state_of(module))
-    assert binary_rnn.integers(module, init.materialise(boxed(module), jax.random.key(0))).keys() == set(
-        module.plans()
-    ) | {"tables"}
+    bound(module, state_of(module)).check()
+    started = module.bind({"params": init.materialise(boxed(module), jax.random.key(0))})
+    assert started.integers().keys() == {*module.plans(), "tables"}
 
 
 def test_a_large_bias_beside_small_weights_is_held():
     params = noisy(SMALL)
     params["hidden"]["kernel"] = params["hidden"]["kernel"] * 1e-8
     params["hidden"]["bias"] = np.full_like(params["hidden"]["bias"], 0.5)
-    state = binary_rnn.integers(SMALL, params)
-    binary_rnn.check(SMALL, state)
+    state = SMALL.bind({"params": params}).integers()
+    bound(SMALL, state).check()
     layer = state["hidden"]
     steps = layer["bias"].astype(float) * layer["multiplier"] * 2.0 ** -layer["shift"].astype(float)
-    np.testing.assert_allclose(steps, 0.5 * binary_rnn.TANH_STEPS, rtol=1e-3)
+    np.testing.assert_allclose(steps, 0.5 * binary_rnn_integers.TANH_STEPS, rtol=1e-3)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e12])
@@ -412,7 +436,7 @@ def test_parameters_that_whole_numbers_cannot_hold(value):
     params = noisy(SMALL)
     params["gates"]["kernel"][0, 0, 0] = value
     with pytest.raises(ModelError):
-        binary_rnn.integers(SMALL, params)
+        SMALL.bind({"params": params}).integers()
 
 
 def test_damaged_states_are_refused():
@@ -454,7 +478,7 @@ def test_damaged_states_are_refused():
     ]
     for state in wrong:
         with pytest.raises(ModelError):
-            binary_rnn.check(SMALL, state)
+            bound(SMALL, state).check()
 
 
 # ---------------------------------------------------------------- trained
@@ -485,7 +509,7 @@ def trained():
     def step(carry, i):
         params, moments = carry
         batch = jax.lax.dynamic_slice_in_dim(codes, i % 8 * 32, 32)
-        value, gradients = jax.value_and_grad(lambda p: TRAINED.apply({"params": p}, batch).mean())(params)
+        value, gradients = jax.value_and_grad(lambda p: in_floats(TRAINED, p, batch).mean())(params)
         updates, moments = optimizer.update(gradients, moments, params)
         return (optax.apply_updates(params, updates), moments), value
 
@@ -498,18 +522,18 @@ def test_training_pays_and_whole_numbers_cost_nothing():
     params, values = trained()
     assert values[0] == pytest.approx(1, abs=1e-5)
     codes = correlated(1, (48, 32), 1)[0]
-    floats = np.asarray(TRAINED.apply({"params": params}, codes[None].astype(np.float32)))[0].sum((1, 2, 3))
-    state = binary_rnn.integers(TRAINED, params)
-    binary_rnn.check(TRAINED, state)
-    lengths = binary_rnn.code_length(TRAINED, state, codes)
+    floats = np.asarray(in_floats(TRAINED, params, codes[None].astype(np.float32)))[0].sum((1, 2, 3))
+    state = TRAINED.bind({"params": params}).integers()
+    bound(TRAINED, state).check()
+    lengths = code_lengths(TRAINED, state, codes)
     assert lengths.sum() / codes.size < 0.95
     assert (lengths[1:] < lengths[0]).all()  # the memory is of use
     assert np.abs(lengths / floats - 1).max() < 0.01
-    chunks = binary_rnn.encode(TRAINED, state, codes)
-    np.testing.assert_array_equal(binary_rnn.decode(TRAINED, state, chunks, (48, 32)), codes)
+    chunks = encode(TRAINED, state, codes)
+    np.testing.assert_array_equal(decode(TRAINED, state, chunks, (48, 32)), codes)
     for chunk, bits in zip(chunks, lengths, strict=True):
         assert bits <= 8 * len(chunk) <= 1.01 * bits + 8 * 16
     f = frequencies(TRAINED, state, codes)
-    floats = np.asarray(TRAINED.apply({"params": params}, codes[None].astype(np.float32)))[0]
+    floats = np.asarray(in_floats(TRAINED, params, codes[None].astype(np.float32)))[0]
     chance = np.where(codes > 0, 2.0**-floats, 1 - 2.0**-floats)
     assert np.abs(f / 65536 - chance).mean() < 0.01 and np.abs(f / 65536 - chance).max() < 0.1

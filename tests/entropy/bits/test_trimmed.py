@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from mlic_jax.entropy.bits import trimmed
+from mlic_jax.entropy.bits import prior, trimmed
 from mlic_jax.entropy.bits.integers import LARGEST_LOGIT, LOGIT_ONE
 from mlic_jax.errors import CorruptStreamError, ModelError
 from mlic_jax.fileformat.artifact import flatten
@@ -24,7 +24,8 @@ def network(channels=N, features=2, blocks=1, noise=0.3):
     module = trimmed.TrimmedConv(channels, features, blocks)
     volume = (1, 2, 2, channels)
     some = (jax.ShapeDtypeStruct(volume, jnp.float32), jax.ShapeDtypeStruct(volume, bool))
-    params = init.materialise(jax.eval_shape(module.init, jax.random.key(0), *some)["params"], jax.random.key(1))
+    boxed = jax.eval_shape(lambda *some: module.init(jax.random.key(0), *some, method="bits"), *some)["params"]
+    params = init.materialise(boxed, jax.random.key(1))
     rng = np.random.default_rng(0)
     params = {
         name: (a + noise * rng.normal(size=a.shape) / (len(a.shape) > 1 and np.prod(a.shape[:-1]) ** 0.5 or 1)).astype(
@@ -32,13 +33,41 @@ def network(channels=N, features=2, blocks=1, noise=0.3):
         )
         for name, a in params.items()
     }
-    return module, params, trimmed.integers_of(module, params)
+    return module, params, module.bind({"params": params}).integers()
 
 
 def volume(shape, share=1.0, seed=0):
     """(bits int8, sent) of random places."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, 2, shape).astype(np.int8), rng.random(shape) < share
+
+
+def signs_of(bits, sent):
+    """The volume that coders see, int8: -1 or 1, and 0 where not sent."""
+    return np.where(sent, 2 * bits - 1, 0).astype(np.int8)
+
+
+def in_floats(module, params, bits, sent):
+    """Bits that each of a batch costs, by the network in floating point."""
+    return module.apply({"params": params}, 2.0 * bits - 1, sent, method="bits")
+
+
+def encode(module, state, bits, sent):
+    (data,) = prior.write(module.bind({"state": state}), signs_of(bits, sent), sent)
+    return data
+
+
+def decode(module, state, data, sent):
+    """Bits int8, 0 where not sent."""
+    signs = prior.read(module.bind({"state": state}), (data,), sent)
+    assert signs.dtype == np.int8
+    np.testing.assert_array_equal(np.abs(signs), sent)
+    return (signs > 0).astype(np.int8)
+
+
+def code_length(module, state, bits, sent):
+    (length,) = prior.code_lengths(module.bind({"state": state}), signs_of(bits, sent), sent)
+    return length
 
 
 def logits(module, params, bits, sent):
@@ -48,14 +77,17 @@ def logits(module, params, bits, sent):
 
 def probabilities(module, state, bits, sent):
     """The frequencies int [h, w, n] with which files are coded."""
-    found = np.zeros(sent.shape, int)
+    volume = np.zeros(sent.shape, int)
+    (waves,) = module.bind({"state": state}).streams(signs_of(bits, sent), sent)
+    for places, frequencies in waves:
+        volume[places] = frequencies
+    return volume
 
-    def code(places, frequencies):
-        found[places] = frequencies
-        return bits[places]
 
-    trimmed._run(module, state, sent, code)
-    return found
+def lengths_of_files(module, state, bits, sent):
+    """Bits that each takes, float [h, w, n]; 0 where not sent."""
+    of_ones = probabilities(module, state, bits, sent) / 65536
+    return -np.log2(np.where(sent, np.where(bits == 1, of_ones, 1 - of_ones), 1))
 
 
 DIAGONAL = np.add.outer(np.add.outer(np.arange(6), np.arange(5)), np.arange(N))
@@ -101,11 +133,12 @@ def test_the_first_place_knows_nothing_and_what_is_not_sent_is_of_no_account():
     # Bits that are not sent cost nothing and change nothing, in training as in files.
     other = np.where(sent, bits, 1 - bits)
     for values in (bits, other):
-        lengths = np.asarray(module.apply({"params": params}, (2.0 * values - 1)[None], sent[None])[0])
+        lengths = np.asarray(in_floats(module, params, values[None], sent[None])[0])
         assert (lengths[~sent] == 0).all() and (lengths[sent] > 0).all()
     np.testing.assert_array_equal(logits(module, params, bits, sent), logits(module, params, other, sent))
-    assert trimmed.encode(module, state, bits, sent) == trimmed.encode(module, state, other, sent)
-    assert (trimmed.code_length(module, state, bits, sent)[~sent] == 0).all()
+    assert encode(module, state, bits, sent) == encode(module, state, other, sent)
+    expected = lengths_of_files(module, state, bits, sent).sum()
+    assert code_length(module, state, bits, sent) == pytest.approx(expected, rel=1e-9)
 
 
 MASKS = {
@@ -124,11 +157,11 @@ def test_streams_come_back(size, mask):
     shape = (*size, N)
     sent = MASKS[mask](shape, rng)
     for bits in (rng.integers(0, 2, shape), np.zeros(shape, int), np.indices(shape).sum(0) % 2):
-        data = trimmed.encode(module, state, bits, sent)
-        found = trimmed.decode(module, state, data, sent)
+        data = encode(module, state, bits, sent)
+        found = decode(module, state, data, sent)
         assert found.dtype == np.int8
         np.testing.assert_array_equal(found, np.where(sent, bits, 0))
-        assert 8 * len(data) <= 1.01 * trimmed.code_length(module, state, bits, sent).sum() + 128
+        assert 8 * len(data) <= 1.01 * code_length(module, state, bits, sent) + 128
 
 
 def test_the_order_is_diagonals_then_channels_then_rows():
@@ -181,10 +214,10 @@ def test_features_are_clipped_alike():
     """Weights so large that features and logits run into their bounds."""
     module, params, _ = network()
     params = {name: a * (20 if name.startswith("kernel") else 1) for name, a in params.items()}
-    state = trimmed.integers_of(module, params)
+    state = module.bind({"params": params}).integers()
     bits, sent = volume((4, 4, N))
-    lengths = np.asarray(module.apply({"params": params}, (2.0 * bits - 1)[None], sent[None])[0])
-    found = trimmed.code_length(module, state, bits, sent)
+    lengths = np.asarray(in_floats(module, params, bits[None], sent[None])[0])
+    found = lengths_of_files(module, state, bits, sent)
     assert lengths.max() > 7  # bounds are reached: 255 / 32 is 11.5 bits
     assert np.mean(np.abs(found - lengths) < 0.5) > 0.9
 
@@ -215,7 +248,7 @@ def trained():
         chosen = jax.random.randint(jax.random.fold_in(jax.random.key(0), i), (8,), 0, len(bits))
 
         def loss(params):
-            found = module.apply({"params": params}, 2.0 * jnp.asarray(bits)[chosen] - 1, jnp.asarray(sent)[chosen])
+            found = in_floats(module, params, jnp.asarray(bits)[chosen], jnp.asarray(sent)[chosen])
             return found.sum() / jnp.asarray(sent)[chosen].sum()
 
         value, gradients = jax.value_and_grad(loss)(params)
@@ -225,7 +258,7 @@ def trained():
     run = jax.jit(lambda params: jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(80)))
     (params, _), values = jax.device_get(run(params))
     assert values[0] == pytest.approx(1, abs=0.1)
-    return module, trimmed.integers_of(module, params), params
+    return module, module.bind({"params": params}).integers(), params
 
 
 def test_a_trained_network_saves_bits_in_whole_numbers_too():
@@ -233,13 +266,13 @@ def test_a_trained_network_saves_bits_in_whole_numbers_too():
     rng = np.random.default_rng(9)
     bits = correlated(rng, 4)
     sent = np.arange(N) < rng.integers(1, N + 1, (4, 8, 8, 1))
-    in_float = float(module.apply({"params": params}, 2.0 * bits - 1, sent).sum())
-    found = sum(trimmed.code_length(module, state, b, s).sum() for b, s in zip(bits, sent, strict=True))
+    in_float = float(in_floats(module, params, bits, sent).sum())
+    found = sum(code_length(module, state, b, s) for b, s in zip(bits, sent, strict=True))
     assert found / sent.sum() < 0.9
     assert found == pytest.approx(in_float, rel=0.01)
     for one, mask in zip(bits, sent, strict=True):
-        data = trimmed.encode(module, state, one, mask)
-        np.testing.assert_array_equal(trimmed.decode(module, state, data, mask)[mask], one[mask])
+        data = encode(module, state, one, mask)
+        np.testing.assert_array_equal(decode(module, state, data, mask)[mask], one[mask])
 
 
 def test_gradients_are_those_of_finite_differences():
@@ -248,7 +281,7 @@ def test_gradients_are_those_of_finite_differences():
 
     @jax.jit
     def total(params):
-        return module.apply({"params": params}, (2.0 * bits - 1)[None], sent[None]).sum()
+        return in_floats(module, params, bits[None], sent[None]).sum()
 
     gradients = jax.jit(jax.grad(total))(params)
     rng = np.random.default_rng(0)
@@ -263,7 +296,7 @@ def test_gradients_are_those_of_finite_differences():
 def test_damaged_streams():
     module, state, _ = trained()
     bits, sent = volume((5, 6, N), 0.8)
-    data = trimmed.encode(module, state, bits, sent)
+    data = encode(module, state, bits, sent)
     rng = np.random.default_rng(0)
     refused = 0
     damaged = [data[:-1], data[:-4], data + bytes(4), b""]
@@ -272,7 +305,7 @@ def test_damaged_streams():
         damaged.append(data[:at] + bytes([data[at] ^ rng.integers(1, 256)]) + data[at + 1 :])
     for one in damaged:
         try:
-            found = trimmed.decode(module, state, one, sent)
+            found = decode(module, state, one, sent)
         except CorruptStreamError:
             refused += 1
         else:

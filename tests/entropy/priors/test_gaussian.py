@@ -175,8 +175,8 @@ def test_rows_of_one_scale_a_channel_are_those_of_every_place():
     rows = prior.indexes((1, 3, 5, 4), prior.tabulate())
     assert rows.shape == (1, 3, 5, 4) and (rows == rows[:, :1, :1]).all()
     assert rows[0, 0, 0].tolist() == [0, *scale_index(np.exp([0, 1.5])), 63]
-    assert prior.settled() == {} and prior.center == 0.0 and prior.limit is None
-    assert LogGaussian(logs, kept={"a": {"b": logs}}).settled() == {"a": {"b": logs}}
+    assert prior.export_state() == {} and prior.center == 0.0 and prior.limit is None
+    assert LogGaussian(logs, kept={"a": {"b": logs}}).export_state() == {"a": {"b": logs}}
 
 
 def test_bits_of_logarithms():

@@ -49,7 +49,8 @@ document.body.dataset.seen = JSON.stringify(looks);
 @pytest.fixture
 def page(tmp_path):
     images = {name: np.full((*SIZE, 3), colour, np.uint8) for name, colour in COLOURS.items()}
-    versions = [report.Version(name, images[name], 100, 0.0125, 30.0, 0.9) for name in ("ours", "theirs")]
+    figures = {"bytes": 100, "bpp": 0.0125, "psnr_db": 30.0, "ms_ssim": 0.9}
+    versions = [report.Version(name, images[name], figures) for name in ("ours", "theirs")]
     shown = [report.Picture("plain", images["original"], versions)]
     return report.write_report(tmp_path / "report.html", "A report", ["About."], [{"codec": "ours"}], {}, shown)
 

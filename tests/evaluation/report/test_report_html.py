@@ -25,7 +25,8 @@ def picture(name="coffee", height=200, width=240):
     for label, quality in (("ours", 60), ("jpeg", 10)):
         data = classical.get("jpeg").encode(original, quality)
         image = classical.get("jpeg").decode(data)
-        versions.append(report.Version(label, image, len(data), 8 * len(data) / height / width, 31.234, 0.95))
+        figures = {"bytes": len(data), "bpp": 8 * len(data) / height / width, "psnr_db": 31.234, "ms_ssim": 0.95}
+        versions.append(report.Version(label, image, figures))
     return report.Picture(name, original, versions)
 
 
@@ -80,7 +81,7 @@ def test_pictures_come_out_as_they_went_in(tmp_path):
     assert (crop == shown.versions[1].image[y : y + 64, x : x + 64]).all()
     text = " ".join(page.text)
     assert "PSNR 31.23 dB · MS-SSIM 0.9500 (13.0 dB)" in text
-    assert f"{shown.versions[0].bpp:.3f} bpp" in text and "A caveat." in text
+    assert f"{shown.versions[0].figures['bpp']:.3f} bpp" in text and "A caveat." in text
 
 
 def test_nothing_is_loaded_from_elsewhere(tmp_path):
@@ -127,7 +128,8 @@ def test_few_or_no_things_to_show(tmp_path):
     page = Page(write(tmp_path, notes=[], summary=[], curves={}, pictures=[]))
     assert "A report" in page.text and not list(page.images())
     tiny = picture(height=20, width=30)
-    lossless = tiny.versions[0]._replace(psnr_db=float("inf"), ms_ssim=float("nan"))
+    exact = {**tiny.versions[0].figures, "psnr_db": float("inf"), "ms_ssim": float("nan")}
+    lossless = tiny.versions[0]._replace(figures=exact)
     text = write(tmp_path, curves={}, pictures=[tiny._replace(versions=[lossless])])
     assert "PSNR ∞ dB · MS-SSIM – (– dB)" in text
     assert len(list(Page(write(tmp_path, pictures=[tiny._replace(versions=[])])).images())) == 2

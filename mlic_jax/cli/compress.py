@@ -1,0 +1,98 @@
+"""`mlic compress`."""
+
+from __future__ import annotations
+
+import io
+
+from mlic_jax import runtime
+from mlic_jax.cli import batch, command
+from mlic_jax.errors import UsageError
+
+SUFFIX = ".mlic"
+
+
+def add_arguments(parser):
+    batch.add_arguments(
+        parser,
+        "PICTURE",
+        model="model file (.mlicm; default: the one in MLIC_MODEL, or the package's own)",
+        output="(default: beside the input, .mlic)",
+    )
+    parser.add_argument("-q", "--quality", type=float, help="0 to 100, for models of several rates (default 50)")
+    parser.add_argument("--target-size", type=float, metavar="BYTES", help="the best quality that fits")
+    parser.add_argument("--target-bpp", type=float, metavar="BPP", help="the same in bits per pixel")
+    parser.add_argument("--target-psnr", type=float, metavar="DB", help="the smallest file that reaches it")
+    parser.add_argument(
+        "-e",
+        "--effort",
+        type=int,
+        default=0,
+        help="0 to 9: time spent on a smaller file of the same quality (default 0: none; each step doubles it)",
+    )
+    parser.add_argument(
+        "--importance",
+        metavar="PICTURE",
+        help="where bits are to go: a grey picture of the same size, white for more (for models that take one)",
+    )
+
+
+def compress(arguments):
+    from mlic_jax import api, zoo
+    from mlic_jax.cli import picture_files
+    from mlic_jax.data import images
+    from mlic_jax.fileformat import container, metadata
+
+    metadata.choose(arguments.metadata)
+    targets = {"size": arguments.target_size, "bpp": arguments.target_bpp, "psnr_db": arguments.target_psnr}
+    target = {name: value for name, value in targets.items() if value is not None}
+    if len(target) + (arguments.quality is not None) > 1:
+        raise UsageError("give one of --quality, --target-size, --target-bpp and --target-psnr")
+    if arguments.importance == batch.STANDARD:
+        raise UsageError("--importance names a file: standard input is for pictures")
+
+    def check(name, path):
+        batch.can_be_read_twice(name)
+
+    def start():
+        runtime.prepare_jax()
+        return api.load_model(arguments.model)
+
+    def work(name, path, model):
+        standard = picture_files.suffix_of(path)
+        if standard and zoo.codec_of(model).traits.extension != standard:
+            raise UsageError(
+                f"{path!r} names a {standard} file, and {model.model} writes {SUFFIX} files, which need a "
+                f"decoder: name a {SUFFIX} file, or take a model whose files are standard ones"
+            )
+        original = batch.read(name)
+        image = images.open_image(io.BytesIO(original), name, container.LARGEST_PICTURE)
+        options = {"effort": arguments.effort, "metadata": arguments.metadata}
+        if arguments.importance:
+            options["importance"] = images.open_image(
+                io.BytesIO(batch.read(arguments.importance)), arguments.importance, container.LARGEST_PICTURE
+            )
+        if target:
+            data = api.compress_to(image, model, **target, **options)
+        else:
+            data = api.compress(image, model, arguments.quality, **options)
+        record = {"input": name, "output": path, "input_bytes": len(original), **api.info(data)}
+        if standard:
+            picture_files.check(picture_files.format_of(path), container.read_header(data)[0].mode)
+            data = api.to_standard(data)[0]
+            record |= {"bytes": len(data), "bpp": 8 * len(data) / (record["width"] * record["height"])}
+        batch.write(path, data)
+        return record, (
+            f"{name}: {len(original)} -> {len(data)} bytes ({len(data) / len(original):.1%}), {record['bpp']:.3f} bpp, "
+            f"written to {path}"
+        )
+
+    return batch.run_arguments(arguments, SUFFIX, check, start, work)
+
+
+COMMAND = command.Command(
+    "compress",
+    "Compress pictures: grey, RGB or palette, with or without alpha. Colours of 16 bits are read with 8.",
+    add_arguments,
+    compress,
+    command.EXIT_CODES,
+)

@@ -1,0 +1,160 @@
+"""One picture through a latent model (mlic_jax.families.latent): to a stream, and back in two halves.
+
+    encode      picture -> analyze -> refine, where there is effort -> transmit by `Encoding` -> stream
+    receive     stream -> transmit by `Decoding` -> what the encoder's `transmit` returned, the same on every machine
+    reconstruct that -> synthesize -> picture
+
+Shapes of parameters and latents come from tracing; they are kept for each module.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlic_jax.entropy import coders
+from mlic_jax.families import refine
+from mlic_jax.families.common import pad_picture, padded_size
+
+if TYPE_CHECKING:
+    from mlic_jax.families.latent import LatentModel
+    from mlic_jax.fileformat.artifact import Artifact
+
+
+def batch_quality(module: LatentModel, quality: float | None) -> np.ndarray | None:
+    """The quality of one picture as [1], or None for a model of one rate."""
+    return np.array([quality], np.float32) if module.has_quality else None
+
+
+def conditions(quality) -> tuple:
+    """What `analyze` and `synthesize` are given besides: (quality,), or nothing."""
+    return () if quality is None else (quality,)
+
+
+# ---------------------------------------------------------------------- shapes
+
+
+def _picture(module):
+    """The smallest picture."""
+    return jax.ShapeDtypeStruct((1, module.stride, module.stride, 3), jnp.float32)
+
+
+def _quality(module):
+    return jax.ShapeDtypeStruct((1,), jnp.float32) if module.has_quality else None
+
+
+@functools.lru_cache(maxsize=64)
+def boxed_params(module: LatentModel) -> Mapping[str, Any]:
+    """The parameters as boxes (layers.init.Fill); they do not depend on the size of images."""
+
+    def initialise(key, image, quality):
+        return module.init(key, image, coders.Estimating, quality)
+
+    return jax.eval_shape(initialise, jax.random.key(0), _picture(module), _quality(module))["params"]
+
+
+@functools.lru_cache(maxsize=64)
+def _smallest_latents(module):
+    """name -> shape of the latents of the smallest picture."""
+
+    def analyze(params, image, *quality):
+        return module.apply({"params": params}, image, *quality, method="analyze")
+
+    params = nn.meta.unbox(boxed_params(module))
+    latents = jax.eval_shape(analyze, params, _picture(module), *conditions(_quality(module)))
+    return {name: latent.shape for name, latent in latents.items()}
+
+
+def latent_shapes(module: LatentModel, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """name -> shape of the latents of one picture of (H, W)."""
+    height, width = (side // module.stride for side in padded_size(*size, module.stride))
+    return {name: (1, height * h, width * w, c) for name, (_, h, w, c) in _smallest_latents(module).items()}
+
+
+@functools.lru_cache(maxsize=64)
+def parse_path(module: LatentModel) -> tuple[str, ...]:
+    """Names of the modules that probabilities come from: those that `transmit` uses."""
+
+    def transmit(key, latents, quality):
+        return module.init(key, coders.Estimating(latents, quality), method="transmit")
+
+    latents = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in _smallest_latents(module).items()}
+    return tuple(jax.eval_shape(transmit, jax.random.key(0), latents, _quality(module)).get("params", {}))
+
+
+def activation_shapes(module: LatentModel) -> Mapping[str, Any]:
+    """The collection "state" of quantisation-aware training."""
+
+    def train(params, image, quality):
+        make_coder = functools.partial(
+            coders.Training, keys=jax.random.split(jax.random.key(0), 1), proxy="ste", quantised=False
+        )
+        return module.apply({"params": params}, image, make_coder, quality, mutable=["state"])[1].get("state", {})
+
+    return jax.eval_shape(train, nn.meta.unbox(boxed_params(module)), _picture(module), _quality(module))
+
+
+# ---------------------------------------------------------------------- pictures
+
+
+def encode(
+    module: LatentModel,
+    artifact: Artifact,
+    image: np.ndarray,
+    quality: float | None = None,
+    effort: int = 0,
+    weight: float | None = None,
+) -> tuple[bytes, Any]:
+    """Codes one picture.
+
+    Args:
+      image: uint8 [H, W, 3].
+      quality: 0..100 in half steps for a model of every rate, None for others.
+      effort: 0..9, see mlic_jax.families.refine.
+      weight: of the squared error in the loss, for refinement.
+
+    Returns:
+      The stream, and what its decoder will receive: `reconstruct` makes of it the decoder's picture.
+
+    Raises:
+      ModelError: the model is damaged.
+    """
+    image = pad_picture(image, module.stride)[None]
+    quality = batch_quality(module, quality)
+    latents = module.apply(artifact.variables, image, *conditions(quality), method="analyze")
+    rounding = module.rounding
+    if effort:
+        rounding = module.refined
+        steps = refine.STEPS[effort - 1]
+        latents = refine.refine(module, artifact.variables, image, latents, quality, weight, steps)
+    coder = coders.Encoding(latents, artifact.models, quality, rounding)
+    received = module.apply(artifact.variables, coder, method="transmit")
+    return coder.finish(), received
+
+
+def receive(
+    module: LatentModel, artifact: Artifact, stream: bytes, size: tuple[int, int], quality: float | None = None
+) -> Any:
+    """What the encoder's `transmit` returned, from the stream that `encode` wrote; size is (H, W).
+
+    Raises CorruptStreamError, or ModelError where the model is damaged.
+    """
+    quality = batch_quality(module, quality)
+    coder = coders.Decoding(stream, latent_shapes(module, size), artifact.models, quality)
+    received = module.apply(artifact.variables, coder, method="transmit")
+    coder.finish()
+    return received
+
+
+def reconstruct(
+    module: LatentModel, artifact: Artifact, received: Any, size: tuple[int, int], quality: float | None = None
+) -> np.ndarray:
+    """What `transmit` returned -> uint8 [H, W, 3]; size is (H, W)."""
+    more = conditions(batch_quality(module, quality))
+    return module.apply(artifact.variables, received, *more, method="synthesize")[0, : size[0], : size[1]]

@@ -1,0 +1,149 @@
+"""Codecs that send latents: their symbols block by block, and for each model the order of latents and their table rows.
+
+What reads a model is (coder, model, height, width, quality) -> arrays by name: for every latent its symbols, int32
+[h, w, C]; as NAME_rows the table rows that they were coded with; and as NAME_means the means in steps of 1/256, where
+there are any. Quality is in half steps, as the header has it, or None; height and width are the picture's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mlic_jax.errors import CorruptStreamError
+from mlic_jax.reference import exact
+from mlic_jax.reference.rangecoder import Mirrored, cumulative, uniform
+
+# -------------------------------------------------------------------------------------------------------- one latent
+
+BLOCK = 64
+LARGEST_SYMBOL = 1 << 24
+ESCAPE_LENGTHS = 27
+PIECE = 16
+
+
+def read_latent(coder: Mirrored, rows: np.ndarray, table, limit: int) -> np.ndarray:
+    """The symbols of a latent, int32 [h, w, C].
+
+    Args:
+      coder: what they are read from.
+      rows: int [h, w, C], the row of the table that each was coded with.
+      table: of a model, see mlic_jax.entropy.tables.
+      limit: the largest symbol that is possible.
+
+    Raises CorruptStreamError.
+    """
+    ends = np.cumsum(table.lengths).tolist()
+    first, lengths = table.first.tolist(), table.lengths.tolist()
+    models = {row: cumulative(table.frequencies[ends[row] - lengths[row] : ends[row]]) for row in np.unique(rows)}
+    symbols = np.empty(rows.shape, np.int32)
+    for top in range(0, rows.shape[0], BLOCK):
+        for left in range(0, rows.shape[1], BLOCK):
+            part = rows[top : top + BLOCK, left : left + BLOCK]
+            row_of = part.ravel().tolist()
+            block, escaped = [0] * len(row_of), []
+            for place in sorted(range(len(row_of)), key=row_of.__getitem__):  # stable: raster order within a row
+                row = row_of[place]
+                entry = coder.read(models[row])
+                block[place] = first[row] + entry
+                if entry == lengths[row] - 1:
+                    escaped.append(place)
+            for place, distance in zip(escaped, _read_distances(coder, len(escaped)), strict=True):
+                below = first[row_of[place]] - (distance + 1) // 2
+                block[place] = below if distance % 2 else block[place] + distance // 2
+            if block and max(map(abs, block)) > limit:
+                raise CorruptStreamError(f"a symbol is beyond {limit}")
+            symbols[top : top + BLOCK, left : left + BLOCK] = np.array(block, np.int32).reshape(part.shape)
+    return symbols
+
+
+def _read_distances(coder: Mirrored, count: int) -> list[int]:
+    """How far the escaped symbols of a block are outside of their rows."""
+    lengths = [coder.read(uniform(ESCAPE_LENGTHS)) for _ in range(count)]
+    values = [1 << length for length in lengths]
+    for length in sorted(set(lengths)):
+        for shift in range(0, length, PIECE):
+            model = uniform(1 << min(PIECE, length - shift))
+            for place in range(count):
+                if lengths[place] == length:
+                    values[place] |= coder.read(model) << shift
+    return [value - 1 for value in values]
+
+
+# --------------------------------------------------------------------------------------------------- the coding orders
+
+LARGEST_HYPER_SYMBOL = 127
+
+
+def by_channel(coder, name, table, height, width, limit):
+    """A latent whose channels have a table row each."""
+    rows = np.broadcast_to(np.arange(len(table.lengths)), (height, width, len(table.lengths)))
+    return {name: read_latent(coder, rows, table, limit), f"{name}_rows": rows.astype(np.int32)}
+
+
+def factorized(coder, model, height, width, quality):
+    del quality
+    h, w = -(-height // 16), -(-width // 16)
+    return by_channel(coder, "y", model.tables["factorized_y"], h, w, LARGEST_SYMBOL)
+
+
+def hyperprior(coder, model, height, width, quality, has_means):
+    del quality
+    h, w = -(-height // 64), -(-width // 64)
+    arrays = by_channel(coder, "z", model.tables["factorized_z"], h, w, LARGEST_HYPER_SYMBOL)
+    scales = exact.evaluate(model.state["h_s"], arrays["z"].astype(np.int64))
+    if has_means:
+        scales, means = np.split(scales, 2, axis=2)
+        arrays["y_means"] = means.astype(np.int32)
+    table = model.tables["gaussian"]
+    rows = np.searchsorted(table.thresholds, scales, side="right")  # how many of them are <= the scale
+    return {**arrays, "y": read_latent(coder, rows, table, LARGEST_SYMBOL), "y_rows": rows.astype(np.int32)}
+
+
+def mosaic(height, width, step, steps):
+    """Which group of channels is transmitted in a step at each place."""
+    rows, columns = np.arange(height)[:, None], np.arange(width)
+    if steps == 2:
+        return (rows + columns) % 2 ^ step
+    return 2 * (rows % 2) + columns % 2 ^ (0, 3, 2, 1)[step]
+
+
+def kltnet(coder, model, height, width, quality):
+    levels, steps, M = 8, model.architecture["steps"], model.architecture["M"]
+    if quality is None:
+        raise CorruptStreamError("the file has no quality")
+    table = model.tables["log_gaussian"]
+
+    def read(name, scales):
+        rows = np.searchsorted(table.thresholds, scales, side="right")  # how many of them are <= the scale
+        arrays[f"{name}_rows"] = rows.astype(np.int32)
+        arrays[name] = read_latent(coder, rows, table, LARGEST_SYMBOL)
+        return arrays[name].astype(np.int64)
+
+    arrays: dict[str, np.ndarray] = {}
+    h, w = -(-height // 64), -(-width // 64)
+    # Levels stand 200 / 7 half steps of quality apart; place and spacing are 7 times that.
+    place, spacing = quality * (levels - 1), 200
+    level = min(place // spacing, levels - 2)
+    beyond = place - level * spacing
+    below, above = model.state["prior_z"]["log_scale"].astype(np.int64)[level : level + 2]
+    scales = (below * (spacing - beyond) + above * beyond + spacing // 2) // spacing
+    z = read("z", np.broadcast_to(scales, (h, w, len(scales))))
+    weights = np.maximum(0, spacing - abs(place - spacing * np.arange(levels))) * 64 // spacing
+    # Values in steps of 2^-10: a quarter of z, and the weights, which are multiples of 2^-6.
+    values = np.concatenate([z << 8, np.broadcast_to(weights << 4, (h, w, levels))], axis=2)
+    out = exact.evaluate(model.state["h_s"], values)
+    means, scales, features = out[..., :M], out[..., M : 2 * M], np.maximum(out[..., 2 * M :], 0)  # means: in 1/64
+    y = np.zeros_like(means)  # in 1/64
+    for step in range(steps):
+        if step:
+            which = np.broadcast_to(np.arange(1, steps) == step, (*y.shape[:2], steps - 1)).astype(np.int64)
+            values = np.concatenate([features << 2, y << 2, which << exact.VALUE_BITS], axis=2)
+            out = exact.evaluate(model.state["context"], values)
+            means, scales = means + out[..., :M], scales + out[..., M:]
+        group = mosaic(*y.shape[:2], step, steps)[..., None]
+        chosen = group * (M // steps) + np.arange(M // steps)
+        mean = np.take_along_axis(means, chosen, axis=2)
+        symbols = read(f"y_{step}", np.take_along_axis(scales, chosen, axis=2))
+        arrays[f"y_{step}_means"] = (4 * mean).astype(np.int32)
+        np.put_along_axis(y, chosen, 64 * symbols + mean, axis=2)
+    return arrays
