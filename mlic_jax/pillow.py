@@ -9,7 +9,8 @@
 
 `save` takes `model` (default: the file named in MLIC_MODEL), `quality` (0 to 100, for models of several rates) and
 `metadata` (as `mlic_jax.compress`). icc_profile, exif and xmp are those of `image.info`, or given as for Pillow's own
-writers. A file holds one picture.
+writers. A file holds one picture: of an image of several frames the one where it is, with a LossWarning where that is
+the first. Pillow loads colours of 16 bits with 8 before it saves; `mlic_jax.compress` reads all.
 
 Errors are those that Pillow's other plugins raise: OSError for damaged files and missing models, ValueError for
 arguments that make no sense, Image.DecompressionBombError for too many pixels.
@@ -24,6 +25,7 @@ import os
 from PIL import Image, ImageFile
 
 from mlic_jax import api, zoo
+from mlic_jax.data import images
 from mlic_jax.errors import LimitError, MlicError, ModelError, UsageError
 from mlic_jax.fileformat import container, metadata, modes
 
@@ -98,6 +100,8 @@ def _accept(prefix: bytes) -> bool:
 
 def _save(image, file, filename):
     given = image.encoderinfo
+    with _as_pillow():
+        images.choose_frame(image, None, images.name_of(image))  # a copy knows nothing of the others
     source = image.copy()
     source.info = {**image.info, **{key: given[key] for key in metadata.PILLOW.values() if key in given}}
     with _as_pillow():

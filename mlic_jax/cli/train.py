@@ -17,10 +17,11 @@ def train(arguments):
     from mlic_jax.training import parallel
 
     several = parallel.start_processes()
-    runtime.prepare_jax()
+    runtime.prepare_jax(start=False)
     config = configs.load(arguments.config, arguments.rest)
     if not several:
         parallel.use_all_cores(config.data.batch_size, configs.batch_parts(config))
+    runtime.start_jax()
     from mlic_jax.training.train import train
 
     train(config, arguments.workdir, arguments.quiet)
