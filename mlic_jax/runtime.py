@@ -72,16 +72,20 @@ def start_jax() -> None:
 def jax_of_our_own() -> Iterator[None]:
     """Inside, jax has the settings that this package is written for, in this thread; the host has its own afterwards.
 
+    A codec that works without jax has not imported it, and does not start it here.
+
     Raises UsageError as `start_jax`, LimitError where memory runs out inside.
     """
-    start_jax()
-    import jax
-
     with contextlib.ExitStack() as stack:
+        stack.enter_context(memory_as_limit())
+        if "jax" not in sys.modules:
+            yield
+            return
+        start_jax()
+        jax = sys.modules["jax"]
         for name, value in _SETTINGS.items():
             stack.enter_context(getattr(jax, name)(value))
         stack.enter_context(jax.transfer_guard("allow"))
-        stack.enter_context(memory_as_limit())
         yield
 
 

@@ -90,10 +90,9 @@ def test_exif_of_tiff(order, deflated):
 def test_exif_of_tiff_has_its_own_directories():
     tags = Image.Exif()
     tags[271] = "a maker"
-    tags.get_ifd(0x8769)[0x829A] = 0.5  # exposure
-    tags.get_ifd(0x8825)[1] = "N"
+    tags[0x8769], tags[0x8825] = {0x829A: 0.5}, {1: "N"}  # exposure; a place
     out = io.BytesIO()
-    Image.fromarray(sample("RGB", (8, 8))).save(out, "TIFF", exif=tags)
+    Image.fromarray(sample("RGB", (8, 8))).save(out, "TIFF", exif=tags.tobytes())
     kept = Image.Exif()
     kept.load(modes.from_pillow(opened(out.getvalue())).metadata[container.EXIF])
     assert kept[271] == "a maker" and kept.get_ifd(0x8769)[0x829A] == 0.5 and kept.get_ifd(0x8825)[1] == "N"
