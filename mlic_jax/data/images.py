@@ -42,8 +42,9 @@ MAX_PIXELS = 89_478_485
 # Pillow warns of oddities in files; here a file either gives a picture or raises.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-# What Pillow's decoders raise on damaged files, beyond OSError.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+# What Pillow's decoders raise on damaged files: nearly everything (of AVIF, RuntimeError).
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError,
+           AssertionError, RuntimeError, struct.error, zlib.error)  # fmt: skip
 
 _EXIF_ORIENTATION = 0x0112
 
@@ -129,6 +130,8 @@ def refusing_damage(name: str, most_pixels: int = MAX_PIXELS):
         raise InputError(f"{name}: not an image that can be read: {_IN_WORDS}") from None
     except (FileNotFoundError, PermissionError):
         raise
+    except MemoryError:
+        raise LimitError(f"{name}: not enough memory to read the image") from None
     except _DAMAGE as error:
         raise InputError(f"{name}: damaged or truncated image ({_one_line(error)})") from None
 
