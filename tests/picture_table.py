@@ -213,13 +213,13 @@ def outcome(content: bytes, expected: np.ndarray | None) -> tuple[str, str]:
 def _compared(back, expected) -> str:
     if back.shape != expected.shape or back.dtype != expected.dtype:
         return f"CHANGED: {back.dtype} {back.shape} for {expected.dtype} {expected.shape}"
+    if back.ndim == 3 and back.shape[2] in (2, 4) and not np.array_equal(back[..., -1], expected[..., -1]):
+        return "CHANGED alpha"
     seen = np.ones(back.shape[:2], bool) if back.ndim == 2 or back.shape[2] == 3 else back[..., -1] > 0
     if np.array_equal(back[seen], expected[seen]):
         return "exact"
     rounded = (expected.astype(int) + 128) // 257 * 257
     if back.ndim == 3 and back.shape[2] in (2, 4):
-        if not np.array_equal(back[..., -1], expected[..., -1]):
-            return "CHANGED alpha"
         rounded[..., -1] = expected[..., -1]
     if np.array_equal(back[seen], rounded[seen]):
         return "colours rounded to 8 bits" + (", alpha exact" if back.ndim == 3 and back.shape[2] in (2, 4) else "")
