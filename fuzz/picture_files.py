@@ -1,6 +1,6 @@
 """Fuzzes what opens picture files of others: the reader of `mlic compress`, and that of training.
 
-    python fuzz/picture_files.py SECONDS [SEED]     damaged PNG, JPEG, TIFF, WebP, GIF, AVIF, BMP, PPM and JPEG 2000 files
+    python fuzz/picture_files.py SECONDS [SEED]     damaged files of every format that is opened
     python fuzz/picture_files.py --replay FILE...   inputs once more
 
 It needs no atheris: the decoders are C, of which atheris sees nothing. Findings are every exception that is not an
