@@ -98,9 +98,19 @@ def compress(
       UsageError: a quality or effort out of range, or for a model of one rate; unknown metadata; an importance map for
         a model that takes none.
     """
-    quality = _in_half_steps(quality)
-    effort = _whole(effort, "effort", 0, 9)
-    picture = _picture(image, metadata, frame)
+    quality, effort = _in_half_steps(quality), _whole(effort, "effort", 0, 9)
+    return compress_picture(_picture(image, metadata, frame), model, quality, effort, importance)
+
+
+def compress_picture(
+    picture: Picture,
+    model: str | os.PathLike | Artifact | None = None,
+    quality: float | None = None,
+    effort: int = 0,
+    importance: np.ndarray | Image.Image | None = None,
+) -> bytes:
+    """As `compress`, of a picture that `mlic_jax.fileformat.modes` has made."""
+    quality, effort = _in_half_steps(quality), _whole(effort, "effort", 0, 9)
     artifact = load_model(model)
     make = _Maker(zoo.codec_of(artifact), artifact, picture, _importance(importance, picture))
     return make.file(quality, effort)[0]

@@ -25,7 +25,6 @@ import os
 from PIL import Image, ImageFile
 
 from mlic_jax import api, zoo
-from mlic_jax.data import images
 from mlic_jax.errors import LimitError, MlicError, ModelError, UsageError
 from mlic_jax.fileformat import container, metadata, modes
 
@@ -100,12 +99,10 @@ def _accept(prefix: bytes) -> bool:
 
 def _save(image, file, filename):
     given = image.encoderinfo
+    own = {key: given[key] for key in metadata.PILLOW.values() if key in given}
     with _as_pillow():
-        images.choose_frame(image, None, images.name_of(image))  # a copy knows nothing of the others
-    source = image.copy()
-    source.info = {**image.info, **{key: given[key] for key in metadata.PILLOW.values() if key in given}}
-    with _as_pillow():
-        data = api.compress(source, given.get("model"), given.get("quality"), metadata=given.get("metadata", "all"))
+        picture = modes.from_pillow(image, metadata.choose(given.get("metadata", "all")), given=own)
+        data = api.compress_picture(picture, given.get("model"), given.get("quality"))
     file.write(data)
 
 

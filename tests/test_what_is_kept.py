@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import threading
 import zlib
 
 import numpy as np
@@ -281,6 +282,33 @@ def test_importance_of_16_bits(here, capsys):
         assert run(capsys, "compress", "a.png", "-f", "-m", "p.mlicm", "--importance", name)[0] == 0
         files.append(open("a.mlic", "rb").read())
     assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_tiffs_that_pillow_has_loaded(here, loaded):
+    """Saving by the plugin, and a call with an image that was loaded, keep what a file has that was just opened."""
+    wide = sample("L;16", (5, 7))
+    Image.fromarray(wide).save("a.tif", tiffinfo={262: 0, 271: "a maker", 274: 6})
+    content = open("a.tif", "rb").read()
+    Image.open(io.BytesIO(content)).save("b.mlic")
+    # Pillow itself reads noise where it maps such a file by its name; `compress` does not let it.
+    again = Image.open(io.BytesIO(content) if loaded else "a.tif")
+    if loaded:
+        again.load()
+    for data in (open("b.mlic", "rb").read(), mlic.compress(again, "m.mlicm")):
+        np.testing.assert_array_equal(mlic.decompress(data), np.rot90(stated(65535 - wide), -1))
+        assert tags_of(mlic.decompress_image(data).info["exif"])[271] == "a maker"
+
+
+def test_a_pipe_with_a_bitmap_does_not_hang(here, capsys):
+    """Pillow maps bitmaps by the name of their file, and would wait for a pipe of that name."""
+    out = io.BytesIO()
+    Image.fromarray(sample("L", (8, 8))).save(out, "BMP")
+    os.mkfifo("pipe")
+    writer = threading.Thread(target=lambda: open("pipe", "wb").write(out.getvalue()))
+    writer.start()
+    assert run(capsys, "compress", "pipe", "-o", "a.mlic")[0] == 0
+    writer.join(20)
 
 
 def test_info_says_what_is_kept(here, capsys):

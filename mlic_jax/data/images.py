@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import numbers
 import os
 import pathlib
 import struct
@@ -25,6 +24,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
+from mlic_jax import runtime
 from mlic_jax.data import samples
 from mlic_jax.errors import InputError, LimitError, LossWarning, UsageError
 
@@ -141,7 +141,7 @@ def open_image(file, name: str, most_pixels: int = MAX_PIXELS, frame: int | None
 
     Args:
       file: seekable, open as long as the image is not loaded.
-      name: what errors call it; the image has it as its `filename`.
+      name: what errors call it; the image has it as its attribute `called`.
       most_pixels: more are refused.
       frame: which of several frames, from 0 on; None for the first, with a LossWarning where there are more.
 
@@ -153,7 +153,8 @@ def open_image(file, name: str, most_pixels: int = MAX_PIXELS, frame: int | None
     _prepare_for(file, name)
     with refusing_damage(name, most_pixels):
         image = Image.open(file, formats=[format for format in FORMATS if format in _openable()])
-    image.filename = name
+    # Not its filename: Pillow maps the file of that name where it can, and a pipe of that name would be waited for.
+    image.called = name
     _check_pixels(image, name, most_pixels)
     image = choose_frame(image, frame, name)
     _check_pixels(image, name, most_pixels)
@@ -209,11 +210,12 @@ def choose_frame(image: Image.Image, frame: int | None, name: str) -> Image.Imag
         if count > 1 and image.tell() == 0:
             warn(f"{name}: the first of {count} frames alone is taken; --frame or frame= 0 to {count - 1} chooses one")
         return image
-    if not isinstance(frame, numbers.Integral) or not 0 <= frame < count:
+    number = runtime.number(frame)
+    if number is None or not 0 <= number < count or number != int(number):
         raise UsageError(f"{name}: frame {frame} is not there, the image has {_count(count)} from 0 on")
     with refusing_damage(name):
-        if frame != image.tell():
-            image.seek(int(frame))
+        if number != image.tell():
+            image.seek(int(number))
     return image
 
 
@@ -227,25 +229,33 @@ def warn(loss: str) -> None:
 
 
 def name_of(image: Image.Image, otherwise: str = "the image") -> str:
-    """What messages call an image: the name of its file, where there is one."""
-    name = getattr(image, "filename", None)
+    """What messages call an image: what `open_image` was told, or the name of its file."""
+    name = getattr(image, "called", None) or getattr(image, "filename", None)
     return os.fsdecode(name) if isinstance(name, str | bytes | os.PathLike) and name else otherwise
 
 
-def orientation_of(image: Image.Image) -> int:
-    """The orientation 1 to 8 that an image's EXIF or XMP states; 1 where there is none that can be read."""
+def orientation_of(image: Image.Image, given: Image.Exif | bytes | None = None) -> int:
+    """The orientation 1 to 8 that EXIF given for a loaded image states, or else its own EXIF or XMP; 1 where there is
+    none that can be read. Pillow turns TIFFs itself, whatever else is given: 1 for them."""
     # A photo with a damaged EXIF block is still a photo.
     try:
-        stated = image.info.get("exif")
-        tags = stated if isinstance(stated, Image.Exif) else image.getexif()
+        stated = image.info.get("exif") if given is None else given
+        if hasattr(image, "tag_v2"):
+            return 1
+        if isinstance(stated, Image.Exif):
+            return stated.get(_EXIF_ORIENTATION, 1)
+        if given is None:
+            return image.getexif().get(_EXIF_ORIENTATION, 1)
+        tags = Image.Exif()
+        tags.load(given)
         return tags.get(_EXIF_ORIENTATION, 1)
     except _DAMAGE:
         return 1
 
 
-def upright(pixels: np.ndarray, image: Image.Image) -> np.ndarray:
-    """The pixels [H, W, ...] of an image, contiguous and turned as its EXIF orientation says."""
-    orientation = orientation_of(image)
+def upright(pixels: np.ndarray, image: Image.Image, given: Image.Exif | bytes | None = None) -> np.ndarray:
+    """The pixels [H, W, ...] of an image, contiguous and turned as `orientation_of` says."""
+    orientation = orientation_of(image, given)
     turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
     return np.ascontiguousarray(turn(pixels) if turn else pixels)
 

@@ -4,6 +4,7 @@ Pillow reads every format, with these gaps, which are closed here:
 - colours of 16 bits come with their high bytes alone: the file is read a second time for the low ones;
 - the one colour that PNG can make transparent is compared with samples of another depth;
 - grey TIFFs of 16 bits in which 0 is white, or of 12 bits, come as they are stored;
+- TIFFs that lie on their side are not read by mapping the file, which gives noise;
 - TIFFs of 16 bits with a plane for each colour, and of signed bytes, come as noise: they are refused.
 """
 
@@ -50,7 +51,7 @@ def samples(image: Image.Image) -> np.ndarray:
     refuse_misread(image)
     bits = _bits_of_key(image)
     array = _colours_of_16_bits(image)
-    image.load()
+    _load(image)
     if array is None:
         if image.mode.startswith("I"):
             array = _grey_of_16_bits(image)
@@ -70,6 +71,20 @@ def samples(image: Image.Image) -> np.ndarray:
     if has_alpha or not isinstance(key, int | tuple):
         return array
     return _with_key(array, np.atleast_1d(key), bits)
+
+
+def _load(image: Image.Image) -> None:
+    """Loads an image without mapping its file: a TIFF that says it lies on its side is mapped with its sides exchanged,
+    and comes as noise."""
+    name = getattr(image, "filename", None)
+    if name and hasattr(image, "tag_v2"):
+        image.filename = ""
+        try:
+            image.load()
+        finally:
+            image.filename = name
+    else:
+        image.load()
 
 
 def refuse_misread(image: Image.Image) -> None:
@@ -129,7 +144,7 @@ def _colours_of_16_bits(image: Image.Image) -> np.ndarray | None:
     file.seek(place)
     if rawmode == _GREY_AND_ALPHA:  # its 4 bytes were read as 4 samples
         return np.ascontiguousarray(low).view(">u2").astype(np.uint16)
-    image.load()
+    _load(image)
     wide = np.asarray(image).astype(np.uint16)
     wide <<= 8
     wide |= low

@@ -108,9 +108,9 @@ def _raw_profiles(info: Mapping[str, Any]) -> dict[str, bytes]:
 
 
 def of_tiff(image: Image.Image) -> dict[str, bytes]:
-    """The EXIF of a TIFF that was not loaded yet, for `info`: what its first directory says about more than how the
-    pixels lie in the file. Empty where that is nothing, or where it is damaged."""
-    if not hasattr(image, "tag_v2") or image.info.get("exif") is not None or image.fp is None:
+    """The EXIF of a TIFF, for `info`: what the directory of the page says about more than how pixels lie in the file.
+    Empty where that is nothing, or where it is damaged."""
+    if not hasattr(image, "tag_v2") or image.info.get("exif") is not None:
         return {}
     try:
         tags = Image.Exif()
@@ -119,7 +119,7 @@ def of_tiff(image: Image.Image) -> dict[str, bytes]:
             if tag in _STRUCTURE or _STRUCTURE_RANGE[0] <= tag <= _STRUCTURE_RANGE[1]:
                 del tags[tag]
         return {"exif": tags.tobytes()} if tags.keys() - _MEANS_NOTHING_ALONE else {}
-    except (*_CANNOT_WRITE, OSError):
+    except (*_CANNOT_WRITE, OSError, AssertionError):  # the last where the file is closed
         return {}
 
 

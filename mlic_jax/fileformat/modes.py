@@ -15,7 +15,7 @@ Pixels are stored upright. Modes are those of `container.MODES`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -118,7 +118,12 @@ def _fill(rgb: np.ndarray, visible: np.ndarray) -> np.ndarray:
     return filled
 
 
-def from_pillow(image: Image.Image, chosen: Iterable[int] = container.METADATA, frame: int | None = None) -> Picture:
+def from_pillow(
+    image: Image.Image,
+    chosen: Iterable[int] = container.METADATA,
+    frame: int | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> Picture:
     """The picture of a Pillow image, turned upright, with the chosen metadata. docs/pictures.md has what is kept of
     every format; what is not kept and was not left out by `chosen` or `frame` is said in a LossWarning.
 
@@ -126,6 +131,7 @@ def from_pillow(image: Image.Image, chosen: Iterable[int] = container.METADATA, 
       image: of colours of 16 bits, one that was not loaded yet: Pillow keeps 8 of them.
       chosen: chunk types of metadata.
       frame: which of several, from 0 on; None for the one where the image is.
+      given: metadata instead of the image's own, by Pillow's names.
 
     Raises:
       InputError: a mode without a meaning in RGB of 8 or 16 bits, or an image that is damaged.
@@ -138,10 +144,10 @@ def from_pillow(image: Image.Image, chosen: Iterable[int] = container.METADATA, 
     with images.refusing_damage(name, container.LARGEST_PICTURE):
         colours = samples.colours_unsaid(image)
         tags = metadata.of_tiff(image)  # which has to be read from the file
-        array = images.upright(samples.samples(image), image)
+        array = images.upright(samples.samples(image), image, (given or {}).get("exif"))
     for loss in colours:
         images.warn(f"{name}: {loss}")
-    return from_array(array)._replace(metadata=metadata.of_pillow({**image.info, **tags}, chosen))
+    return from_array(array)._replace(metadata=metadata.of_pillow({**image.info, **tags, **(given or {})}, chosen))
 
 
 # ---------------------------------------------------------------------- out
