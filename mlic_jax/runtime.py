@@ -62,7 +62,7 @@ def start_jax() -> None:
         jax.devices()
     except Exception as reason:  # RuntimeError, AssertionError, or whatever a plugin raises
         wanted = jax.config.jax_platforms or "the default"
-        text = " ".join(str(reason).split()) or type(reason).__name__
+        text = " ".join(str(reason).split()) or "none of that kind is there"
         raise UsageError(
             f"jax finds no device (JAX_PLATFORMS: {wanted}): {text[:300]}. Try JAX_PLATFORMS=cpu"
         ) from reason

@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return status or 0
     except MlicError as reason:
-        if isinstance(reason.__cause__, OSError) and "standard output" in str(reason):
+        if "to standard output" in str(reason):
             _forget_output()
         return _fail(reason)
     except KeyboardInterrupt:
