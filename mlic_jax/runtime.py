@@ -27,6 +27,9 @@ _SETTINGS = {
 }
 _TRANSFER_GUARDS = ("host_to_device", "device_to_device", "device_to_host")
 
+# Bytes that jax reserves before it has done anything, most of them for the stacks and heaps of its threads.
+LEAST_ADDRESS_SPACE = 2 << 30
+
 # Set in a child of fork whose parent had started jax: its threads, for which programs wait, exist in the parent alone.
 _forked = False
 
@@ -49,13 +52,14 @@ def start_jax() -> None:
     """Starts jax, where it has not started.
 
     Raises UsageError where it cannot be: in a child of fork whose parent had started it, or without a device of the
-    kind that JAX_PLATFORMS names.
+    kind that JAX_PLATFORMS names. Raises LimitError where it would end the process for want of memory.
     """
     if _forked:
         raise UsageError(
             "jax had started before this process was forked, and does not work in the child: start processes with "
             "multiprocessing.get_context('spawn'), or fork before the first picture"
         )
+    _check_address_space()
     import jax
 
     try:
@@ -66,6 +70,20 @@ def start_jax() -> None:
         raise UsageError(
             f"jax finds no device (JAX_PLATFORMS: {wanted}): {text[:300]}. Try JAX_PLATFORMS=cpu"
         ) from reason
+
+
+def _check_address_space() -> None:
+    """Raises LimitError under a limit (ulimit -v) in which LLVM, without a word to Python, aborts the process."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESS_SPACE:
+        raise LimitError(
+            f"not enough memory: the address space is limited to {limit >> 20} MiB (ulimit -v), jax needs "
+            f"{LEAST_ADDRESS_SPACE >> 20} MiB to start"
+        )
 
 
 @contextlib.contextmanager

@@ -152,6 +152,18 @@ def test_no_memory(here, capsys, monkeypatch):
         raise RuntimeError("something else")
 
 
+@pytest.mark.parametrize("mebibytes", [700, 1500])
+def test_little_address_space(here, mebibytes):
+    """Where LLVM would abort the process, there is an error."""
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]) << 20,) * 2)\n"
+        "from mlic_jax.cli import main; sys.exit(main.main(sys.argv[2:]))"
+    )
+    done = python(code, mebibytes, "compress", "a.png", OPENBLAS_NUM_THREADS="1")
+    assert done.returncode == 6 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert f"address space is limited to {mebibytes} MiB (ulimit -v)" in done.stderr
+
+
 def test_a_full_standard_output(here, model):
     main = "import sys; from mlic_jax.cli import main; sys.exit(main.main(sys.argv[1:]))"
     assert python(main, "compress", "a.png", "-m", model).returncode == 0
