@@ -255,6 +255,14 @@ def test_metadata_that_an_output_has_no_place_for(here, capsys):
     assert not run(capsys, "decompress", "a.mlic", "-o", "y.ppm", "--metadata", "none")[2]
 
 
+def test_alpha_of_16_bits_that_becomes_8(here, capsys):
+    for mode, said in (("RGBA;16", True), ("LA;16", True), ("RGB;16", False), ("RGBA", False)):
+        with open("a.mlic", "wb") as file:
+            file.write(mlic.compress(sample(mode, (8, 9)), "m.mlicm"))
+        status, _, err = run(capsys, "decompress", "a.mlic", "-f", "-o", "x.png")
+        assert status == 0 and ("mlic: warning: x.png: alpha of 16 bits is written with 8" in err) == said
+
+
 @pytest.mark.parametrize("suffix", [".tif", ".avif", ".png", ".webp"])
 @pytest.mark.parametrize("xmp", [b"", b"<x/>"])
 def test_exif_that_is_no_tiff(here, capsys, suffix, xmp):

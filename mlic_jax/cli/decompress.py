@@ -58,7 +58,7 @@ def decompress(arguments):
         header, places = container.read_header(data, partial=True)
         picture_files.check(format_of(path), header.mode)
         image = api.decompress_image(data, model, metadata=arguments.metadata, iterations=arguments.iterations)
-        picture_files.warn_of_losses(image, format_of(path), path)
+        picture_files.warn_of_losses(image, header.mode, format_of(path), path)
         batch.write(path, picture_files.to_bytes(image, format_of(path), arguments.output_quality))
         record = {"input": name, "output": path, "width": header.width, "height": header.height, "mode": image.mode}
         there = container.whole(places, len(data))

@@ -62,8 +62,16 @@ def check_quality(format: str, quality: int | None) -> None:
         raise UsageError(f"--output-quality is for .jpg and .avif: {format} is written lossless")
 
 
-def warn_of_losses(image: Image.Image, format: str, path: str) -> None:
-    """A LossWarning where a format has no place for the metadata of a picture."""
+def warn_of_losses(image: Image.Image, mode: str, format: str, path: str) -> None:
+    """A LossWarning where a format has no place for the metadata of a picture, or Pillow none for its alpha.
+
+    Args:
+      image: what is to be written.
+      mode: that of the .mlic file, one of container.MODES.
+      format, path: where it goes.
+    """
+    if container.has_alpha(mode) and container.bit_depth(mode) == 16:
+        images.warn(f"{path}: alpha of 16 bits is written with 8; mlic_jax.decompress gives all of it")
     lost = [name for name in ("icc_profile", "exif", "xmp") if name in image.info]
     if lost and format not in _WITH_METADATA:
         images.warn(f"{path}: {format} files have no place for {', '.join(lost)}: not written")
