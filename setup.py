@@ -28,7 +28,8 @@ TRAIN = [
     "clu>=0.0.12",
     "tensorboard>=2.19",
 ]
-BENCH = ["matplotlib>=3.9", "imagecodecs>=2025.3", "pillow-heif>=1.0"]
+HEIC = ["pillow-heif>=1.0"]
+BENCH = ["matplotlib>=3.9", "imagecodecs>=2025.3", *HEIC]
 # mozjpeg, and VVC (an ffmpeg of 170 MB).
 BENCH_MORE = ["pyvips[binary]>=3.0", "imageio-ffmpeg>=0.6"]
 # TensorFlow (1.3 GB) is never imported by the package: it is here for people whose TFDS builders need it to prepare.
@@ -54,6 +55,7 @@ setup(
     },
     install_requires=BASE,
     extras_require={
+        "heic": HEIC,
         "train": TRAIN,
         "bench": BENCH,
         "bench-more": BENCH_MORE,

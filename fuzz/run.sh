@@ -1,5 +1,6 @@
 #!/bin/sh
-# Fuzzes what reads untrusted bytes, then prints which of its lines the committed corpus reaches.
+# Fuzzes what reads untrusted bytes, picture files for SECONDS and .mlic files for SECONDS, then prints which lines of the
+# readers of .mlic files the committed corpus reaches.
 #
 #     fuzz/run.sh SECONDS [PYTHON]
 #
@@ -14,6 +15,9 @@ seconds=${1:?"usage: fuzz/run.sh SECONDS [PYTHON]"}
 python=${2:-python}
 mkdir -p .cache/fuzz/corpus
 
+# Picture files first, for as long again: they need no atheris.
+$python fuzz/picture_files.py "$seconds" "$(date +%s)"
+
 while [ "$seconds" -gt 0 ]; do
     round=$((seconds < 60 ? seconds : 60))
     $python fuzz/target.py .cache/fuzz/corpus fuzz/corpus -max_total_time=$round -timeout=5 -rss_limit_mb=1024 \
@@ -22,7 +26,7 @@ while [ "$seconds" -gt 0 ]; do
 done
 
 export COVERAGE_FILE=.cache/fuzz/coverage
-package=mlic_jax
-readers=$package/container.py,$package/entropy/rangecoder.py,$package/metadata.py,$package/plane.py,$package/picture.py
+files=mlic_jax/fileformat
+readers=$files/container.py,mlic_jax/entropy/rangecoder.py,$files/metadata.py,$files/alpha.py,$files/modes.py
 $python -m coverage run --include="$readers" fuzz/target.py --replay fuzz/corpus
 $python -m coverage report -m

@@ -7,12 +7,11 @@ All of it can be called from several threads. `info` imports neither NumPy nor j
 from __future__ import annotations
 
 import functools
-import numbers
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mlic_jax import zoo
+from mlic_jax import runtime, zoo
 from mlic_jax.errors import ModelError, UsageError
 from mlic_jax.fileformat import container, model_store
 from mlic_jax.fileformat import opened as files
@@ -73,6 +72,7 @@ def compress(
     effort: int = 0,
     metadata: str = "all",
     importance: np.ndarray | Image.Image | None = None,
+    frame: int | None = None,
 ) -> bytes:
     """A picture as the content of a `.mlic` file.
 
@@ -87,6 +87,10 @@ def compress(
         in any case.
       importance: where bits are to go, for models that allocate them (`Traits.guided`): a grey picture, or numbers
         [H, W] of the upright picture: floats in 0..1, integers of 8 bits, or bool. None: as the model sees fit.
+      frame: of a PIL image that has several, which one, from 0 on; None for the one where it is.
+
+    A LossWarning says what of a PIL image is not kept though nobody left it out: further frames, a gamma.
+    docs/pictures.md has all.
 
     Raises:
       InputError, LimitError: a picture of another kind, or too large; an importance map of another size or kind.
@@ -94,9 +98,19 @@ def compress(
       UsageError: a quality or effort out of range, or for a model of one rate; unknown metadata; an importance map for
         a model that takes none.
     """
-    quality = _in_half_steps(quality)
-    _check_effort(effort)
-    picture = _picture(image, metadata)
+    quality, effort = _in_half_steps(quality), _whole(effort, "effort", 0, 9)
+    return compress_picture(_picture(image, metadata, frame), model, quality, effort, importance)
+
+
+def compress_picture(
+    picture: Picture,
+    model: str | os.PathLike | Artifact | None = None,
+    quality: float | None = None,
+    effort: int = 0,
+    importance: np.ndarray | Image.Image | None = None,
+) -> bytes:
+    """As `compress`, of a picture that `mlic_jax.fileformat.modes` has made."""
+    quality, effort = _in_half_steps(quality), _whole(effort, "effort", 0, 9)
     artifact = load_model(model)
     make = _Maker(zoo.codec_of(artifact), artifact, picture, _importance(importance, picture))
     return make.file(quality, effort)[0]
@@ -112,6 +126,7 @@ def compress_to(
     effort: int = 0,
     metadata: str = "all",
     importance: np.ndarray | Image.Image | None = None,
+    frame: int | None = None,
 ) -> bytes:
     """As `compress`, at the quality that a size or a PSNR asks for, found by bisection over half steps.
 
@@ -119,7 +134,7 @@ def compress_to(
       size: bytes that the file may have, all of it; it will have the highest quality that fits.
       bpp: the same in bits per pixel.
       psnr_db: that the decoded picture (its RGB of 8 bits) has at least, in the smallest file that does.
-      image, model, effort, metadata, importance: see `compress`. The bisection runs at the lowest effort.
+      image, model, effort, metadata, importance, frame: see `compress`. The bisection runs at the lowest effort.
 
     Raises:
       UsageError: none or several targets, a model of one rate, or a target that no quality meets; and as `compress`.
@@ -129,8 +144,8 @@ def compress_to(
     from mlic_jax.metrics import psnr
 
     target = targets.only_target(size=size, bpp=bpp, psnr_db=psnr_db)
-    _check_effort(effort)
-    picture = _picture(image, metadata)
+    effort = _whole(effort, "effort", 0, 9)
+    picture = _picture(image, metadata, frame)
     artifact = load_model(model)
     codec = zoo.codec_of(artifact)
     if codec.traits.default_quality is None:
@@ -143,7 +158,8 @@ def compress_to(
         height, width, _ = picture.rgb.shape
         reached = None
         if target.name == "psnr_db":
-            decoded = codec.decompress(artifact, parts, (height, width), half_steps / 2)
+            with runtime.jax_of_our_own():
+                decoded = codec.decompress(artifact, parts, (height, width), half_steps / 2)
             reached = psnr.psnr_db(picture.rgb, decoded)
         # The rate is computed as `info` does: what it says of a file, that file meets.
         return targets.Attempt(data, 8 * len(data) / (height * width), reached)
@@ -155,21 +171,25 @@ def _in_half_steps(quality: float | None) -> float | None:
     """A quality as files hold it. Raises UsageError for one that is no number from 0 to 100."""
     if quality is None:
         return None
-    if not isinstance(quality, numbers.Real) or not 0 <= quality <= 100:
+    number = runtime.number(quality)
+    if number is None or not 0 <= number <= 100:
         raise UsageError(f"quality {quality} is out of range: a number from 0 to 100 is possible")
-    return round(2 * float(quality)) / 2
+    return round(2 * number) / 2
 
 
-def _check_effort(effort: int) -> None:
-    if effort not in range(10):
-        raise UsageError(f"effort {effort} is out of range: a whole number from 0 to 9 is possible")
+def _whole(value, name: str, lowest: int, highest: int) -> int:
+    """A whole number of any type as an int. Raises UsageError for what is none from `lowest` to `highest`."""
+    number = runtime.number(value)
+    if number is None or not lowest <= number <= highest or number != int(number):
+        raise UsageError(f"{name} {value} is out of range: a whole number from {lowest} to {highest} is possible")
+    return int(number)
 
 
-def _picture(image, metadata: str) -> Picture:
+def _picture(image, metadata: str, frame: int | None) -> Picture:
     from mlic_jax.fileformat import metadata as kept
     from mlic_jax.fileformat import modes
 
-    return modes.from_image(image, kept.choose(metadata))
+    return modes.from_image(image, kept.choose(metadata), frame)
 
 
 def _importance(given, picture: Picture) -> np.ndarray | None:
@@ -192,7 +212,8 @@ class _Maker:
         picture, artifact = self.picture, self.artifact
         if quality is None:
             quality = self.codec.traits.default_quality
-        parts = self.codec.compress(artifact, picture.rgb, quality, effort=effort, importance=self.importance)
+        with runtime.jax_of_our_own():
+            parts = self.codec.compress(artifact, picture.rgb, quality, effort=effort, importance=self.importance)
         first, *more = [container.Chunk(container.DATA, bytes(part)) for part in parts]
         height, width, _ = picture.rgb.shape
         model_id = zoo.stream_id(artifact.model)
@@ -217,7 +238,8 @@ class _Opened(NamedTuple):
 
         header, parts = self.file.header, self.file.parts[:count]
         alpha = self.file.alpha()
-        rgb = self.codec.decompress(self.artifact, parts, (header.height, header.width), quality=header.quality)
+        with runtime.jax_of_our_own():
+            rgb = self.codec.decompress(self.artifact, parts, (header.height, header.width), quality=header.quality)
         return modes.to_array(header.mode, rgb, alpha)
 
     def count(self, iterations: int | None) -> int:
@@ -227,9 +249,10 @@ class _Opened(NamedTuple):
             return there
         if not self.codec.traits.progressive:
             raise UsageError(f"a file of {self.artifact.model} has no iterations: it is read whole")
-        if not isinstance(iterations, numbers.Integral) or not 1 <= iterations <= there:
+        number = runtime.number(iterations)
+        if number is None or not 1 <= number <= there or number != int(number):
             raise UsageError(f"iterations {iterations} are not in the file: it has 1 to {there}")
-        return int(iterations)
+        return int(number)
 
 
 def _open(data: bytes, model: str | os.PathLike | Artifact | None) -> _Opened:

@@ -15,6 +15,10 @@ class TruncationWarning(UserWarning):
     """A file was cut off; the picture shows the part that has arrived."""
 
 
+class LossWarning(UserWarning):
+    """Something that a picture's file says is not kept, and nobody has chosen so: frames, a gamma, metadata."""
+
+
 class UsageError(MlicError):
     """A command, option or configuration that makes no sense as given."""
 

@@ -9,7 +9,8 @@
 
 `save` takes `model` (default: the file named in MLIC_MODEL), `quality` (0 to 100, for models of several rates) and
 `metadata` (as `mlic_jax.compress`). icc_profile, exif and xmp are those of `image.info`, or given as for Pillow's own
-writers. A file holds one picture.
+writers. A file holds one picture: of an image of several frames the one where it is, with a LossWarning where that is
+the first. Pillow loads colours of 16 bits with 8 before it saves; `mlic_jax.compress` reads all.
 
 Errors are those that Pillow's other plugins raise: OSError for damaged files and missing models, ValueError for
 arguments that make no sense, Image.DecompressionBombError for too many pixels.
@@ -98,10 +99,10 @@ def _accept(prefix: bytes) -> bool:
 
 def _save(image, file, filename):
     given = image.encoderinfo
-    source = image.copy()
-    source.info = {**image.info, **{key: given[key] for key in metadata.PILLOW.values() if key in given}}
+    own = {key: given[key] for key in metadata.PILLOW.values() if key in given}
     with _as_pillow():
-        data = api.compress(source, given.get("model"), given.get("quality"), metadata=given.get("metadata", "all"))
+        picture = modes.from_pillow(image, metadata.choose(given.get("metadata", "all")), given=own)
+        data = api.compress_picture(picture, given.get("model"), given.get("quality"))
     file.write(data)
 
 

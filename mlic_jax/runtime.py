@@ -1,24 +1,166 @@
-"""What a command sets up around the work: the cache of compiled programs, and a bar that shows how far the work is."""
+"""What a command or a call sets up around the work: jax as this package needs it, whatever its host has set; the cache
+of compiled programs; a bar that shows how far the work is.
+
+Importing it imports neither jax nor NumPy.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import sys
+from collections.abc import Iterator
+
+from mlic_jax.errors import LimitError, UsageError
+
+# Settings of jax that change what a program means, or forbid things that this package does: rank promotion, mixed
+# dtypes, implicit transfers. The host of a library may have set them for its own code.
+_SETTINGS = {
+    "numpy_rank_promotion": "allow",
+    "numpy_dtype_promotion": "standard",
+    "enable_x64": False,
+    "default_matmul_precision": None,
+    "debug_nans": False,
+    "debug_infs": False,
+    "disable_jit": False,
+}
+_TRANSFER_GUARDS = ("host_to_device", "device_to_device", "device_to_host")
+
+# Bytes that jax reserves before it has done anything, most of them for the stacks and heaps of its threads.
+LEAST_ADDRESS_SPACE = 2 << 30
+
+# Set in a child of fork whose parent had started jax: its threads, for which programs wait, exist in the parent alone.
+_forked = False
 
 
-def prepare_jax() -> None:
-    """Keeps compiled programs between processes: the second compress of a size starts in a second.
+def _jax_has_started() -> bool:
+    bridge = sys.modules.get("jax._src.xla_bridge")
+    return bridge is not None and bridge.backends_are_initialized()  # jax has no public name for it
 
-    They lie in JAX_COMPILATION_CACHE_DIR, or else in the user's cache folder.
+
+def _after_fork() -> None:
+    global _forked
+    _forked = _forked or _jax_has_started()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def start_jax() -> None:
+    """Starts jax, where it has not started.
+
+    Raises UsageError where it cannot be: in a child of fork whose parent had started it, or without a device of the
+    kind that JAX_PLATFORMS names. Raises LimitError where it would end the process for want of memory.
+    """
+    if _forked:
+        raise UsageError(
+            "jax had started before this process was forked, and does not work in the child: start processes with "
+            "multiprocessing.get_context('spawn'), or fork before the first picture"
+        )
+    _check_address_space()
+    import jax
+
+    try:
+        jax.devices()
+    except Exception as reason:  # RuntimeError, AssertionError, or whatever a plugin raises
+        wanted = jax.config.jax_platforms or "the default"
+        text = " ".join(str(reason).split()) or "none of that kind is there"
+        raise UsageError(
+            f"jax finds no device (JAX_PLATFORMS: {wanted}): {text[:300]}. Try JAX_PLATFORMS=cpu"
+        ) from reason
+
+
+def _check_address_space() -> None:
+    """Raises LimitError under a limit (ulimit -v) in which LLVM, without a word to Python, aborts the process."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESS_SPACE:
+        raise LimitError(
+            f"not enough memory: the address space is limited to {limit >> 20} MiB (ulimit -v), jax needs "
+            f"{LEAST_ADDRESS_SPACE >> 20} MiB to start"
+        )
+
+
+@contextlib.contextmanager
+def jax_of_our_own() -> Iterator[None]:
+    """Inside, jax has the settings that this package is written for, in this thread; the host has its own afterwards.
+
+    A codec that works without jax has not imported it, and does not start it here.
+
+    Raises UsageError as `start_jax`, LimitError where memory runs out inside.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(memory_as_limit())
+        if "jax" not in sys.modules:
+            yield
+            return
+        start_jax()
+        jax = sys.modules["jax"]
+        for name, value in _SETTINGS.items():
+            stack.enter_context(getattr(jax, name)(value))
+        stack.enter_context(jax.transfer_guard("allow"))
+        yield
+
+
+@contextlib.contextmanager
+def memory_as_limit() -> Iterator[None]:
+    """Turns running out of memory, inside, into a LimitError."""
+    try:
+        yield
+    except MemoryError as reason:
+        raise LimitError(_no_memory(reason)) from reason
+    except RuntimeError as reason:
+        if "RESOURCE_EXHAUSTED" not in str(reason) and "Out of memory" not in str(reason):
+            raise
+        raise LimitError(_no_memory(reason)) from reason
+
+
+def _no_memory(reason: BaseException) -> str:
+    text = " ".join(str(reason).split())[:120]
+    return f"not enough memory{f' ({text})' if text else ''}: a smaller picture or more memory is needed"
+
+
+def prepare_jax(start: bool = True) -> None:
+    """Makes jax ready for a command: with the settings of `jax_of_our_own` in every thread, and a cache on disk, so
+    that the second compress of a size starts in a second. Started, too, unless devices are still to be chosen.
+
+    Compiled programs lie in JAX_COMPILATION_CACHE_DIR, or else in the user's cache folder, where there is one.
+    Raises UsageError as `start_jax`.
     """
     import jax
 
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    if start:
+        start_jax()
+    for name, value in _SETTINGS.items():
+        jax.config.update(f"jax_{name}", value)
+    jax.config.update("jax_transfer_guard", "allow")
+    for kind in _TRANSFER_GUARDS:
+        jax.config.update(f"jax_transfer_guard_{kind}", "allow")
+    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
+    try:
         home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "mlic_jax" / "jax"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    except RuntimeError:  # neither HOME nor a name of the user
+        return
+    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "mlic_jax" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def number(value) -> float | None:
+    """A number of any type as a float: Python's, Fraction, Decimal, NumPy's, an array of jax without axes. None for
+    anything else: text, None, an array with axes, a complex number."""
+    if isinstance(value, str | bytes | bytearray) or getattr(value, "shape", ()) != ():
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 class Bar:

@@ -1,8 +1,12 @@
 """The fuzz target without a fuzzer: its committed corpus, and inputs that differ from it at random."""
 
 import pathlib
+import re
+import subprocess
+import sys
 
 import numpy as np
+import picture_files
 import pytest
 import target
 
@@ -39,3 +43,21 @@ def test_a_finding_is_one(monkeypatch, tmp_path):
     monkeypatch.setattr(target, "ENTRY_POINTS", (fails,))
     with pytest.raises(AssertionError):
         target.replay([tmp_path])
+
+
+def test_damaged_pictures_have_no_finding():
+    """In a process of its own: it refuses child processes for good."""
+    words = [sys.executable, str(pathlib.Path(picture_files.__file__)), "8", "1"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    count, read = (int(word) for word in re.findall(r"(\d+) (?:damaged|of them)", done.stdout))
+    assert count > 20 and 0 < read < count
+
+
+def test_a_child_process_is_a_finding():
+    code = "import sys, subprocess, picture_files; sys.addaudithook(picture_files._watch); subprocess.run(['true'])"
+    folder = str(pathlib.Path(picture_files.__file__).parent)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {folder!r}); {code}"], capture_output=True, text=True
+    )
+    assert done.returncode and "ChildProcess: subprocess.Popen" in done.stderr

@@ -17,6 +17,7 @@ from mlic_jax.errors import InputError, MlicError, UsageError
 
 # Names standard input, and standard output.
 STANDARD = "-"
+_SLASHES = tuple(filter(None, (os.sep, os.altsep)))
 
 
 def read(name: str) -> bytes:
@@ -46,20 +47,26 @@ def can_be_read_twice(name: str) -> bool:
 def write(name: str, data: bytes) -> None:
     """Writes a file, whole or not at all, or to standard output. Raises InputError."""
     if name == STANDARD:
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        try:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as reason:
+            raise InputError(f"cannot write to standard output: {reason.strerror}") from reason
     else:
         atomic.write_bytes(name, data)
 
 
 def outputs(inputs: Sequence[str], output: str | None, suffix: str) -> list[str]:
     """Where each input's result goes: into the file or folder `output`, or beside the input; STANDARD for STANDARD.
+    A name with a slash at its end is a folder, which is made where it does not exist.
 
     Raises:
       InputError: several inputs, and an output that is no folder.
       UsageError: two inputs with one output, an output that is also an input, or several inputs to standard output.
     """
-    into_folder = output is not None and os.path.isdir(output)
+    into_folder = output is not None and (os.path.isdir(output) or output.endswith(_SLASHES))
     if STANDARD in (*inputs, output) and len(inputs) > 1:
         raise UsageError(f"{STANDARD!r} goes with one input and one output, there are {len(inputs)} inputs")
     if len(inputs) == 1 and output and not into_folder:
@@ -79,12 +86,14 @@ def outputs(inputs: Sequence[str], output: str | None, suffix: str) -> list[str]
         if path != STANDARD and place in taken:
             raise UsageError(f"{name!r} would be written to {path!r}, which belongs to {taken[place]!r}")
         taken[place] = name
+    if into_folder and not os.path.isdir(output):
+        atomic.make_folder(output)
     return paths
 
 
 def refuse_overwriting(path: str, force: bool) -> None:
-    """Raises InputError where a file exists and is not to be overwritten."""
-    if path != STANDARD and not force and os.path.exists(path):
+    """Raises InputError where a file exists and is not to be overwritten. Pipes and devices are written into."""
+    if path != STANDARD and not force and os.path.exists(path) and not atomic.written_through(path):
         raise InputError(f"{path!r} exists: add -f to overwrite it")
 
 
@@ -156,7 +165,8 @@ def run(
 
     def attempt(function, *words):
         try:
-            return function(*words)
+            with runtime.memory_as_limit():
+                return function(*words)
         except MlicError as reason:
             return reason
 

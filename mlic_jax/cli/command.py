@@ -57,6 +57,18 @@ def iterations(word: str) -> int:
     return int(word)
 
 
+def place_of_frame(word: str) -> int:
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"{word!r} is no number of a frame: 0 or more are possible")
+    return int(word)
+
+
+def quality_of_output(word: str) -> int:
+    if not word.isdecimal() or not 1 <= int(word) <= 100:
+        raise argparse.ArgumentTypeError(f"{word!r} is no quality: whole numbers from 1 to 100 are possible")
+    return int(word)
+
+
 def bits_per_pixel(word: str) -> float:
     try:
         rate = float(word)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import collections
+import os
+import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # `mlic info` starts without NumPy
@@ -20,4 +24,13 @@ def pictures(folder: str | None, limit: int) -> list[tuple[str, np.ndarray]]:
     from mlic_jax import data
 
     paths = data.list_images(folder) if folder else data.bundled("validation")
-    return [(path.stem, data.read_image(path)) for path in paths[: limit or None]]
+    root = pathlib.Path(folder) if folder else paths[0].parent
+    return list(zip(_names(paths, root), map(data.read_image, paths[: limit or None]), strict=False))
+
+
+def _names(paths: Sequence[pathlib.Path], root: pathlib.Path) -> list[str]:
+    """What reports call pictures: the names of their files without suffix; where several have one, their paths in the
+    folder with it. Bytes that are no UTF-8 are escaped."""
+    counts = collections.Counter(path.stem for path in paths)
+    words = [path.stem if counts[path.stem] == 1 else path.relative_to(root).as_posix() for path in paths]
+    return [os.fsencode(word).decode(errors="backslashreplace") for word in words]

@@ -30,6 +30,12 @@ def add_arguments(parser):
         help="0 to 9: time spent on a smaller file of the same quality (default 0: none; each step doubles it)",
     )
     parser.add_argument(
+        "--frame",
+        type=command.place_of_frame,
+        metavar="N",
+        help="of files with several frames or pages, number N, from 0 on (default: the first, with a warning)",
+    )
+    parser.add_argument(
         "--importance",
         metavar="PICTURE",
         help="where bits are to go: a grey picture of the same size, white for more (for models that take one)",
@@ -65,11 +71,11 @@ def compress(arguments):
                 f"decoder: name a {SUFFIX} file, or take a model whose files are standard ones"
             )
         original = batch.read(name)
-        image = images.open_image(io.BytesIO(original), name, container.LARGEST_PICTURE)
-        options = {"effort": arguments.effort, "metadata": arguments.metadata}
+        image = images.open_image(io.BytesIO(original), name, container.LARGEST_PICTURE, arguments.frame)
+        options = {"effort": arguments.effort, "metadata": arguments.metadata, "frame": image.tell()}
         if arguments.importance:
-            options["importance"] = images.open_image(
-                io.BytesIO(batch.read(arguments.importance)), arguments.importance, container.LARGEST_PICTURE
+            options["importance"] = images.read_grey(
+                batch.read(arguments.importance), arguments.importance, container.LARGEST_PICTURE
             )
         if target:
             data = api.compress_to(image, model, **target, **options)
@@ -91,7 +97,7 @@ def compress(arguments):
 
 COMMAND = command.Command(
     "compress",
-    "Compress pictures: grey, RGB or palette, with or without alpha. Colours of 16 bits are read with 8.",
+    "Compress pictures: PNG, JPEG, WebP, AVIF, HEIC, TIFF and others; grey, RGB or palette, with or without alpha.",
     add_arguments,
     compress,
     command.EXIT_CODES,

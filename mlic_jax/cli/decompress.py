@@ -18,6 +18,12 @@ def add_arguments(parser):
         output="(default: beside the input, .png; PNG goes to standard output)",
     )
     parser.add_argument(
+        "--output-quality",
+        type=command.quality_of_output,
+        metavar="Q",
+        help="1 to 100, for an output of .jpg or .avif, which lose something again; others are lossless",
+    )
+    parser.add_argument(
         "--iterations",
         type=command.iterations,
         metavar="K",
@@ -37,6 +43,7 @@ def decompress(arguments):
 
     def check(name, path):
         format = format_of(path)
+        picture_files.check_quality(format, arguments.output_quality)
         if batch.can_be_read_twice(name):
             header, _ = container.read_header(*batch.start_of(name, container.LONGEST_HEADER), partial=True)
             picture_files.check(format, header.mode)
@@ -51,7 +58,8 @@ def decompress(arguments):
         header, places = container.read_header(data, partial=True)
         picture_files.check(format_of(path), header.mode)
         image = api.decompress_image(data, model, metadata=arguments.metadata, iterations=arguments.iterations)
-        batch.write(path, picture_files.to_bytes(image, format_of(path)))
+        picture_files.warn_of_losses(image, header.mode, format_of(path), path)
+        batch.write(path, picture_files.to_bytes(image, format_of(path), arguments.output_quality))
         record = {"input": name, "output": path, "width": header.width, "height": header.height, "mode": image.mode}
         there = container.whole(places, len(data))
         if there < len(places):

@@ -7,12 +7,15 @@ in one line on standard error and an exit status (command.EXIT_CODES; mlic_jax.e
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import os
 import sys
+import warnings
 
 import mlic_jax
 from mlic_jax.cli import compress, decompress, export, extract, info, measuring, prefixes, toy, train
-from mlic_jax.errors import MlicError, UsageError
+from mlic_jax.errors import InputError, LimitError, LossWarning, MlicError, UsageError
 
 # In the order of --help.
 COMMANDS = (
@@ -44,8 +47,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     arguments, arguments.rest = _parser().parse_known_args(argv)
     command = next(command for command in COMMANDS if command.name == arguments.command)
+    shown = warnings.showwarning
+    warnings.showwarning = _warning_as_line(shown)
+    warnings.filterwarnings("always", category=LossWarning)
     try:
         if arguments.rest and not command.passes_on:
             raise UsageError(f"{arguments.rest[0]!r} is not understood: see mlic {command.name} --help")
@@ -53,11 +61,54 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.flush()
         return status or 0
     except MlicError as reason:
-        print(f"mlic: error: {' '.join(str(reason).split())}", file=sys.stderr)
-        return reason.exit_code
+        if "to standard output" in str(reason):
+            _forget_output()
+        return _fail(reason)
     except KeyboardInterrupt:
         print("mlic: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads any more
+        _forget_output()  # nobody reads any more
         return 1
+    except MemoryError:
+        return _fail(LimitError("not enough memory: a smaller picture or more memory is needed"))
+    except ImportError as reason:
+        # A library of which the machine cannot map the code: a limit of this machine, not of the installation.
+        if not any(words in str(reason) for words in _NO_MEMORY):
+            raise
+        return _fail(LimitError(f"not enough memory to load a library ({reason})"))
+    except OSError as reason:
+        # Everything that is read or written by name is checked where it is; what is left is standard output.
+        if reason.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF, errno.EDQUOT) or reason.filename:
+            raise
+        _forget_output()
+        return _fail(InputError(f"cannot write to standard output: {reason.strerror}"))
+    finally:
+        warnings.showwarning = shown
+
+
+# What the loader says where memory, not the library, is missing.
+_NO_MEMORY = ("failed to map segment", "cannot allocate memory", "Cannot allocate memory", "failed to allocate")
+
+
+def _fail(reason: MlicError) -> int:
+    print(f"mlic: error: {' '.join(str(reason).split())}", file=sys.stderr)
+    return reason.exit_code
+
+
+def _forget_output() -> None:
+    """What is still to be written to standard output goes nowhere, so that Python does not try again at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _warning_as_line(otherwise):
+    """What prints a warning: one line for what a picture loses, `otherwise` for others."""
+
+    def show(message, category, *place, **more):
+        if issubclass(category, LossWarning):
+            print(f"mlic: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        else:
+            otherwise(message, category, *place, **more)
+
+    return show

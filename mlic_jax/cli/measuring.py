@@ -94,7 +94,7 @@ def benchmark(arguments):
 def claim(arguments):
     from mlic_jax.evaluation.claim import main, training
 
-    runtime.prepare_jax()
+    runtime.prepare_jax(start=False)
     options = main.Options(
         workdir=arguments.workdir,
         source=arguments.source,

@@ -12,15 +12,35 @@ def add_arguments(parser):
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
+# Libraries that log at the level of warnings what needs no attention. What they raise is an error all the same.
+_TALKATIVE = ("absl", "grain", "jax", "orbax", "tensorflow")
+
+
+def _quieten() -> None:
+    """Of training's libraries, only errors are printed; our own warnings are."""
+    import logging
+    import warnings
+
+    from absl import logging as absl_logging  # has a class of loggers of its own, which has to come first
+
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Grain forks its workers before they import anything, and they never run jax.
+    warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
+
+
 def train(arguments):
+    _quieten()
     from mlic_jax.training import config as configs
     from mlic_jax.training import parallel
 
     several = parallel.start_processes()
-    runtime.prepare_jax()
+    runtime.prepare_jax(start=False)
     config = configs.load(arguments.config, arguments.rest)
     if not several:
         parallel.use_all_cores(config.data.batch_size, configs.batch_parts(config))
+    runtime.start_jax()
     from mlic_jax.training.train import train
 
     train(config, arguments.workdir, arguments.quiet)

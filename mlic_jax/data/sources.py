@@ -13,6 +13,7 @@ import hashlib
 import importlib.resources
 import importlib.util
 import inspect
+import os
 import pathlib
 import threading
 from typing import Protocol
@@ -110,7 +111,7 @@ def _folder(folder: pathlib.Path, split: str) -> list[pathlib.Path]:
     if len(paths) == 1:
         return paths
     digest = {
-        path: int.from_bytes(hashlib.sha256(path.relative_to(folder).as_posix().encode()).digest()[:8], "big")
+        path: int.from_bytes(hashlib.sha256(os.fsencode(path.relative_to(folder).as_posix())).digest()[:8], "big")
         for path in paths
     }
     held_out = {path for path in paths if digest[path] % FOLDER_HOLD_OUT == 0}

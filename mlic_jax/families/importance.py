@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from mlic_jax.data import images
 from mlic_jax.errors import InputError
 
 # Kind of a NumPy type -> what means 1.
@@ -23,7 +24,7 @@ def importance_map(given: np.ndarray | Image.Image | None, size: tuple[int, int]
     if given is None:
         return None
     if isinstance(given, Image.Image):
-        given = given.convert("L")
+        given = images.grey_of(given, "the importance map")
     array = np.asarray(given)
     if array.shape != size:
         raise InputError(

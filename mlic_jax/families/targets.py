@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 
+from mlic_jax import runtime
 from mlic_jax.errors import UsageError
 
 
@@ -43,10 +43,11 @@ class Target(NamedTuple):
 def only_target(**values: float | None) -> Target:
     """The one target that is given by name. Raises UsageError for none, several, or a value that is not positive."""
     given = {name: value for name, value in values.items() if value is not None}
-    if len(given) != 1 or not all(isinstance(v, numbers.Real) and 0 < v < 1e12 for v in given.values()):
+    as_numbers = {name: runtime.number(value) for name, value in given.items()}
+    if len(given) != 1 or not all(v is not None and 0 < v < 1e12 for v in as_numbers.values()):
         *first, last = values
         raise UsageError(f"one target is needed, a positive {', '.join(first)} or {last}: got {given or 'none'}")
-    ((name, value),) = given.items()
+    ((name, value),) = as_numbers.items()
     return Target(name, value)
 
 

@@ -48,6 +48,8 @@ def load(model: str | os.PathLike | Artifact | None = None) -> Artifact:
     """
     from mlic_jax.fileformat.artifact import Artifact
 
+    if not isinstance(model, str | os.PathLike | Artifact | None):
+        raise ModelError(f"a model is the path of a .mlicm file or an Artifact: a {type(model).__name__} is neither")
     model = model or os.environ.get(MODEL) or OWN_MODEL
     with _lock:
         if not isinstance(model, Artifact):

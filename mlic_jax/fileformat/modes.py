@@ -15,20 +15,17 @@ Pixels are stored upright. Modes are those of `container.MODES`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from mlic_jax.data import images
-from mlic_jax.errors import InputError
+from mlic_jax.data import images, samples
+from mlic_jax.errors import InputError, UsageError
 from mlic_jax.fileformat import alpha as planes
 from mlic_jax.fileformat import container, metadata
 
 _COLOURS = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-# Pillow's modes that a picture is converted from, to what; with transparency, to what.
-_CONVERTED = {"P": ("RGB", "RGBA"), "PA": ("RGBA", "RGBA"), "La": ("LA", "LA"), "RGBa": ("RGBA", "RGBA"),
-              "RGBX": ("RGB", "RGBA"), "1": ("1", "LA"), "L": ("L", "LA"), "RGB": ("RGB", "RGBA")}  # fmt: skip
 
 
 class Picture(NamedTuple):
@@ -50,10 +47,15 @@ class Picture(NamedTuple):
 # ---------------------------------------------------------------------- in
 
 
-def from_image(image: np.ndarray | Image.Image, chosen: Iterable[int] = container.METADATA) -> Picture:
-    """The picture of an array or of a Pillow image, see the two below. Raises InputError for anything else."""
+def from_image(
+    image: np.ndarray | Image.Image, chosen: Iterable[int] = container.METADATA, frame: int | None = None
+) -> Picture:
+    """The picture of an array or of a Pillow image, see the two below. Raises InputError for anything else, UsageError
+    for a frame of an array."""
     if isinstance(image, Image.Image):
-        return from_pillow(image, chosen)
+        return from_pillow(image, chosen, frame)
+    if frame is not None:
+        raise UsageError(f"frame {frame} of an array: PIL images have frames")
     if hasattr(image, "__array__"):
         return from_array(np.asarray(image))
     raise InputError(f"cannot compress a {type(image).__name__}: give an array or a PIL image")
@@ -81,22 +83,13 @@ def from_array(array: np.ndarray) -> Picture:
     height, width = array.shape[:2]
     container.check_size(width, height)
     mode = "1" if kind[0] == "b" else _COLOURS[channels] + (";16" if kind[1] == 2 else "")
-    samples = array.astype(array.dtype.newbyteorder("="), copy=False).reshape(height, width, channels)
-    alpha = np.ascontiguousarray(samples[..., -1]) if container.has_alpha(mode) else None
-    rgb = _to_8_bits(samples if alpha is None else samples[..., :-1])
+    stored = array.astype(array.dtype.newbyteorder("="), copy=False).reshape(height, width, channels)
+    alpha = np.ascontiguousarray(stored[..., -1]) if container.has_alpha(mode) else None
+    rgb = images.to_8_bits(stored if alpha is None else stored[..., :-1])
     rgb = np.ascontiguousarray(np.broadcast_to(rgb, (height, width, 3)))
     if alpha is not None and not alpha.all():
         rgb = _fill(rgb, alpha > 0)
     return Picture(mode, rgb, alpha, {})
-
-
-def _to_8_bits(samples: np.ndarray) -> np.ndarray:
-    if samples.dtype == bool:
-        return samples * np.uint8(255)
-    if samples.dtype == np.uint16:
-        # (v + 128) // 257 without leaving 16 bits: the largest values give 255 anyway
-        return ((np.minimum(samples, 65535 - 128) + np.uint16(128)) // np.uint16(257)).astype(np.uint8)
-    return samples
 
 
 def _fill(rgb: np.ndarray, visible: np.ndarray) -> np.ndarray:
@@ -125,38 +118,36 @@ def _fill(rgb: np.ndarray, visible: np.ndarray) -> np.ndarray:
     return filled
 
 
-def from_pillow(image: Image.Image, chosen: Iterable[int] = container.METADATA) -> Picture:
-    """The picture of a Pillow image, turned upright, with the chosen metadata.
+def from_pillow(
+    image: Image.Image,
+    chosen: Iterable[int] = container.METADATA,
+    frame: int | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> Picture:
+    """The picture of a Pillow image, turned upright, with the chosen metadata. docs/pictures.md has what is kept of
+    every format; what is not kept and was not left out by `chosen` or `frame` is said in a LossWarning.
+
+    Args:
+      image: of colours of 16 bits, one that was not loaded yet: Pillow keeps 8 of them.
+      chosen: chunk types of metadata.
+      frame: which of several, from 0 on; None for the one where the image is.
+      given: metadata instead of the image's own, by Pillow's names.
 
     Raises:
       InputError: a mode without a meaning in RGB of 8 or 16 bits, or an image that is damaged.
       LimitError: sides out of range.
+      UsageError: no such frame, or metadata of another type than Pillow's readers give.
     """
+    name = images.name_of(image)
+    image = images.choose_frame(image, frame, name)
     container.check_size(*image.size)
-    with images.refusing_damage("the image", container.LARGEST_PICTURE):
-        image.load()
-        picture = from_array(images.upright(_samples(image), image))
-    return picture._replace(metadata=metadata.of_pillow(image.info, chosen))
-
-
-def _samples(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I"):
-        grey = np.asarray(image)  # [H, W]
-        if grey.dtype.kind == "i":
-            if grey.min() < 0 or grey.max() > 65535:
-                raise InputError(f"pixels of {grey.min()} to {grey.max()}: 16 bits hold 0 to 65535, scale them first")
-            grey = grey.astype(np.uint16)
-        transparent = image.info.get("transparency")
-        if transparent is None:
-            return grey
-        return np.stack([grey, np.where(grey == transparent, 0, 65535).astype(np.uint16)], -1)
-    if image.mode in ("LA", "RGBA"):
-        return np.asarray(image)
-    if image.mode not in _CONVERTED:
-        advice = "scale it to 8 or 16 bits" if image.mode == "F" else "convert it to RGB first"
-        raise InputError(f"a picture of mode {image.mode}: grey and RGB, with or without alpha, are coded; {advice}")
-    mode = _CONVERTED[image.mode][image.has_transparency_data]
-    return np.asarray(image if image.mode == mode else image.convert(mode))
+    with images.refusing_damage(name, container.LARGEST_PICTURE):
+        colours = samples.colours_unsaid(image)
+        tags = metadata.of_tiff(image)  # which has to be read from the file
+        array = images.upright(samples.samples(image), image, (given or {}).get("exif"))
+    for loss in colours:
+        images.warn(f"{name}: {loss}")
+    return from_array(array)._replace(metadata=metadata.of_pillow({**image.info, **tags, **(given or {})}, chosen))
 
 
 # ---------------------------------------------------------------------- out
@@ -197,4 +188,4 @@ def pillow_mode(mode: str) -> str:
 
 def to_pillow(mode: str, array: np.ndarray) -> Image.Image:
     """What `to_array` returned as a Pillow image of `pillow_mode(mode)`."""
-    return Image.fromarray(array if mode in ("1", "L;16") else _to_8_bits(array))
+    return Image.fromarray(array if mode in ("1", "L;16") else images.to_8_bits(array))

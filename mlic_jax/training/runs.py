@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -115,6 +116,11 @@ def load_run(workdir: str | os.PathLike, which: str | int = "best") -> Run:
     if which not in ("best", "latest") and not str(which).isdecimal():
         raise UsageError(f"checkpoint {which!r} is not known: use best, latest or a step")
     checkpoints = Checkpoints(workdir, read_only=True)
+    with contextlib.closing(checkpoints):
+        return _load(checkpoints, workdir, which)
+
+
+def _load(checkpoints: Checkpoints, workdir: str | os.PathLike, which: str | int) -> Run:
     if checkpoints.latest() is None:
         raise InputError(f"{str(workdir)!r} has no checkpoint yet")
     saved = checkpoints.config()
@@ -124,7 +130,6 @@ def load_run(workdir: str | os.PathLike, which: str | int = "best") -> Run:
     step = {"best": checkpoints.best(), "latest": None}[which] if which in ("best", "latest") else int(which)
     start = initialise(make_codec(config), config, weights=False)
     restored = jax.device_get(checkpoints.restore(start, step).state)
-    checkpoints.close()
     return Run(config, restored.average or restored.params, restored.state, int(restored.step))
 
 

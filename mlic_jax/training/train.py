@@ -69,7 +69,8 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
     # ------------------------------------------------------------------ workdir, resume
     workdir = make_workdir(workdir)
     checkpoints = Checkpoints(workdir, config.train.keep)
-    train_state, start = start_or_resume(codec, config, workdir, checkpoints, batches)
+    with closing_after_failure(batches, checkpoints):
+        train_state, start = start_or_resume(codec, config, workdir, checkpoints, batches)
     writer = make_writer(workdir, config, train_state, start) if parallel.is_main() else None
 
     # ------------------------------------------------------------------ the loop
@@ -180,6 +181,17 @@ def start_or_resume(
     optimizers.check_resume(saved["optimizer"], config.optimizer, restored.step)
     batches.set_state(restored.data)
     return restored.state, restored.step
+
+
+@contextlib.contextmanager
+def closing_after_failure(*parts) -> Iterator[None]:
+    """Closes what was begun where something fails inside: threads that are torn down with the interpreter complain."""
+    try:
+        yield
+    except BaseException:
+        for part in parts:
+            part.close()
+        raise
 
 
 def make_writer(workdir: pathlib.Path, config: ConfigDict, train_state: TrainState, start: int) -> Writer:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 import mlic_jax
 from mlic_jax import api, classical, zoo
+from mlic_jax.data import images
 from mlic_jax.errors import UsageError
 from mlic_jax.fileformat.artifact import Artifact
 
@@ -178,8 +177,7 @@ def point_of(artifact: Artifact, effort: int, quality: float | None, name: str |
     def decode(data):
         if not codec.traits.extension:
             return api.decompress(data, artifact)
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
+        return images.decode_image(data, f"the {codec.traits.extension} file of {artifact.model}")
 
     def estimate(image):
         at = () if quality is None else (quality,)

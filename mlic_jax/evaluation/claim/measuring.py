@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from mlic_jax import atomic
+from mlic_jax.data import images
 from mlic_jax.errors import MlicError, ModelError, UsageError
 from mlic_jax.evaluation.benchmark import entrants, measuring
 from mlic_jax.evaluation.benchmark.cache import Cache
@@ -59,8 +59,8 @@ def refuse_overlap(all_runs: Sequence[Run], held_out: Sequence[tuple[str, np.nda
 def _shape(name: str) -> tuple[int, int] | None:
     """The sorted sides of an image file, from its header; None where the name is no file's."""
     try:
-        with Image.open(name) as image:
-            return tuple(sorted(image.size))
+        with open(name, "rb") as file:
+            return tuple(sorted(images.open_image(file, name).size))
     except Exception:  # of a TFDS set; or a damaged file, of which the reader says more
         return None
 
