@@ -1,0 +1,317 @@
+"""KltNet 2: one set of weights for every rate, a receiver for one CPU core, a sender that is heavier.
+
+    image -> analysis -> y -> over predicted steps, rounded around means in four steps -> body and renderer -> picture
+                         |                       ^                  ^
+                         v                       | steps            | means, each from what was sent before it
+                         z -> round -------------+------------------+
+                                |
+                                +-> scales: one linear map, in integers
+
+Everything that costs the receiver time is small; the sender, which runs once, is not. After PULSE (2026, arXiv
+2609.18602) are: the scales, which come once from z by one linear map, so that whole streams are
+read before any other network runs, and nothing but that map has to be exact; means that are refined step by step in
+floating point, since no probability depends on them; a body at 1/16 of the resolution, and behind it a renderer, a
+network of single cells on a grid at 1/4, whose hidden channels the body scales and shifts; quantisation steps that are
+predicted. What is ours is what KltNet has: the block transform at the start, quality 0..100, four groups of channels in
+turn. The grid of the renderer is filled by the inverse of the block transform, each cell with its 4x4 pixels of the
+linear codec; so the shortcut costs nothing beyond the filling that a renderer needs anyway.
+
+    net       resolution   layers
+    analysis  1/16         16x16 blocks -> A -> gain(quality) -> blocks -> M; the sum with the block transform's
+                           coefficients times gain(quality) is y
+    h_a       1/16..1/64   product, block, 2x2 blocks -> product, block, 2x2 blocks -> Z
+    scales    1/64..1/16   of z and the quality: transposed 7x7 stride 4 -> log-scales of y. Integers
+    steps     1/64..1/16   the same in floating point -> logarithms of quantisation steps
+    features  1/64..1/16   the same -> F, ReLU
+    mean_0    1/16         of the features: two products -> means
+    mean_s    1/16         of the features and what is known of y: product, conv 3x3, product -> changes of the means
+    synthesis 1/16         y times steps over gain(quality) -> body: D -> gain(quality) -> blocks
+              1/4          grid of 4x4 cells a block, each 48 samples: block transform of y, plus a product of the body;
+                           to each cell its 48 -> H, scaled and shifted as the body says, ReLU -> 48, is added
+              1            each cell is 4x4 pixels
+
+There is no attention over a whole picture, so windows (layers/windows.py) are exact.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mlic_jax.codec import Codec
+from mlic_jax.entropy import coders
+from mlic_jax.entropy.exact import ExactStack
+from mlic_jax.entropy.gaussian import LogMixture
+from mlic_jax.errors import UsageError
+from mlic_jax.latent import LatentModel, latent_codec
+from mlic_jax.layers import init
+from mlic_jax.layers.blocks import Conv3, Dense, Gain, SpaceToDepth, _parameters, _SameSize, block_transform
+from mlic_jax.layers.conv import ConvTranspose, depthwise, pointwise
+from mlic_jax.layers.stack import Stack, Sum, relu
+from mlic_jax.layers.windows import Inside
+from mlic_jax.models.kltnet import (
+    BLOCK,
+    CORES,
+    HE,
+    LAMBDAS,
+    LATENT_UNIT,
+    LEVELS,
+    SMALL,
+    QualityPrior,
+    _Blocks,
+    _constants,
+    _module_of,
+    _Steps,
+    centre,
+    gather,
+    scatter,
+    uncentre,
+)
+
+# Cells of the renderer: their side in pixels, how many a block has along an axis, samples of each.
+CELL = 4
+ACROSS = BLOCK // CELL
+SAMPLES = 3 * CELL**2
+GROUPS = 4  # of channels, each place transmits one in a step
+# What a kernel of 7 needs to interpolate between the entries of z, which are 4 places apart.
+UP = {"kernel": 7, "stride": 4}
+# Of the logarithm of a predicted step.
+LARGEST_LOG_STEP = 1.0
+NANO = {"A": 320, "blocks_a": 4, "D": 192, "blocks_d": 2, "H": 128, "R": 64, "M": 256, "Z": 64, "F": 64}
+TINY2 = {"A": 448, "blocks_a": 5, "D": 384, "blocks_d": 4, "H": 256, "R": 128, "M": 256, "Z": 96, "F": 96}
+TOY = {"A": 16, "blocks_a": 1, "D": 16, "blocks_d": 1, "H": 8, "R": 8, "M": 24, "Z": 8, "F": 8}
+
+
+class DepthwiseBlock(_SameSize, nn.Module):
+    """x + W relu(V (d * x)), d one 3x3 filter for each channel: [B, h, w, C] -> same.
+
+    Attributes:
+      expansion: hidden channels per channel.
+      dtype: to compute and return in; parameters stay float32.
+    """
+
+    expansion: int = 2
+    dtype: jnp.dtype | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels, dtype = x.shape[-1], self.dtype or x.dtype
+        filters = self.param("filters", init.Normal(1.0), (3, 3, 1, channels)).astype(dtype)
+        wide, wide_bias = _parameters(self, "wide", init.Normal(HE), 1, channels, self.expansion * channels, dtype)
+        # Small, so that a deep stack of blocks begins near the identity.
+        narrow, narrow_bias = _parameters(
+            self, "narrow", init.Normal(SMALL), 1, self.expansion * channels, channels, dtype
+        )
+        hidden = nn.relu(pointwise(depthwise(x.astype(dtype), filters), wide) + wide_bias)
+        return x + pointwise(hidden, narrow) + narrow_bias
+
+
+class _Cells(NamedTuple):
+    """Kernel of the way back from coefficients to cells: rows of the block transform, pixels in order of cells."""
+
+    features: int
+
+    def __call__(self, key, shape, dtype=jnp.float32):
+        basis, _ = block_transform(BLOCK, self.features)
+        basis = basis.reshape(ACROSS, CELL, ACROSS, CELL, 3, -1).transpose(5, 0, 2, 1, 3, 4)
+        return init.constant(basis.reshape(self.features, -1))(key, shape, dtype)
+
+
+class Renderer(nn.Module):
+    """The synthesis: a body at 1/16 of the resolution, and a grid of cells of 4x4 pixels that it modulates.
+
+    float [B, h, w, M] -> [B, 16 h, 16 w, 3]. Until the last step samples lie in order of blocks, [B, h, w, cells, 48]:
+    all is products of matrices, and what the body says of a block is broadcast to its cells.
+
+    Attributes:
+      M: channels of y.
+      D, blocks: width of the body, and its blocks.
+      H: hidden channels of a cell.
+      dtype: to compute in; parameters stay float32.
+    """
+
+    M: int
+    D: int
+    blocks: int
+    H: int
+    dtype: Any = None
+    scale = Fraction(BLOCK)
+
+    def setup(self):
+        blocks = [DepthwiseBlock(dtype=self.dtype) for _ in range(self.blocks)]
+        self.body = Stack((Dense(self.D, dtype=self.dtype), Gain(LEVELS), *blocks))
+        self.linear = Dense(ACROSS**2 * SAMPLES, _Cells(self.M), False)
+        self.fill = Dense(ACROSS**2 * SAMPLES, init.Normal(0.0), dtype=self.dtype)
+        self.modulation = Dense(2 * self.H, init.Normal(SMALL), dtype=self.dtype)
+        self.wide = Dense(self.H, init.Normal(HE), dtype=self.dtype)
+        self.narrow = Dense(SAMPLES, init.Normal(0.0), dtype=self.dtype)
+
+    def inputs_of(self, first: int, last: int) -> tuple[int, int]:
+        """The first and last input sample along an axis on which the output samples first..last depend."""
+        return first // BLOCK - self.blocks, last // BLOCK + self.blocks
+
+    def within(self, y: jax.Array, inside: Inside | None, quality: jax.Array | None = None) -> jax.Array:
+        """See Stack.within."""
+        batch, height, width, _ = y.shape
+        cells = (batch, height, width, ACROSS**2, SAMPLES)
+        body = self.body.within(y, inside, quality)
+        grid = (self.linear(y) + self.fill(body)).reshape(cells)
+        scale, shift = jnp.split(self.modulation(body)[:, :, :, None], 2, axis=-1)
+        hidden = nn.relu(self.wide(grid) * (1 + scale) + shift)
+        grid = grid + self.narrow(hidden)
+        grid = grid.reshape(batch, height, width, ACROSS, ACROSS, CELL, CELL, 3).transpose(0, 1, 3, 5, 2, 4, 6, 7)
+        return grid.reshape(batch, height * BLOCK, width * BLOCK, 3)
+
+
+class KltNet2(LatentModel):
+    """See the top of this file.
+
+    Attributes:
+      A, blocks_a: width and blocks of the analysis.
+      D, blocks_d: width and blocks of the body of the synthesis.
+      H: hidden channels of the renderer.
+      R: width of the networks of means.
+      M, Z, F: channels of y and z, and of the features of z.
+      dtype: that analysis and synthesis compute in; parameters stay float32.
+    """
+
+    A: int
+    blocks_a: int
+    D: int
+    blocks_d: int
+    H: int
+    R: int
+    M: int
+    Z: int
+    F: int
+    dtype: Any = None
+    stride = 64
+    has_quality = True
+    priors = ("scales", "features", "prior_z", *(f"mean_{step}" for step in range(GROUPS)))
+    # See KltNet.
+    curvature = 6 / np.log(2)
+    bits_per_square = {f"y_{step}": (30.0, 12.0) for step in range(GROUPS)}
+    bits_per_square_refined = {f"y_{step}": (12.5, 9.5) for step in range(GROUPS)}
+
+    def setup(self):
+        zeros = init.Normal(0.0)
+        blocks = [DepthwiseBlock(dtype=self.dtype) for _ in range(self.blocks_a)]
+        coefficients = Stack((SpaceToDepth(BLOCK), Dense(self.M, _Blocks(self.M, False), False)))
+        network = Stack(
+            (
+                SpaceToDepth(BLOCK),
+                Dense(self.A, dtype=self.dtype),
+                Gain(LEVELS),
+                *blocks,
+                Dense(self.M, zeros, dtype=self.dtype),
+            )
+        )
+        self.analysis = Stack((centre, Sum((coefficients, network)), Gain(LEVELS, _Steps(False))), cores=CORES)
+        self.synthesis = Stack(
+            (Gain(LEVELS, _Steps(True)), *self.synthesis_layers(), uncentre), cores=CORES, pixels=True
+        )
+        wide = 2 * self.Z
+        self.h_a = Stack(
+            (
+                Dense(wide),
+                DepthwiseBlock(),
+                SpaceToDepth(2),
+                Dense(wide),
+                DepthwiseBlock(),
+                SpaceToDepth(2),
+                Dense(self.Z),
+            ),
+            cores=CORES,
+        )
+        self.scales = ExactStack((ConvTranspose(self.M, **UP, gain=SMALL),), of_values=True)
+        self.steps = Stack((ConvTranspose(self.M, **UP, gain=0.0),))
+        self.features = Stack((ConvTranspose(self.F, **UP, gain=HE), relu))
+        self.mean_0 = Stack((Dense(self.R, init.Normal(HE)), relu, Dense(self.M, zeros)), cores=CORES)
+        self.mean_1, self.mean_2, self.mean_3 = (
+            Stack(
+                (
+                    Dense(self.R, init.Normal(HE)),
+                    relu,
+                    Conv3(self.R, init.Normal(HE)),
+                    relu,
+                    Dense(self.M, zeros),
+                ),
+                cores=CORES,
+            )
+            for _ in range(1, GROUPS)
+        )
+        self.prior_z = QualityPrior(self.Z)
+
+    def synthesis_layers(self):
+        """What makes samples around zero of y in the picture's units."""
+        return [Renderer(self.M, self.D, self.blocks_d, self.H, self.dtype)]
+
+    def _known(self, z, quality):
+        """What the networks behind z read: it and the quality, [B, h, w, Z + LEVELS]."""
+        return _module_of(z).concatenate([z * LATENT_UNIT, _constants(z, quality)], axis=-1)
+
+    def _step(self, known):
+        """How large the predicted quantisation steps are, in those of the gains: [B, 4 h, 4 w, M]."""
+        xp = _module_of(known)
+        return xp.exp(xp.clip(self.steps(known), -LARGEST_LOG_STEP, LARGEST_LOG_STEP))
+
+    def analyze(self, image, quality):
+        y = self.analysis(image, quality)
+        z = self.h_a(y * np.float32(LATENT_UNIT))
+        # As `transmit` will know it: z is always rounded to nearest.
+        rounded = np.rint(z) if isinstance(z, np.ndarray) else coders.straight_through_round(z)
+        y = y / self._step(self._known(rounded, quality))
+        return {"z": z, **{f"y_{step}": gather(y, step, GROUPS) for step in range(GROUPS)}}
+
+    def transmit(self, code):
+        z = code("z", self.prior_z(code.quality))
+        known = self._known(z, code.quality)
+        log_scale = code.exact(self.scales, known)
+        features = self.features(known)
+        mean, y = self.mean_0(features), None
+        for step in range(GROUPS):
+            if step:
+                seen = _module_of(y).concatenate([features, y * np.float32(LATENT_UNIT)], axis=-1)
+                mean = mean + getattr(self, f"mean_{step}")(seen)
+            prior = LogMixture(gather(log_scale, step, GROUPS), gather(mean, step, GROUPS))
+            part = scatter(code(f"y_{step}", prior), step, GROUPS)
+            y = part if y is None else y + part
+        return y * self._step(known)
+
+    def synthesize(self, received, quality):
+        return self.synthesis(received, quality)
+
+
+def kltnet2(
+    *,
+    A: int = NANO["A"],
+    blocks_a: int = NANO["blocks_a"],
+    D: int = NANO["D"],
+    blocks_d: int = NANO["blocks_d"],
+    H: int = NANO["H"],
+    R: int = NANO["R"],
+    M: int = NANO["M"],
+    Z: int = NANO["Z"],
+    F: int = NANO["F"],
+    dtype=None,
+    **training,
+) -> Codec:
+    """KltNet 2, by default Nano.
+
+    Args:
+      A, blocks_a: width and blocks of the analysis.
+      D, blocks_d: width and blocks of the body of the synthesis.
+      H: hidden channels of the renderer.
+      R: width of the networks of means.
+      M, Z, F: channels of y (a multiple of 4) and z, and of the features of z.
+      dtype, training: see latent_codec.
+    """
+    if M % GROUPS:
+        raise UsageError(f"kltnet2: M={M} is no multiple of {GROUPS}, the groups in which y is transmitted")
+    widths = {"A": A, "blocks_a": blocks_a, "D": D, "blocks_d": blocks_d, "H": H, "R": R, "M": M, "Z": Z, "F": F}
+    return latent_codec(KltNet2(**widths, dtype=dtype), model="kltnet2", architecture=widths, lmbda=LAMBDAS, **training)
