@@ -11,6 +11,7 @@ Lengths are counted in cells, the smallest squares of the picture on which all s
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -100,17 +101,22 @@ class Span(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def spans(length: int, margin: int, cores: tuple[int, int] = CORES) -> tuple[Span, ...]:
-    """Windows of two lengths that cover `length` cells at the least total length, the longer ones first."""
-    short, long = (core + 2 * margin for core in cores)
+def spans(length: int, margin: int, cores: tuple[int, ...] = CORES) -> tuple[Span, ...]:
+    """Windows of few lengths that cover `length` cells at the least total length, the longer ones first.
+
+    cores: what windows of each length cover without their margins, ascending; two or more.
+    """
+    short, *longer = (core + 2 * margin for core in cores)
     # The first and the last window need no margin at the picture's edge.
     need = length - 2 * margin
     best = None
-    for longs in range(max(0, -(-need // cores[1])) + 1):
-        shorts = max(0, -(-(need - longs * cores[1]) // cores[0])) if longs else max(1, -(-need // cores[0]))
-        cost = longs * long + shorts * short
+    for counts in itertools.product(*(range(max(0, -(-need // core)) + 1) for core in cores[1:])):
+        left = need - sum(count * core for count, core in zip(counts, cores[1:], strict=True))
+        shorts = max(0 if any(counts) else 1, -(-left // cores[0]))
+        sides = [side for side, count in zip(longer, counts, strict=True) for _ in range(count)]
+        cost = sum(sides) + shorts * short
         if best is None or cost < best[0]:
-            best = (cost, [long] * longs + [short] * shorts)
+            best = (cost, sides[::-1] + [short] * shorts)
     found, covered = [], 0
     for i, size in enumerate(best[1]):
         origin = covered - margin if i else 0

@@ -30,11 +30,13 @@ linear codec; so the shortcut costs nothing beyond the filling that a renderer n
                            to each cell its 48 -> H, scaled and shifted as the body says, ReLU -> 48, is added
               1            each cell is 4x4 pixels
 
-There is no attention over a whole picture, so windows (layers/windows.py) are exact.
+There is no attention over a whole picture, so windows (layers/windows.py) are exact. A decoder reads all symbols first;
+means, steps and synthesis are then one program for each shape of window.
 """
 
 from __future__ import annotations
 
+import functools
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -53,7 +55,7 @@ from mlic_jax.layers import init
 from mlic_jax.layers.blocks import Conv3, Dense, Gain, SpaceToDepth, _parameters, _SameSize, block_transform
 from mlic_jax.layers.conv import ConvTranspose, depthwise, pointwise
 from mlic_jax.layers.stack import Stack, Sum, relu
-from mlic_jax.layers.windows import Inside
+from mlic_jax.layers.windows import Inside, evaluate, to_uint8
 from mlic_jax.models.kltnet import (
     BLOCK,
     CORES,
@@ -69,6 +71,7 @@ from mlic_jax.models.kltnet import (
     _Steps,
     centre,
     gather,
+    mosaic,
     scatter,
     uncentre,
 )
@@ -78,6 +81,8 @@ CELL = 4
 ACROSS = BLOCK // CELL
 SAMPLES = 3 * CELL**2
 GROUPS = 4  # of channels, each place transmits one in a step
+# Sides of windows of the receiver in cells of 64 pixels, without margins. With Nano's, 512, 768, 1280 and 1920 pixels.
+RECEIVED = (4, 8, 16, 26)
 # What a kernel of 7 needs to interpolate between the entries of z, which are 4 places apart.
 UP = {"kernel": 7, "stride": 4}
 # Of the logarithm of a predicted step.
@@ -120,6 +125,11 @@ class _Cells(NamedTuple):
         basis, _ = block_transform(BLOCK, self.features)
         basis = basis.reshape(ACROSS, CELL, ACROSS, CELL, 3, -1).transpose(5, 0, 2, 1, 3, 4)
         return init.constant(basis.reshape(self.features, -1))(key, shape, dtype)
+
+
+def _exponential(log_step):
+    xp = _module_of(log_step)
+    return xp.exp(xp.clip(log_step, -LARGEST_LOG_STEP, LARGEST_LOG_STEP))
 
 
 class Renderer(nn.Module):
@@ -166,6 +176,45 @@ class Renderer(nn.Module):
         grid = grid + self.narrow(hidden)
         grid = grid.reshape(batch, height, width, ACROSS, ACROSS, CELL, CELL, 3).transpose(0, 1, 3, 5, 2, 4, 6, 7)
         return grid.reshape(batch, height * BLOCK, width * BLOCK, 3)
+
+
+class _Down(NamedTuple):
+    """Every fourth sample, as far as windows are concerned."""
+
+    scale = Fraction(1, ACROSS)
+
+    def inputs_of(self, first, last):
+        return first * ACROSS, last * ACROSS + ACROSS - 1
+
+
+class _Up(NamedTuple):
+    """From places of z to pixels, `margin` places of y around."""
+
+    margin: int
+    scale = Fraction(ACROSS * BLOCK)
+
+    def inputs_of(self, first, last):
+        first, last = first // BLOCK - self.margin, last // BLOCK + self.margin
+        edge = UP["kernel"] // 2
+        return -((edge - first) // ACROSS), (last + edge) // ACROSS
+
+
+class _Receiver(NamedTuple):
+    """What layers/windows.py asks about everything behind a stream: symbols and z in, pixels out, in one program."""
+
+    module: KltNet2
+
+    @property
+    def layers(self):
+        # Each network of means but the first sees the places around.
+        return _Down(), _Up(self.module.blocks_d + GROUPS - 1)
+
+    cores = RECEIVED
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _receive(receiver, variables, x, inside, quality):
+    return to_uint8(receiver.module.apply(variables, x, inside, quality, method="within"))
 
 
 class KltNet2(LatentModel):
@@ -257,8 +306,7 @@ class KltNet2(LatentModel):
 
     def _step(self, known):
         """How large the predicted quantisation steps are, in those of the gains: [B, 4 h, 4 w, M]."""
-        xp = _module_of(known)
-        return xp.exp(xp.clip(self.steps(known), -LARGEST_LOG_STEP, LARGEST_LOG_STEP))
+        return _exponential(self.steps(known))
 
     def analyze(self, image, quality):
         y = self.analysis(image, quality)
@@ -272,19 +320,51 @@ class KltNet2(LatentModel):
         z = code("z", self.prior_z(code.quality))
         known = self._known(z, code.quality)
         log_scale = code.exact(self.scales, known)
+        scales = [gather(log_scale, step, GROUPS) for step in range(GROUPS)]
+        if not hasattr(code, "latents"):  # it reads them, and need not know around what they were rounded
+            parts = [code(f"y_{step}", LogMixture(scale)) for step, scale in enumerate(scales)]
+            return {"known": known, "symbols": sum(scatter(part, step, GROUPS) for step, part in enumerate(parts))}
         features = self.features(known)
-        mean, y = self.mean_0(features), None
-        for step in range(GROUPS):
+        mean, y, means = self.mean_0(features), 0, 0
+        for step, scale in enumerate(scales):
             if step:
-                seen = _module_of(y).concatenate([features, y * np.float32(LATENT_UNIT)], axis=-1)
-                mean = mean + getattr(self, f"mean_{step}")(seen)
-            prior = LogMixture(gather(log_scale, step, GROUPS), gather(mean, step, GROUPS))
-            part = scatter(code(f"y_{step}", prior), step, GROUPS)
-            y = part if y is None else y + part
+                mean = mean + self._network_of_means(step)(self._seen(features, y))
+            center = gather(mean, step, GROUPS)
+            y = y + scatter(code(f"y_{step}", LogMixture(scale, center)), step, GROUPS)
+            means = means + scatter(center, step, GROUPS)
+        if isinstance(y, np.ndarray):
+            return {"known": known, "symbols": np.rint(y - means)}
         return y * self._step(known)
 
+    def _network_of_means(self, step):
+        return (self.mean_0, self.mean_1, self.mean_2, self.mean_3)[step]
+
+    def _seen(self, features, y):
+        """What a network of means reads."""
+        return _module_of(y).concatenate([features, y * np.float32(LATENT_UNIT)], axis=-1)
+
     def synthesize(self, received, quality):
-        return self.synthesis(received, quality)
+        """received: y [B, h, w, M] times the predicted steps; or, of files, its symbols and what is known of z."""
+        if not isinstance(received, dict):
+            return self.synthesis(received, quality)
+        spread = np.repeat(np.repeat(received["known"], ACROSS, axis=1), ACROSS, axis=2)
+        alone, variables = self.unbind()
+        x = np.concatenate([received["symbols"], spread], axis=-1)
+        return evaluate(_Receiver(alone), {"params": variables["params"]}, x, _receive, quality)
+
+    def within(self, x, inside, quality):
+        """The receiver behind a stream, of a window: symbols and z [B, h, w, M + Z + LEVELS] -> [B, 16 h, 16 w, 3]."""
+        symbols, known = x[..., : self.M], x[:, ::ACROSS, ::ACROSS, self.M :]
+        of_z = inside.scaled(Fraction(1, ACROSS))
+        features, log_step = (network.within(known, of_z) for network in (self.features, self.steps))
+        mean, y = self.mean_0.within(features, inside), jnp.zeros_like(symbols)
+        group = np.arange(self.M) // (self.M // GROUPS)
+        for step in range(GROUPS):
+            if step:
+                mean = mean + self._network_of_means(step).within(self._seen(features, y), inside)
+            # Windows begin at multiples of four places: their mosaic is the picture's.
+            y = jnp.where(mosaic(*x.shape[1:3], step, GROUPS)[..., None] == group, symbols + mean, y)
+        return self.synthesis.within(y * _exponential(log_step), inside, quality)
 
 
 def kltnet2(

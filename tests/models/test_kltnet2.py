@@ -146,6 +146,25 @@ def test_windows_give_the_whole():
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=2e-5 * np.abs(wanted).max())
 
 
+def test_the_receiver_in_windows_gives_what_the_sender_knows(monkeypatch):
+    """Means that the sender found step by step over the whole picture, and the receiver's one program by windows."""
+    monkeypatch.setattr(kltnet2._Receiver, "cores", (1, 2))
+    artifact, module, image = noisy()[1], kltnet2.KltNet2(**kltnet2.TOY), small.photos()[0][None, :384, :448]
+    variables, quality = {"params": artifact.params, "state": artifact.state}, np.float32([60])
+    latents = module.apply(variables, image, quality, method="analyze")
+    sender = module.apply(variables, coders.Encoding(latents, artifact.models, quality), method="transmit")
+    found = module.apply(variables, sender, quality, method="synthesize")
+
+    @jax.jit
+    def whole(latents):
+        y = module.apply(variables, coders.Estimating(latents, quality), method="transmit")
+        return module.apply(variables, y, quality, method="synthesize")
+
+    wanted = 255 * np.clip(whole(latents), 0, 1)
+    assert found.dtype == np.uint8 and np.abs(found - wanted).max() < 0.51
+    assert len(np.unique(sender["symbols"])) > 10
+
+
 def test_two_decoders_find_the_same_symbols(monkeypatch):
     artifact, found = noisy()[1], {}
     read, call = rangecoder.Decoder.read, coders.Decoding.__call__
