@@ -123,7 +123,7 @@ class Probe:
             for quality in qualities:
                 q = None if quality is None else jnp.full(1, quality)
                 of_distortion, of_loss = (jnp.broadcast_to(jnp.asarray(w, jnp.float32), (1,)) for w in weigh(q))
-                self.cases.append((to_float(image[None]), q, of_distortion, of_loss))
+                self.cases.append((to_float(jnp.asarray(image[None])), q, of_distortion, of_loss))
         self.pixels = images.shape[1] * images.shape[2]
         image, quality = self.cases[0][:2]
         self.seen = interfaces(self.module, self.variables, image, quality)

@@ -165,7 +165,7 @@ def test_the_receiver_in_windows_gives_the_whole(monkeypatch):
     """What is trained, means step by step over the whole picture, and the one program that files are decoded by."""
     monkeypatch.setattr(kltnet2._Receiver, "cores", (1, 2))
     module, variables, quality = kltnet2.KltNet2(**kltnet2.TOY), {"params": noisy()[1].params}, np.float32([60])
-    rng, (h, w) = np.random.default_rng(1), (5, 6)
+    rng, (h, w) = np.random.default_rng(1), (3, 8)
     symbols = np.rint(rng.normal(0, 2, (1, 4 * h, 4 * w, kltnet2.TOY["M"]))).astype(np.float32)
     z = np.rint(rng.normal(0, 2, (1, h, w, kltnet2.TOY["Z"]))).astype(np.float32)
 
