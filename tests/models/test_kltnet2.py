@@ -182,7 +182,8 @@ def test_the_receiver_in_windows_gives_the_whole(monkeypatch):
     wanted = 255 * np.clip(np.asarray(whole(z, symbols)), 0, 1)
     assert found.dtype == np.uint8 and found.shape == (1, 64 * h, 64 * w, 3)
     assert len(windows.spans_over(w, 2, (1, 2))) > 1, "or there were no windows"
-    assert np.abs(found - wanted).max() < 0.51 and np.std(wanted) > 10
+    # Half a step of rounding, and what float32 leaves of values that noise in all weights makes large (0.012 seen).
+    assert np.abs(found - wanted).max() < 0.55 and np.std(wanted) > 10
 
 
 def test_two_decoders_find_the_same_symbols(monkeypatch):
