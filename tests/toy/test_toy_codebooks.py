@@ -49,10 +49,9 @@ def test_no_code_is_below_the_rate_distortion_function():
 
 def test_a_vector_quantiser_of_one_dimension_is_the_scalar_one():
     best = toy.ecsq("laplace", 1.0)
-    lloyd = toy.ecvq("laplace", 1.0, codewords=64, samples=50_000)
-    assert lloyd.loss == pytest.approx(best.loss, abs=0.02)
-    descent = toy.vecvq("laplace", 1.0, codewords=32, steps=1500, batch=512, samples=100_000)
-    assert descent.loss == pytest.approx(best.loss, abs=0.04)
+    lloyd = toy.ecvq("laplace", 1.0, codewords=64, samples=100_000)
+    descent = toy.vecvq("laplace", 1.0, codewords=32, steps=2500, batch=512)
+    assert (lloyd.loss, descent.loss) == (pytest.approx(best.loss, abs=0.02), pytest.approx(best.loss, abs=0.05))
     assert descent.probabilities.sum() == pytest.approx(1, abs=1e-6)
 
 
