@@ -146,11 +146,11 @@ def judge(codec, params, state, middles):
     """(mean loss, [(bpp, PSNR)]) over photos, by the ladder of qualities."""
     losses, points = [], []
     for quality in codec.traits.ladder[::2]:
-        found = [codec.estimate(params, state, image[None], quality) for image in middles]
-        losses.append(np.mean([one["loss"] for one in found]))
+        estimates = [codec.estimate(params, state, image[None], quality) for image in middles]
+        losses.append(np.mean([estimate["loss"] for estimate in estimates]))
         pixels = middles[0].shape[0] * middles[0].shape[1]
-        psnr = np.mean([20 * np.log10(255) - 10 * np.log10(float(one["mse255"][0])) for one in found])
-        points.append((float(np.mean([one["bits"] for one in found])) / pixels, float(psnr)))
+        psnr = np.mean([20 * np.log10(255) - 10 * np.log10(float(estimate["mse255"][0])) for estimate in estimates])
+        points.append((float(np.mean([estimate["bits"] for estimate in estimates])) / pixels, float(psnr)))
     return float(np.mean(losses)), points
 
 
@@ -169,27 +169,28 @@ def main():
     args = parser.parse_args()
     known = {}
     if args.out and args.out.exists():
-        known = {(one["model"], one["seed"]): one for one in map(json.loads, args.out.read_text().splitlines())}
+        lines = map(json.loads, args.out.read_text().splitlines())
+        known = {(result["model"], result["seed"]): result for result in lines}
     crops, middles, anchors = None, middles_of(args.held_out), {}
     for seed in args.seeds:
         for text in args.models:
-            if (found := known.get((text, seed))) is None:
+            if (result := known.get((text, seed))) is None:
                 crops = crops_of(args.photos, args.patch, args.crops) if crops is None else crops
                 codec, module = make(text)
                 params, state, steps = train(codec, crops, args, seed)
                 loss, points = judge(codec, params, state, middles)
                 work = parts(module, params)
-                sender, receiver = (work[one] + work["probabilities"] for one in ("analysis", "synthesis"))
-                found = {"model": text, "seed": seed, "steps": steps, "seconds": args.seconds, "loss": loss}
-                found.update(sender=sender, receiver=receiver, points=points)
+                sender, receiver = (work[part] + work["probabilities"] for part in ("analysis", "synthesis"))
+                result = {"model": text, "seed": seed, "steps": steps, "seconds": args.seconds, "loss": loss}
+                result.update(sender=sender, receiver=receiver, points=points)
                 if args.out:
                     with args.out.open("a") as file:
-                        file.write(json.dumps(found) + "\n")
-            anchors.setdefault(seed, found["points"])
-            rate = bd_rate(anchors[seed], found["points"]).value if text != args.models[0] else 0.0
+                        file.write(json.dumps(result) + "\n")
+            anchors.setdefault(seed, result["points"])
+            rate = bd_rate(anchors[seed], result["points"]).value if text != args.models[0] else 0.0
             print(
-                f"{text:45} seed {seed}  {found['steps']:6} steps  kMAC/pixel {found['sender']:5.1f} "
-                f"{found['receiver']:5.1f}  loss {found['loss']:.4f}  BD-rate {rate:+6.2f} %",
+                f"{text:45} seed {seed}  {result['steps']:6} steps  kMAC/pixel {result['sender']:5.1f} "
+                f"{result['receiver']:5.1f}  loss {result['loss']:.4f}  BD-rate {rate:+6.2f} %",
                 flush=True,
             )
 

@@ -141,14 +141,14 @@ class Probe:
             return self._loss(case, training, lambda name, y: y + offsets[name])
 
         def activations(case):
-            found = {}
+            kept = {}
 
             def change(name, y):
-                found[name] = y[0]
+                kept[name] = y[0]
                 return y
 
             self._loss(case, estimating, change)
-            return found
+            return kept
 
         self.rounded, self.activations = jax.jit(rounded), jax.jit(activations)
         self.slope = jax.jit(jax.grad(smooth))
@@ -168,12 +168,12 @@ class Probe:
                 flat = np.asarray(y, np.float64).reshape(-1, y.shape[-1])
                 sums = (len(flat), flat.sum(0), flat.T @ flat)
                 moments[name] = [a + b for a, b in zip(moments.get(name, (0, 0, 0)), sums, strict=True)]
-        found = {}
+        bases = {}
         for name, (count, total, square) in moments.items():
             mean = total / count
             _, vectors = np.linalg.eigh(square / count - np.outer(mean, mean))
-            found[name] = mean.astype(np.float32), vectors[:, ::-1].astype(np.float32)
-        return found
+            bases[name] = mean.astype(np.float32), vectors[:, ::-1].astype(np.float32)
+        return bases
 
     def mean_loss(self, changed=None, basis=None, mean=None):
         """Over all cases; the activation `changed` projected to the columns of basis, around mean."""

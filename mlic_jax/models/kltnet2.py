@@ -8,13 +8,13 @@
                                 +-> scales: one linear map, in integers
 
 Everything that costs the receiver time is small; the sender, which runs once, is not. After PULSE (2026, arXiv
-2609.18602) are: the scales, which come once from z by one linear map, so that whole streams are
-read before any other network runs, and nothing but that map has to be exact; means that are refined step by step in
-floating point, since no probability depends on them; a body at 1/16 of the resolution, and behind it a renderer, a
-network of single cells on a grid at 1/4, whose hidden channels the body scales and shifts; quantisation steps that are
-predicted. What is ours is what KltNet has: the block transform at the start, quality 0..100, four groups of channels in
-turn. The grid of the renderer is filled by the inverse of the block transform, each cell with its 4x4 pixels of the
-linear codec; so the shortcut costs nothing beyond the filling that a renderer needs anyway.
+2609.18602) are: the scales, which come once from z by one linear map, so that whole streams are read before any other
+network runs, and nothing but that map has to be exact; means that are refined step by step in floating point, since no
+probability depends on them; a body at 1/16 of the resolution, and behind it a renderer, a network of single cells on a
+grid at 1/4, whose hidden channels the body scales and shifts; quantisation steps that are predicted. What is ours is
+what KltNet has: the block transform at the start, quality 0..100, four groups of channels in turn. The grid of the
+renderer is filled by the inverse of the block transform, each cell with its 4x4 pixels of the linear codec; so the
+shortcut costs nothing beyond the filling that a renderer needs anyway.
 
     net       resolution   layers
     analysis  1/16         16x16 blocks -> A -> gain(quality) -> blocks -> M; the sum with the block transform's
