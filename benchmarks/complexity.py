@@ -44,18 +44,18 @@ def macs(jaxpr) -> int:
     return total
 
 
+def family_of(codec):
+    """The mlic_jax.families.latent.LatentCodec whose methods are a codec's functions."""
+    return codec.compress.__self__
+
+
 def module_of(codec):
-    """The Flax module of a codec of mlic_jax.families.latent: its functions are methods of what holds it."""
-    return codec.compress.__self__.module
+    """The Flax module of a codec of a latent model."""
+    return family_of(codec).module
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True)
-    config = load(parser.parse_args().config, [])
-    codec = zoo.make(config.model.name, **config.model.arguments.to_dict())
-    module = module_of(codec)
-    params, _ = codec.init(jax.random.key(0), (64, 64, 3))
+def parts(module, params) -> dict[str, float]:
+    """{"analysis", "probabilities", "synthesis"} -> kMAC/pixel."""
     image = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), jnp.float32)
     quality = jnp.full(1, 50.0) if module.has_quality else None
     more = () if quality is None else (quality,)
@@ -72,18 +72,28 @@ def main():
         return module.transmit(coders.Estimating(latents, quality))
 
     received = jax.eval_shape(lambda p, y: module.apply({"params": p}, y, method=transmit), params, latents)
-    parts = {
+    return {
         "analysis": count("analyze", image, *more),
         "probabilities": count(transmit, latents),
         "synthesis": count("synthesize", received, *more),
     }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True)
+    config = load(parser.parse_args().config, [])
+    codec = zoo.make(config.model.name, **config.model.arguments.to_dict())
+    module = module_of(codec)
+    params, _ = codec.init(jax.random.key(0), (64, 64, 3))
+    work = parts(module, params)
     for name, value in params.items():
         print(f"{name:15} {sum(np.size(a) for a in jax.tree.leaves(value)) / 1e6:7.3f} million parameters")
     print(f"{'all':15} {sum(np.size(a) for a in jax.tree.leaves(params)) / 1e6:7.3f} million parameters")
-    for name, value in parts.items():
+    for name, value in work.items():
         print(f"{name:15} {value:7.2f} kMAC/pixel")
-    print(f"{'encoding':15} {parts['analysis'] + parts['probabilities']:7.2f} kMAC/pixel")
-    print(f"{'decoding':15} {parts['probabilities'] + parts['synthesis']:7.2f} kMAC/pixel")
+    print(f"{'encoding':15} {work['analysis'] + work['probabilities']:7.2f} kMAC/pixel")
+    print(f"{'decoding':15} {work['probabilities'] + work['synthesis']:7.2f} kMAC/pixel")
 
 
 if __name__ == "__main__":

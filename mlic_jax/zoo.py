@@ -36,6 +36,7 @@ MODELS = {
     "li2018": Entry(7, "mlic_jax.models.li2018:li2018"),
     "toderici2017": Entry(8, "mlic_jax.models.toderici2017:toderici2017"),
     "johnston2018": Entry(9, "mlic_jax.models.johnston2018:johnston2018"),
+    "kltnet2": Entry(10, "mlic_jax.models.kltnet2:kltnet2"),
 }
 
 

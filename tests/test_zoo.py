@@ -19,6 +19,7 @@ IDS = {
     "li2018": 7,
     "toderici2017": 8,
     "johnston2018": 9,
+    "kltnet2": 10,
 }
 OWN = {name: entry for name, entry in zoo.MODELS.items() if entry.factory.startswith("mlic_jax.")}
 

@@ -12,7 +12,8 @@ artifact needs. `code(name, prior)` returns what a decoder would know of that la
 `code.exact(network, latent, prior)` applies an `ExactStack`, on whose outcome the next latent's probabilities depend,
 to a latent and the prior it came by, or, without a prior, to values made of what is known by then: in floating point in
 training, in integers when files are written and read. `code.quality` is the quality that the picture is coded with,
-float [B] in 0..100 (JAX or NumPy as the latents are), or None for models of one rate.
+float [B] in 0..100 (JAX or NumPy as the latents are), or None for models of one rate. `code.latents` holds all latents
+where they are known; coders that read a file, or make what an artifact needs, have no such attribute.
 
 A prior has `bits(x)`, `center` (latents are rounded to integer distances from it), `limit` (of those distances, or
 None), `indexes(shape, table)` (rows of its table), `tabulate()`, `family` (its table's name) and `export_state()` (what

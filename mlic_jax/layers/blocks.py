@@ -2,7 +2,8 @@
 
 After the single-resolution codecs of the DCVC family (Jia et al., "Towards practical real-time neural video
 compression", CVPR 2025): all downsampling is moving samples into channels, nearly all work is matrix products. What is
-cheap on a CPU decides the rest: ReLU, dense 3x3 kernels or shifted channels in place of depthwise ones.
+cheap on a CPU decides the rest: ReLU, and for the neighbourhood dense 3x3 kernels, shifted channels, or one filter for
+each channel of few.
 
 In every block the layer with a kernel comes first, so that zeros outside of the picture (layers/windows.py) are what it
 would see as its own padding.
@@ -19,7 +20,7 @@ import numpy as np
 from jax import lax
 
 from mlic_jax.layers import init
-from mlic_jax.layers.conv import conv, pointwise
+from mlic_jax.layers.conv import conv, depthwise, pointwise
 from mlic_jax.layers.precision import Precision
 
 
@@ -97,6 +98,31 @@ class ConvBlock(_SameSize, nn.Module):
         wide, wide_bias = _parameters(self, "wide", init.Normal(2**0.5), 3, channels, channels, dtype)
         narrow, narrow_bias = _parameters(self, "narrow", init.Normal(0.3), 1, channels, channels, dtype)
         hidden = nn.relu(conv(x.astype(dtype), wide, wide_bias, 1, self.precision))
+        return x + pointwise(hidden, narrow, self.precision) + narrow_bias
+
+
+class DepthwiseBlock(_SameSize, nn.Module):
+    """x + W relu(V (d * x)), d one 3x3 filter for each channel: [B, h, w, C] -> same.
+
+    Attributes:
+      expansion: hidden channels per channel.
+      dtype: to compute and return in, the input's where None; parameters stay float32.
+      precision: of products, see layers/precision.py; filters are never rounded.
+    """
+
+    expansion: int = 2
+    dtype: jnp.dtype | None = None
+    precision: Precision | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        channels, dtype = x.shape[-1], self.dtype or x.dtype
+        filters = self.param("filters", init.Normal(1.0), (3, 3, 1, channels)).astype(dtype)
+        wide, wide_bias = _parameters(self, "wide", init.Normal(2**0.5), 1, channels, self.expansion * channels, dtype)
+        narrow, narrow_bias = _parameters(
+            self, "narrow", init.Normal(0.3), 1, self.expansion * channels, channels, dtype
+        )
+        hidden = nn.relu(pointwise(depthwise(x.astype(dtype), filters), wide, self.precision) + wide_bias)
         return x + pointwise(hidden, narrow, self.precision) + narrow_bias
 
 

@@ -33,12 +33,12 @@ class Stack(nn.Module):
 
     Attributes:
       layers: in order.
-      cores: the two sides of windows.
+      cores: the sides of windows, see windows.spans_over.
       pixels: NumPy output is uint8 where JAX output is float in [0, 1]. (NumPy input of uint8 is always scaled.)
     """
 
     layers: tuple[Callable, ...]
-    cores: tuple[int, int] = windows.CORES
+    cores: tuple[int, ...] = windows.CORES
     pixels: bool = False
 
     def __call__(self, x, quality=None):

@@ -3,8 +3,9 @@
 XLA compiles a program for every shape, which takes seconds, and a whole picture's activations take hundreds of bytes
 a pixel. So pictures go through networks in windows, of which there are three kinds, by what a network allows:
 
-- `spans_over`: convolutions that pad with zeros. A window has one of two lengths along an axis and may hang over the
-  picture's edge, where every layer sees zeros, as its own padding would be (`Inside`, `mask`): at most four shapes.
+- `spans_over`: convolutions that pad with zeros. A window has one of few lengths along an axis and may hang over the
+  picture's edge, where every layer sees zeros, as its own padding would be (`Inside`, `mask`): at most
+  four shapes of two lengths.
   It is so wide that the part that is kept depends on nothing outside: the result is that of the whole picture.
 - `spans_within`: networks that repeat the picture's edge, and descents that want neighbours to overlap. Windows of one
   length lie on the picture, so that an edge that a network sees is the picture's own or far enough away.
@@ -125,25 +126,27 @@ class Span(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def spans_over(length: int, margin: int, cores: tuple[int, int] = CORES) -> tuple[Span, ...]:
-    """Windows of two lengths that cover `length` cells at the least total length, the longer ones first.
+def spans_over(length: int, margin: int, cores: tuple[int, ...] = CORES) -> tuple[Span, ...]:
+    """Windows of few lengths that cover `length` cells at the least total length, the longer ones first.
 
     They may hang over both ends.
 
     Args:
       length: of the picture.
       margin: what a window has to see beyond what is kept, except at the picture's ends.
-      cores: the two lengths, without the margins on both sides.
+      cores: the lengths, ascending, without the margins on both sides; two or more.
     """
-    short, long = (core + 2 * margin for core in cores)
+    short, *longer = (core + 2 * margin for core in cores)
     # The first and the last window need no margin at the picture's edge.
     need = length - 2 * margin
     best = None
-    for longs in range(max(0, -(-need // cores[1])) + 1):
-        shorts = max(0, -(-(need - longs * cores[1]) // cores[0])) if longs else max(1, -(-need // cores[0]))
-        cost = longs * long + shorts * short
+    for counts in itertools.product(*(range(most + 1) for most in _most_of_use(need, cores[1:]))):
+        left = need - sum(count * core for count, core in zip(counts, cores[1:], strict=True))
+        shorts = max(0 if any(counts) else 1, -(-left // cores[0]))
+        sides = [side for side, count in zip(longer, counts, strict=True) for _ in range(count)]
+        cost = sum(sides) + shorts * short
         if best is None or cost < best[0]:
-            best = (cost, [long] * longs + [short] * shorts)
+            best = (cost, sides[::-1] + [short] * shorts)
     spans, covered = [], 0
     for i, size in enumerate(best[1]):
         origin = covered - margin if i else 0
@@ -151,6 +154,15 @@ def spans_over(length: int, margin: int, cores: tuple[int, int] = CORES) -> tupl
         spans.append(Span(origin, size, covered, stop))
         covered = stop
     return tuple(spans)
+
+
+def _most_of_use(need, cores):
+    """How many windows of each length can be in a cover of least total length."""
+    longest = cores[-1]
+    for core in cores:
+        enough = max(0, -(-need // core))
+        # As many as are just as long as some of the longest cost no less than these.
+        yield enough if core == longest else min(enough, math.lcm(core, longest) // core - 1)
 
 
 @functools.lru_cache(maxsize=1024)

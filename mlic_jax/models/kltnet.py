@@ -84,7 +84,7 @@ def water_filling(lmbda: np.ndarray) -> np.ndarray:
     return np.sqrt(12 * 3 / (2 * np.log(2) * lmbda * 255.0**2))
 
 
-class _Blocks(NamedTuple):
+class BlockTransform(NamedTuple):
     """The kernel of the shortcut: block_transform's columns, or for the way back its rows. Equal ones compare equal."""
 
     features: int
@@ -95,7 +95,7 @@ class _Blocks(NamedTuple):
         return init.constant(basis.T if self.inverse else basis)(key, shape, dtype)
 
 
-class _Steps(NamedTuple):
+class StepLogs(NamedTuple):
     """Logarithms of the gains in front of quantisation: one over the step of `water_filling`; or behind it."""
 
     inverse: bool
@@ -127,13 +127,14 @@ def mosaic(height: int, width: int, step: int, steps: int) -> np.ndarray:
     return place ^ (step if steps == 2 else (0, 3, 2, 1)[step])
 
 
-def _module_of(x):
+def module_of(x):
+    """NumPy for its arrays, jax.numpy for all others."""
     return np if isinstance(x, np.ndarray) else jnp
 
 
 def gather(x, step: int, steps: int):
     """[B, h, w, M] -> [B, h, w, M / steps], at each place the channels that are transmitted in this step."""
-    xp, groups = _module_of(x), _module_of(x).split(x, steps, axis=-1)
+    xp, groups = module_of(x), module_of(x).split(x, steps, axis=-1)
     chosen = mosaic(*x.shape[1:3], step, steps)[..., None]
     part = groups[0]
     for group in range(1, steps):
@@ -143,7 +144,7 @@ def gather(x, step: int, steps: int):
 
 def scatter(part, step: int, steps: int):
     """The reverse of `gather`, zeros elsewhere: [B, h, w, M / steps] -> [B, h, w, M]."""
-    xp, chosen = _module_of(part), mosaic(*part.shape[1:3], step, steps)[..., None]
+    xp, chosen = module_of(part), mosaic(*part.shape[1:3], step, steps)[..., None]
     return xp.concatenate([xp.where(chosen == group, part, xp.float32(0)) for group in range(steps)], axis=-1)
 
 
@@ -178,7 +179,7 @@ class QualityPrior(nn.Module):
         return LogMixture((mixed / ONE).astype(np.float32)[None, None, None], kept=kept)
 
 
-def _constants(like, quality):
+def quality_channels(like, quality):
     """The quality as channels, [B, h, w, LEVELS] for `like` [B, h, w, C]: interpolation weights."""
     if isinstance(like, np.ndarray):
         distance = np.abs(_place(quality) - SPACING * np.arange(LEVELS))
@@ -242,7 +243,7 @@ class KltNet(LatentModel):
             conv(self.M, 1, gain=0.0),
         )
         linear = (SpaceToDepth(BLOCK), self._shortcut(self.M, inverse=False))
-        return centre, Sum((Stack(linear), Stack(residual))), Gain(LEVELS, _Steps(False))
+        return centre, Sum((Stack(linear), Stack(residual))), Gain(LEVELS, StepLogs(False))
 
     def _synthesis_layers(self):
         conv = self._inner
@@ -257,14 +258,14 @@ class KltNet(LatentModel):
             DepthToSpace(BLOCK // 2),
         )
         linear = (self._shortcut(3 * BLOCK**2, inverse=True), DepthToSpace(BLOCK))
-        return Gain(LEVELS, _Steps(True)), Sum((Stack(linear), Stack(residual))), uncentre
+        return Gain(LEVELS, StepLogs(True)), Sum((Stack(linear), Stack(residual))), uncentre
 
     def _inner(self, features, kernel, gain=1.0):
         """A convolution of the transforms but for their shortcuts; what decides probabilities knows no dtype."""
         return Conv(features, kernel, gain=gain, dtype=self.dtype, precision=self.precision)
 
     def _shortcut(self, features, inverse):
-        blocks = _Blocks(self.M, inverse)
+        blocks = BlockTransform(self.M, inverse)
         return Conv(features, 1, use_bias=False, kernel_init=blocks, precision=self.precision)
 
     def _at_8(self):
@@ -281,8 +282,8 @@ class KltNet(LatentModel):
 
     def transmit(self, code):
         z = code("z", self.prior_z(code.quality))
-        xp, M = _module_of(z), self.M
-        found = code.exact(self.h_s, xp.concatenate([z * LATENT_UNIT, _constants(z, code.quality)], axis=-1))
+        xp, M = module_of(z), self.M
+        found = code.exact(self.h_s, xp.concatenate([z * LATENT_UNIT, quality_channels(z, code.quality)], axis=-1))
         features = xp.maximum(found[..., 2 * M :], 0)
         mean, log_scale = found[..., :M] * MEAN_UNIT, found[..., M : 2 * M]
         y = None
@@ -300,7 +301,7 @@ class KltNet(LatentModel):
         """The number of the step as channels, one that is 1 and zeros: one network serves all steps."""
         channels = np.zeros(self.steps - 1, np.float32)
         channels[step - 1] = 1
-        return _module_of(like).broadcast_to(channels, (*like.shape[:3], self.steps - 1))
+        return module_of(like).broadcast_to(channels, (*like.shape[:3], self.steps - 1))
 
     def synthesize(self, received, quality):
         return self.synthesis(received, quality)

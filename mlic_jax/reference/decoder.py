@@ -33,6 +33,7 @@ MODELS = {
     7: ("li2018", trimmed.read_bits),
     8: ("toderici2017", recurrent.read_codes),
     9: ("johnston2018", recurrent.read_codes),
+    10: ("kltnet2", functools.partial(_one_stream, latents.kltnet2)),
 }
 
 

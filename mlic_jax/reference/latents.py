@@ -107,8 +107,9 @@ def mosaic(height, width, step, steps):
     return 2 * (rows % 2) + columns % 2 ^ (0, 3, 2, 1)[step]
 
 
-def kltnet(coder, model, height, width, quality):
-    levels, steps, M = 8, model.architecture["steps"], model.architecture["M"]
+def _of_quality(coder, model, height, width, quality):
+    """z of the models of every rate: (arrays by name, what reads further latents, z and the quality as values)."""
+    levels = 8
     if quality is None:
         raise CorruptStreamError("the file has no quality")
     table = model.tables["log_gaussian"]
@@ -130,7 +131,19 @@ def kltnet(coder, model, height, width, quality):
     z = read("z", np.broadcast_to(scales, (h, w, len(scales))))
     weights = np.maximum(0, spacing - abs(place - spacing * np.arange(levels))) * 64 // spacing
     # Values in steps of 2^-10: a quarter of z, and the weights, which are multiples of 2^-6.
-    values = np.concatenate([z << 8, np.broadcast_to(weights << 4, (h, w, levels))], axis=2)
+    return arrays, read, np.concatenate([z << 8, np.broadcast_to(weights << 4, (h, w, levels))], axis=2)
+
+
+def _of_group(values, step, steps):
+    """(which channels each place transmits in a step, their values), both [h, w, M / steps]."""
+    count = values.shape[2] // steps
+    chosen = mosaic(*values.shape[:2], step, steps)[..., None] * count + np.arange(count)
+    return chosen, np.take_along_axis(values, chosen, axis=2)
+
+
+def kltnet(coder, model, height, width, quality):
+    steps, M = model.architecture["steps"], model.architecture["M"]
+    arrays, read, values = _of_quality(coder, model, height, width, quality)
     out = exact.evaluate(model.state["h_s"], values)
     means, scales, features = out[..., :M], out[..., M : 2 * M], np.maximum(out[..., 2 * M :], 0)  # means: in 1/64
     y = np.zeros_like(means)  # in 1/64
@@ -140,10 +153,16 @@ def kltnet(coder, model, height, width, quality):
             values = np.concatenate([features << 2, y << 2, which << exact.VALUE_BITS], axis=2)
             out = exact.evaluate(model.state["context"], values)
             means, scales = means + out[..., :M], scales + out[..., M:]
-        group = mosaic(*y.shape[:2], step, steps)[..., None]
-        chosen = group * (M // steps) + np.arange(M // steps)
-        mean = np.take_along_axis(means, chosen, axis=2)
-        symbols = read(f"y_{step}", np.take_along_axis(scales, chosen, axis=2))
+        chosen, mean = _of_group(means, step, steps)
+        symbols = read(f"y_{step}", _of_group(scales, step, steps)[1])
         arrays[f"y_{step}_means"] = (4 * mean).astype(np.int32)
         np.put_along_axis(y, chosen, 64 * symbols + mean, axis=2)
+    return arrays
+
+
+def kltnet2(coder, model, height, width, quality):
+    arrays, read, values = _of_quality(coder, model, height, width, quality)
+    scales = exact.evaluate(model.state["scales"], values)
+    for step in range(4):
+        read(f"y_{step}", _of_group(scales, step, 4)[1])
     return arrays

@@ -12,6 +12,7 @@ from mlic_jax.layers import init, windows
 from mlic_jax.layers.blocks import (
     VARIANCES,
     ConvBlock,
+    DepthwiseBlock,
     Gain,
     ShiftBlock,
     block_transform,
@@ -162,7 +163,7 @@ def test_margin_of_a_sum_is_as_wide_as_needed(name):
     assert changed_outside(2) > 0
 
 
-@pytest.mark.parametrize("block", [ShiftBlock(), ConvBlock()], ids=lambda b: type(b).__name__)
+@pytest.mark.parametrize("block", [ShiftBlock(), ConvBlock(), DepthwiseBlock()], ids=lambda b: type(b).__name__)
 def test_precision_of_computation(block):
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 4, 4, 16)), jnp.float32)
     shapes = jax.eval_shape(lambda key: block.init(key, x), jax.random.key(0))

@@ -107,7 +107,7 @@ def test_matrix_products(shape):
 
 LAYERS = [
     conv.Conv(6, 3), conv.Conv(6, 3, 2, padding="edge"), conv.Conv(6, 1), conv.Conv(6, 4, 2), conv.ConvTranspose(6),
-    conv.Conv(6, 3, product_up_to=256), blocks.ConvBlock(), blocks.ShiftBlock(),
+    conv.Conv(6, 3, product_up_to=256), blocks.ConvBlock(), blocks.ShiftBlock(), blocks.DepthwiseBlock(),
 ]  # fmt: skip
 
 

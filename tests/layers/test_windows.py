@@ -135,6 +135,28 @@ def test_spans_cover_everything_once(margin):
         assert sum(span.length for span in spans) <= 2 * length + 2 * windows.CORES[0] + 4 * margin
 
 
+def least_cost(length, margin, cores):
+    """The least total length of windows that cover, by dynamic programming over what the cores cover."""
+    need = max(1, length - 2 * margin)
+    cost = [0.0] + [np.inf] * need
+    for covered in range(1, need + 1):
+        cost[covered] = min(cost[max(0, covered - core)] + core + 2 * margin for core in cores)
+    return cost[need]
+
+
+@pytest.mark.parametrize("cores", [windows.CORES, (4, 8, 16, 26), (1, 2, 3)], ids=str)
+@pytest.mark.parametrize("margin", [0, 1, 5])
+def test_spans_of_several_lengths_cover_at_least_cost(cores, margin):
+    for length in [*range(1, 120), 1024]:
+        spans = windows.spans_over(length, margin, cores)
+        assert_partition(spans, length)
+        lengths = [span.length for span in spans]
+        assert lengths == sorted(lengths, reverse=True) and set(lengths) <= {core + 2 * margin for core in cores}
+        assert all(span.origin <= span.start - margin or span.start == 0 for span in spans)
+        assert all(span.origin + span.length >= min(length, span.stop + margin) for span in spans)
+        assert sum(lengths) == least_cost(length, margin, cores)
+
+
 def test_four_programs_at_most():
     stack, variables, geometry, channels = made("down")
     x = np.zeros((1, 100 * geometry.cell_in, 100 * geometry.cell_in, channels), np.float32)

@@ -77,7 +77,7 @@ def test_quality_as_constants_and_as_a_prior():
     params = {"params": {"log_scale": logs.astype(np.float32)}}
     for half_steps in range(201):
         quality = np.float32([half_steps / 2])
-        found, wanted = (kltnet._constants(xp.asarray(like), xp.asarray(quality)) for xp in (np, jnp))
+        found, wanted = (kltnet.quality_channels(xp.asarray(like), xp.asarray(quality)) for xp in (np, jnp))
         assert isinstance(found, np.ndarray) and found.shape == wanted.shape == (1, 2, 3, kltnet.LEVELS)
         assert (found * 64 == np.rint(found * 64)).all() and np.abs(found - wanted).max() < 1 / 64
         if half_steps % 20 == 0:

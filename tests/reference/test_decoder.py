@@ -386,7 +386,7 @@ def make_file(model, stream, height, width):
     return container.pack(Header(model_id, model.fingerprint, width, height), [Chunk(container.DATA, stream)])
 
 
-# What `encode` knows. kltnet's coding order is held to the reference in tests/models/test_kltnet.py.
+# What `encode` knows. The coding orders of kltnet and kltnet2 are held to the reference in tests/models/.
 NAMES = ("bmshj2018-factorized", "bmshj2018-hyperprior", "mbt2018-mean")
 
 
