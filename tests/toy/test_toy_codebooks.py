@@ -81,7 +81,7 @@ def test_distortions_of_equal_cells(name, cells):
     given = toy.source(name, points=512)
     x = np.asarray(given.sample(jax.random.key(0), 40_000), np.float64)
     if name == "sawbridge":
-        phase = (x == np.linspace(0, 1, 512, dtype=np.float32)).mean(1)
+        phase = (x[:, :-1] >= 0).mean(1)  # it falls below zero at the phase, and is back at zero in the end
     else:
         phase = (x[:, 0] + 0.5) if name == "ramp" else np.arctan2(x[:, 0], x[:, 128]) / (2 * np.pi) % 1
     held = x[np.floor(phase * cells).astype(int) == 0]
