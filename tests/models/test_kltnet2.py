@@ -103,6 +103,7 @@ def test_the_codec_before_training_is_the_block_transform():
     assert step == pytest.approx(kltnet.water_filling(np.exp(log)), rel=1e-4)
 
 
+@pytest.mark.slow  # half a minute of compiling; `test_the_objective_of_priors` looks at the parse path every time
 def test_gradients_reach_every_parameter():
     codec = zoo.make("kltnet2", **kltnet2.TOY, proxy="mixed")
     batch = {"image": jnp.asarray(small.crops(4, 64)), "position": jnp.arange(4)}
