@@ -16,7 +16,6 @@ from mlic_jax.models import kltnet2
 from mlic_jax.training import config as base
 
 SMALLEST = "toy"
-ALSO_TESTED = ("toy-priors",)
 WIDTHS = {"toy": kltnet2.TOY, "nano": kltnet2.NANO, "tiny2": kltnet2.TINY2}
 # Stage -> batch and side of patches, learning rate, steps at it, and down to zero.
 STAGES = {

@@ -23,6 +23,7 @@ def probe(monkeypatch):
         sys.modules.pop(name, None)
 
 
+@pytest.mark.slow  # three programs are compiled
 def test_needed_and_gain(probe, monkeypatch):
     monkeypatch.setattr(probe, "QUALITIES", (50.0,))
     codec = zoo.make("kltnet2", **kltnet2.TOY)

@@ -103,6 +103,7 @@ def test_the_codec_before_training_is_the_block_transform():
     assert step == pytest.approx(kltnet.water_filling(np.exp(log)), rel=1e-4)
 
 
+@pytest.mark.slow  # half a minute of compiling, as below; tests/test_contract.py trains the model every time
 def test_gradients_reach_every_parameter():
     codec = zoo.make("kltnet2", **kltnet2.TOY, proxy="mixed")
     batch = {"image": jnp.asarray(small.crops(4, 64)), "position": jnp.arange(4)}
@@ -248,14 +249,20 @@ def test_export():
     assert again.fingerprint == artifact.fingerprint
 
 
+def test_what_the_objective_of_priors_owns():
+    # Not the predicted steps: what they change is the picture.
+    codec, artifact = noisy()
+    left = set(artifact.params) - set(codec.objectives["priors"].owns)
+    assert left == {"analysis", "h_a", "steps", "synthesis"}
+
+
+@pytest.mark.slow
 def test_the_objective_of_priors():
     # With noise: before training the last layers of means are zero, and what stands before them waits.
     codec, (params, state) = noisy()[0], (noisy()[1].params, {})
     batch = {"image": jnp.asarray(small.crops(2, 64)), "position": jnp.arange(2)}
     keys = jax.random.split(jax.random.key(1), 2)
     objective = codec.objectives["priors"]
-    # Not the predicted steps: what they change is the picture.
-    assert set(params) - set(objective.owns) == {"analysis", "h_a", "steps", "synthesis"}
     loss = jax.jit(jax.value_and_grad(objective.loss, has_aux=True))
     (value, _), found = loss(params, state, batch, keys, 0)
     for name, leaves in found.items():
