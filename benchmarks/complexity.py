@@ -7,7 +7,6 @@ what papers report as kMAC/pixel. Encoding is analysis and what decides probabil
 """
 
 import argparse
-import inspect
 import math
 
 import jax
@@ -46,8 +45,8 @@ def macs(jaxpr) -> int:
 
 
 def module_of(codec):
-    """The Flax module of a codec of mlic_jax.families.latent, which its functions close over."""
-    return inspect.getclosurevars(codec.compress).nonlocals["module"]
+    """The Flax module of a codec of mlic_jax.families.latent: its functions are methods of what holds it."""
+    return codec.compress.__self__.module
 
 
 def main():

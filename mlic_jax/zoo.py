@@ -78,7 +78,7 @@ def make(name: str, /, **arguments):
 
     Args:
       name: a key of MODELS.
-      **arguments: of its factory: widths, `lmbda`, `distortion`, `proxy`, `dtype`.
+      **arguments: of its factory: widths, `lmbda`, `distortion`, `proxy`, `dtype`, `precision`.
 
     Raises:
       ModelError: unknown name.

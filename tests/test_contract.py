@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from mlic_jax import api, classical, data, zoo
-from mlic_jax.fileformat.artifact import Artifact
+from mlic_jax.errors import UsageError
+from mlic_jax.fileformat.artifact import Artifact, flatten
 from mlic_jax.training.config import load
 from mlic_jax.training.runs import load_run, make_codec
 from mlic_jax.training.train import train
@@ -55,39 +56,66 @@ def test_all_configs_are_here():
 def test_contract(name, tmp_path):
     if name.endswith("heic") and (problem := classical.CODECS["heic"].missing()):
         pytest.skip(problem)
-    # Trains, and goes on where it stopped: three steps and two more are the five of an uninterrupted run.
-    train(_tiny(name, 3), tmp_path / "run", quiet=True)
-    resumed = train(_tiny(name, 5), tmp_path / "run", quiet=True)
-    whole = train(_tiny(name, 5), tmp_path / "whole", quiet=True)
-    assert int(resumed.step) == int(whole.step) == 5
-    for key, value in _flat(resumed.params).items():
-        np.testing.assert_array_equal(value, _flat(whole.params)[key], err_msg=key)
-
-    # Exports to a file that is all a user needs.
-    config, params, state, _ = load_run(tmp_path / "run", "latest")
-    make_codec(config).export(params, state).save(tmp_path / "model.mlicm")
-    artifact = Artifact.load(tmp_path / "model.mlicm")
-    assert artifact.model in zoo.MODELS
-
-    # Writes and reads files of any size; the reconstruction is the picture that the estimate is about.
+    _trains_and_resumes(name, tmp_path)
+    codec, artifact = _exports(tmp_path)
     photo = data.read_image(data.bundled("validation")[0])
-    codec = zoo.make(artifact.model, **artifact.architecture)
     for height, width in ((1, 1), (33, 47), (130, 190)):
-        image = np.ascontiguousarray(photo[:height, :width])
-        stream = api.compress(image, artifact)
-        decoded = api.decompress(stream, artifact)
-        assert decoded.shape == image.shape and decoded.dtype == np.uint8
-        estimate = codec.estimate(artifact.params, artifact.state, image[None])
-        difference = np.abs(np.asarray(estimate["reconstruction"][0], int) - decoded)
-        assert difference.max() <= 1, "the estimate is about another picture"
-        header = 40  # bytes of container and of the coder's last word
-        # Five steps leave scales that fit nothing, so symbols escape their tables: that is cheaper than the floor of
-        # the likelihood says, never dearer. Trained models are held to 0.5 % in tests/entropy.
-        assert 8 * len(stream) <= 1.005 * float(estimate["bits"][0]) + 8 * header
+        _writes_and_reads(codec, artifact, np.ascontiguousarray(photo[:height, :width]))
+    _keeps_its_traits(codec, artifact, np.ascontiguousarray(photo[:33, :47]))
 
 
-def _flat(tree, prefix=""):
-    flat = {}
-    for key, value in tree.items():
-        flat.update(_flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {prefix + key: np.asarray(value)})
-    return flat
+def _trains_and_resumes(name, folder):
+    """Three steps and two more are the five of an uninterrupted run."""
+    train(_tiny(name, 3), folder / "run", quiet=True)
+    resumed = train(_tiny(name, 5), folder / "run", quiet=True)
+    whole = train(_tiny(name, 5), folder / "whole", quiet=True)
+    assert int(resumed.step) == int(whole.step) == 5
+    for key, value in flatten(resumed.params).items():
+        np.testing.assert_array_equal(value, flatten(whole.params)[key], err_msg=key)
+
+
+def _exports(folder):
+    """To a file that is all a user needs: (codec, artifact) of it."""
+    config, params, state, _ = load_run(folder / "run", "latest")
+    trained = make_codec(config)
+    trained.export(params, state).save(folder / "model.mlicm")
+    artifact = Artifact.load(folder / "model.mlicm")
+    assert artifact.model in zoo.MODELS
+    codec = zoo.codec_of(artifact)
+    assert codec.traits == trained.traits
+    return codec, artifact
+
+
+def _writes_and_reads(codec, artifact, image):
+    """A file of any size; the reconstruction is the picture that the estimate is about, and its bits are counted."""
+    stream = api.compress(image, artifact)
+    decoded = api.decompress(stream, artifact)
+    assert decoded.shape == image.shape and decoded.dtype == np.uint8
+    estimate = codec.estimate(artifact.params, artifact.state, image[None])
+    difference = np.abs(np.asarray(estimate["reconstruction"][0], int) - decoded)
+    assert difference.max() <= 1, "the estimate is about another picture"
+    header = 40  # bytes of container and of the coder's last word
+    # Five steps leave scales that fit nothing, so symbols escape their tables: that is cheaper than the floor of
+    # the likelihood says, never dearer. Trained models are held to 0.5 % in tests/entropy.
+    assert 8 * len(stream) <= 1.005 * float(estimate["bits"][0]) + 8 * header
+
+
+def _keeps_its_traits(codec, artifact, image):
+    """What the rest of the package does with a codec depends on them."""
+    traits, size = codec.traits, image.shape[:2]
+    least, most = traits.quality_range
+    assert bool(traits.ladder) == (traits.default_quality is not None)
+    assert all(least <= quality <= most for quality in traits.ladder) and list(traits.ladder) == sorted(traits.ladder)
+    chunks = codec.compress(artifact, image, traits.default_quality)
+    if traits.progressive:
+        assert codec.decompress(artifact, chunks[:1], size, traits.default_quality).shape == image.shape
+    else:
+        assert len(chunks) == 1
+    if traits.extension:
+        assert api.to_standard(api.compress(image, artifact)) == (chunks[0], traits.extension)
+    given = {"importance": np.ones(size, np.float32)}
+    if traits.guided:
+        codec.compress(artifact, image, traits.default_quality, **given)
+    for wrong in [{"effort": traits.efforts + 1}] + ([] if traits.guided else [given]):
+        with pytest.raises(UsageError):
+            codec.compress(artifact, image, traits.default_quality, **wrong)

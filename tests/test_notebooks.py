@@ -30,6 +30,7 @@ def kernel(tmp_path, monkeypatch):
     for variable in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(variable, str(tmp_path / variable.lower()))
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setenv("MLIC_NOTEBOOK", "short")  # those that train do so for some steps only
     monkeypatch.delenv("MPLBACKEND", raising=False)
     return "python3"
 

@@ -21,7 +21,7 @@ ROOMS = (
     {"codec", "data", "metrics", "jpeg", "classical", "layers"},
     {"entropy"},
     {"fileformat"},
-    {"reference", "families"},
+    {"reference", "families", "toy"},
     {"models"},
     {"zoo"},
     {"api"},
@@ -40,16 +40,9 @@ ONLY = {"orbax": "training/checkpoint.py", "constriction": "entropy/rangecoder.p
 
 LONGEST_FUNCTION, LONGEST_FILE, MOST_MODULES = 80, 450, 8
 # Longer ones, and why.
-LONG_FUNCTIONS = {
-    "mlic_jax/families/recurrent.py:recurrent_codec": "a codec made by hand, until its family is a Family",
-    "mlic_jax/models/kltnet.py:setup": "all layers of a model in one place",
-    "mlic_jax/models/li2018.py:li2018": "a codec made by hand, until its family is a Family",
-}
+LONG_FUNCTIONS = {}
 LONG_FILES = {
     "benchmarks/learning_curve.py": "one experiment with both of its sides, run as a program of its own",
-    "mlic_jax/entropy/bits/binary_rnn.py": "a prior with its integer form and its training",
-    "mlic_jax/families/recurrent.py": "networks and codec, until its family is a Family",
-    "mlic_jax/models/li2018.py": "networks and codec, until its family is a Family",
 }
 
 

@@ -14,7 +14,7 @@ import sys
 import warnings
 
 import mlic_jax
-from mlic_jax.cli import compress, decompress, export, extract, info, measuring, prefixes, train
+from mlic_jax.cli import compress, decompress, export, extract, info, measuring, prefixes, toy, train
 from mlic_jax.errors import InputError, LimitError, LossWarning, MlicError, UsageError
 
 # In the order of --help.
@@ -29,6 +29,7 @@ COMMANDS = (
     prefixes.COMMAND,
     extract.COMMAND,
     info.COMMAND,
+    toy.COMMAND,
 )
 
 

@@ -26,12 +26,12 @@ def evaluate(arguments):
     with tempfile.TemporaryDirectory() as folder:
         outcome = main.benchmark(
             codecs,
-            _specs([*arguments.run, *arguments.model], arguments.label),
-            _loader(arguments.which),
+            _specs(arguments.run, arguments.model, arguments.label),
+            _loader(arguments.which, arguments.run),
             lambda: common.pictures(arguments.images, arguments.limit),
             main.Options(
                 folder,
-                jobs=0,
+                jobs=arguments.jobs,
                 shown=None if codecs or arguments.out else 0,
                 quiet=arguments.quiet,
                 metrics=metrics,
@@ -129,23 +129,26 @@ def _names(words: str | None) -> list[str]:
     return [name for name in (words or "").split(",") if name]
 
 
-def _loader(which: str):
-    """path of a model file, or of the workdir of a run, of which a checkpoint is taken -> Artifact."""
+def _loader(which: str, runs=()):
+    """path of a model file, or of the workdir of a run, of which a checkpoint is taken -> Artifact.
+
+    A folder is a run, and what `runs` names is one whether it is there or not.
+    """
 
     def load(path):
         from mlic_jax import api
         from mlic_jax.training.runs import export_run
 
-        return export_run(path, which) if os.path.isdir(path) else api.load_model(path)
+        return export_run(path, which) if path in runs or os.path.isdir(path) else api.load_model(path)
 
     return load
 
 
-def _specs(words, label: str | None):
-    """Models as `benchmark` has them, all of the one label, if there is one."""
+def _specs(runs, models, label: str | None):
+    """Workdirs as they stand, and models as `benchmark` has them, all of the one label, if there is one."""
     from mlic_jax.evaluation.benchmark import entrants
 
-    specs = [entrants.parse(word) for word in words]
+    specs = [entrants.Spec(None, run, 0) for run in runs] + [entrants.parse(word) for word in models]
     return [spec._replace(label=label or spec.label) for spec in specs]
 
 
@@ -223,10 +226,11 @@ def add_evaluate_arguments(parser):
     parser.add_argument("--compare", nargs="?", const=COMPARED, help=f"standard codecs (default {COMPARED})")
     command.add_metrics(parser)
     parser.add_argument("--out", help="folder for JSON, CSV, tables, RD plots and the HTML report")
-    parser.add_argument("--label", help="name of our curve")
+    parser.add_argument("--label", help="name of our curve (default: the model's name in the zoo)")
     parser.add_argument("--note", action="append", default=[], help="a paragraph for the report; can be repeated")
     parser.add_argument("--per-image", action="store_true", help="print a line per picture")
     parser.add_argument("--json", action="store_true", help="print JSON that CompressAI's plot tool reads")
+    command.add_jobs(parser, "; one when timed")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 

@@ -90,6 +90,8 @@ class ExactStack(Stack):
             if isinstance(layer, LeakyReLU):
                 found[-1] = (found[-1][0], layer.slope)
             else:
+                if layer.kernel % 2 == 0 or getattr(layer, "padding", "zero") != "zero":
+                    raise ValueError(f"{layer}: exact networks have odd kernels and zero padding")
                 found.append((layer, None))
         return found
 
@@ -125,7 +127,7 @@ class ExactStack(Stack):
             step = lax.stop_gradient(_weight_step(params["kernel"] * unit[:, None], last, jnp))
             kernel = _rounded(params["kernel"] * unit[:, None] / step) * step / unit[:, None]
             apply = conv_transpose if isinstance(layer, ConvTranspose) else conv
-            x = apply(x, kernel, params["bias"], layer.stride)
+            x = apply(x, kernel, params["bias"], layer.stride, layer.precision)
             if slope is not None:
                 x = LeakyReLU(_slope(slope) / SLOPE_ONE)(x)
             if last:

@@ -28,6 +28,7 @@ from mlic_jax.entropy.bits.coders import Checking, Decoding, Encoding, Estimatin
 from mlic_jax.entropy.coders import per_example_sum
 from mlic_jax.families.base import Family
 from mlic_jax.families.common import mean_psnr_db, mse255, pad, pad_picture, padded_size
+from mlic_jax.layers.precision import in_float32
 from mlic_jax.layers.windows import to_float, to_uint8
 
 
@@ -113,8 +114,13 @@ class Binary(Family):
         volumes = jax.eval_shape(analyze, nn.meta.unbox(self.boxed["params"]), self._smallest)
         return {name: volume.shape for name, volume in volumes.items()}
 
+    @functools.cached_property
+    def exact(self) -> BinaryModel:
+        """The module in float32, for everything but the training losses."""
+        return in_float32(self.module)
+
     def _apply(self, variables, *arguments, method):
-        return self.module.apply(variables, *arguments, method=method)
+        return self.exact.apply(variables, *arguments, method=method)
 
     def _transmit(self, variables, coder):
         """What a decoder knows, by a coder; without the priors where bits are plain."""
@@ -134,7 +140,8 @@ class Binary(Family):
         del step
         image = to_float(batch["image"])
         _, height, width, _ = image.shape
-        shown, quantised = self._apply({"params": params}, pad(image, self.module.stride), keys, method="train")
+        padded = pad(image, self.module.stride)
+        shown, quantised = self.module.apply({"params": params}, padded, keys, method="train")
         squared = mse255(image, shown[:, :height, :width])
         total = jnp.mean(squared + quantised.penalty)
         metrics = {
@@ -149,7 +156,7 @@ class Binary(Family):
     def entropy_loss(self, params, state, batch, keys, step):
         del keys, step
         image = to_float(batch["image"])
-        volumes = self._apply({"params": params}, pad(image, self.module.stride), method="analyze")
+        volumes = self.module.apply({"params": params}, pad(image, self.module.stride), method="analyze")
         coder = Estimating(jax.lax.stop_gradient(volumes))
         self._transmit({"params": params}, coder)
         bpp = {

@@ -35,6 +35,7 @@ from mlic_jax.families.lagrangian import DISTORTIONS, Lagrangian
 from mlic_jax.families.quality import EveryRate, OneRate
 from mlic_jax.families.refine import STEPS
 from mlic_jax.layers import init as initialisers
+from mlic_jax.layers.precision import in_float32
 from mlic_jax.layers.windows import to_float, to_uint8
 
 
@@ -84,7 +85,7 @@ def _without_integers(state):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Latent(Family):
+class LatentCodec(Family):
     """The codecs of latent models; see `latent_codec` for the fields."""
 
     module: LatentModel
@@ -96,7 +97,7 @@ class Latent(Family):
     @functools.cached_property
     def exact(self) -> LatentModel:
         """The module in float32, for everything but the training loss."""
-        return self.module.clone(dtype=None)
+        return in_float32(self.module)
 
     def trace(self):
         return {"params": coding.boxed_params(self.module)}
@@ -227,7 +228,7 @@ def latent_codec(
     every rate draws a quality for each example, uniformly; the loss at weight l is divided by (l / l_middle)^(1/2).
 
     Args:
-      module: the model, with its compute dtype.
+      module: the model, with the dtype and precision that it is trained in.
       model: its name in the zoo.
       architecture: the widths that rebuild it, keyword arguments of its factory; an artifact stores them.
       lmbda: the weight of the distortion; for a model of every rate those of quality 0 and 100, between which the
@@ -251,7 +252,7 @@ def latent_codec(
     )
     if type(quantise_from) is not int or quantise_from < -1:
         raise UsageError(f"{model}: quantise_from={quantise_from!r} is no step: a number from 0, or -1 for never")
-    return Latent(
+    return LatentCodec(
         model=model,
         architecture=architecture,
         qualities=EveryRate() if module.has_quality else OneRate(),

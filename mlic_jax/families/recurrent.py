@@ -24,6 +24,7 @@ import numpy as np
 from jax import lax
 
 from mlic_jax.layers import windows
+from mlic_jax.layers.precision import in_float32
 from mlic_jax.layers.windows import to_float
 
 CELL = 16  # pixels
@@ -207,6 +208,7 @@ def encode(
 
     Yields for each iteration its code, int8 [h, w, C], and its picture, uint8 [H, W, 3].
     """
+    module = in_float32(module)
     height, width = (side // CELL for side in image.shape[:2])
     frame = _frame(height, width)
     of_encoder, state = frame.start(module, params)
@@ -221,6 +223,7 @@ def encode(
 
 def decode(module: Recurrent, params: Mapping[str, Any], codes: np.ndarray) -> np.ndarray:
     """Codes int8 [K, h, w, C] -> uint8 [16 h, 16 w, 3], the picture of the last of them."""
+    module = in_float32(module)
     frame = _frame(*codes.shape[1:3])
     _, state = frame.start(module, params)
     for t, code in enumerate(codes):

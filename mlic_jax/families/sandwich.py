@@ -33,6 +33,7 @@ from mlic_jax.families.base import Family
 from mlic_jax.families.common import mean_psnr_db, mse255, pad, pad_picture
 from mlic_jax.families.quality import WholeNumbers
 from mlic_jax.layers import windows
+from mlic_jax.layers.precision import in_float32
 from mlic_jax.layers.windows import to_float, to_uint8
 
 # Side of the windows in which pictures go through the networks, in samples of the smaller picture.
@@ -115,12 +116,17 @@ def _on_window(module, method, window, variables, condition):
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class SandwichFamily(Family):
+class SandwichCodec(Family):
     """The codecs of such models; see `sandwich_codec` for the fields."""
 
     module: Sandwich
     losses: Mapping[str, tuple[tuple[str, ...], Callable]]
     refine: Callable | None
+
+    @functools.cached_property
+    def exact(self) -> Sandwich:
+        """The module in float32, for everything but the training loss."""
+        return in_float32(self.module)
 
     def trace(self):
         side = 4 * self.module.cell
@@ -160,13 +166,13 @@ class SandwichFamily(Family):
         variables = {"params": params, "state": state}
         quality = jnp.full(len(image), quality, jnp.float32)
         # The files are written outside of the jitted programs: a picture may be of any size.
-        coded = np.asarray(_coded(self.module, variables, image, quality))
+        coded = np.asarray(_coded(self.exact, variables, image, quality))
         decoded, bits = standard.on_host(self.module.codec, coded, quality)
-        return _judged(self.module, variables, image, quality, decoded, bits)
+        return _judged(self.exact, variables, image, quality, decoded, bits)
 
     def by_network(self, artifact, method, image, quality):
         """What `before` or `after` makes of one picture uint8 [H, W, c], window by window."""
-        module = self.module
+        module = self.exact
         condition = standard.condition_of(module.codec, np.full(1, quality))
         if method == "before":
             scales, margin = (module.cell, module.cell // module.scale), module.margin[0]
@@ -233,7 +239,7 @@ def sandwich_codec(
       The Codec. Its quality is the standard codec's own. A picture of two or more colours is refused by a model of
       one channel when it is compressed; in training and estimates it is its luma.
     """
-    return SandwichFamily(
+    return SandwichCodec(
         model=model,
         architecture=architecture,
         qualities=WholeNumbers(low, high),

@@ -20,6 +20,7 @@ from jax import lax
 
 from mlic_jax.layers import init
 from mlic_jax.layers.conv import conv, pointwise
+from mlic_jax.layers.precision import Precision
 
 
 class _SameSize:
@@ -32,99 +33,11 @@ class _SameSize:
         return first - 1, last + 1
 
 
-class SpaceToDepth(nn.Module):
-    """[B, H, W, C] -> [B, H / block, W / block, block^2 C], sub-pixel (i, j) in channels (i block + j) C and on."""
-
-    block: int
-
-    @property
-    def scale(self) -> Fraction:
-        """Output samples per input sample along an axis."""
-        return Fraction(1, self.block)
-
-    def inputs_of(self, first: int, last: int) -> tuple[int, int]:
-        """The first and last input sample along an axis on which the output samples first..last depend."""
-        return first * self.block, last * self.block + self.block - 1
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        batch, height, width, channels = x.shape
-        n = self.block
-        x = x.reshape(batch, height // n, n, width // n, n, channels).transpose(0, 1, 3, 2, 4, 5)
-        return x.reshape(batch, height // n, width // n, n * n * channels)
-
-
-class DepthToSpace(nn.Module):
-    """The reverse of SpaceToDepth."""
-
-    block: int
-
-    @property
-    def scale(self) -> Fraction:
-        """Output samples per input sample along an axis."""
-        return Fraction(self.block)
-
-    def inputs_of(self, first: int, last: int) -> tuple[int, int]:
-        """The first and last input sample along an axis on which the output samples first..last depend."""
-        return first // self.block, last // self.block
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        batch, height, width, channels = x.shape
-        n = self.block
-        x = x.reshape(batch, height, width, n, n, channels // (n * n)).transpose(0, 1, 3, 2, 4, 5)
-        return x.reshape(batch, height * n, width * n, channels // (n * n))
-
-
 def _parameters(module, name, kernel, size, inputs, features, dtype):
     """(kernel [size, size, inputs, features], bias [features]) in dtype; kernel is an initialiser."""
     weights = module.param(f"{name}_kernel", kernel, (size, size, inputs, features))
     bias = module.param(f"{name}_bias", init.constant(0.0), (features,))
     return weights.astype(dtype), bias.astype(dtype)
-
-
-class Dense(nn.Module):
-    """A matrix product for each sample: [B, h, w, Cin] -> [B, h, w, features].
-
-    Attributes:
-      features: output channels.
-      kernel_init: of [1, 1, Cin, features].
-      use_bias: add a vector [features].
-      dtype: to compute and return in; parameters stay float32.
-    """
-
-    features: int
-    kernel_init: init.Initialiser = init.Normal(1.0)
-    use_bias: bool = True
-    dtype: jnp.dtype | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        dtype = self.dtype or x.dtype
-        kernel = self.param("kernel", self.kernel_init, (1, 1, x.shape[-1], self.features))
-        y = pointwise(x.astype(dtype), kernel.astype(dtype))
-        return y + self.param("bias", init.constant(0.0), (self.features,)).astype(dtype) if self.use_bias else y
-
-
-class Conv3(_SameSize, nn.Module):
-    """A 3x3 convolution, zero padding: [B, h, w, Cin] -> [B, h, w, features].
-
-    Attributes:
-      features: output channels.
-      kernel_init: of [3, 3, Cin, features].
-      dtype: to compute and return in; parameters stay float32.
-    """
-
-    features: int
-    kernel_init: init.Initialiser = init.Normal(1.0)
-    dtype: jnp.dtype | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        dtype = self.dtype or x.dtype
-        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
-        bias = self.param("bias", init.constant(0.0), (self.features,))
-        return conv(x.astype(dtype), kernel.astype(dtype), bias.astype(dtype))
 
 
 def shift(x: jax.Array) -> jax.Array:
@@ -147,11 +60,13 @@ class ShiftBlock(_SameSize, nn.Module):
 
     Attributes:
       expansion: hidden channels per channel.
-      dtype: to compute and return in; parameters stay float32.
+      dtype: to compute and return in, the input's where None; parameters stay float32.
+      precision: of products, see layers/precision.py.
     """
 
     expansion: int = 2
     dtype: jnp.dtype | None = None
+    precision: Precision | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -161,25 +76,28 @@ class ShiftBlock(_SameSize, nn.Module):
         narrow, narrow_bias = _parameters(
             self, "narrow", init.Normal(0.3), 1, self.expansion * channels, channels, dtype
         )
-        hidden = nn.relu(pointwise(shift(x.astype(dtype)), wide) + wide_bias)
-        return x + pointwise(hidden, narrow) + narrow_bias
+        hidden = nn.relu(pointwise(shift(x.astype(dtype)), wide, self.precision) + wide_bias)
+        return x + pointwise(hidden, narrow, self.precision) + narrow_bias
 
 
 class ConvBlock(_SameSize, nn.Module):
     """x + W relu(K * x), K of 3x3: [B, h, w, C] -> same.
 
     Attributes:
-      dtype: to compute and return in; parameters stay float32.
+      dtype: to compute and return in, the input's where None; parameters stay float32.
+      precision: of products, see layers/precision.py.
     """
 
     dtype: jnp.dtype | None = None
+    precision: Precision | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels, dtype = x.shape[-1], self.dtype or x.dtype
         wide, wide_bias = _parameters(self, "wide", init.Normal(2**0.5), 3, channels, channels, dtype)
         narrow, narrow_bias = _parameters(self, "narrow", init.Normal(0.3), 1, channels, channels, dtype)
-        return x + pointwise(nn.relu(conv(x.astype(dtype), wide, wide_bias)), narrow) + narrow_bias
+        hidden = nn.relu(conv(x.astype(dtype), wide, wide_bias, 1, self.precision))
+        return x + pointwise(hidden, narrow, self.precision) + narrow_bias
 
 
 def interpolation(quality, levels: int) -> jax.Array:

@@ -1,9 +1,10 @@
-"""Convolutions for compression models, NHWC, zero padding of k // 2 on both sides.
+"""Convolutions for compression models, NHWC: `Conv`, `ConvTranspose` and `DepthwiseConv`.
 
-Every layer is written twice: as the plain `lax` operation, which GPUs and TPUs want, and rewritten for CPUs, where XLA
-runs transposed and depthwise convolutions, and the gradients of strided ones, up to a hundred times too slowly.
-`jax.lax.platform_dependent` picks when the program is compiled. Parameters are the same for both, values and gradients
-agree to float32 rounding.
+These three are different mathematics: one kernel for all channels, its adjoint, and a filter for each channel; all else
+is an attribute. Each is written twice: as the plain `lax` operation, which GPUs and TPUs want, and rewritten for CPUs,
+where XLA runs transposed and depthwise convolutions, and the gradients of strided ones, up to a hundred times too
+slowly. `jax.lax.platform_dependent` picks when the program is compiled. Parameters are the same for both, values and
+gradients agree to float32 rounding.
 """
 
 from __future__ import annotations
@@ -17,14 +18,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlic_jax.layers import conv_forms as forms
-from mlic_jax.layers import init, rounded
+from mlic_jax.layers import init
+from mlic_jax.layers import precision as rounded
+from mlic_jax.layers.precision import Precision
+from mlic_jax.layers.space import space_to_depth
 
 
 def _bias_gradient(bias, g):
     return None if bias is None else g.sum((0, 1, 2))
 
 
-def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, stride: int = 1) -> jax.Array:
+def conv(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None = None,
+    stride: int = 1,
+    precision: Precision | None = None,
+) -> jax.Array:
     """Convolution with odd k, padding k // 2.
 
     Args:
@@ -32,11 +42,12 @@ def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, stride:
       kernel: [k, k, Cin, Cout].
       bias: [Cout] or None.
       stride: of the output grid.
+      precision: see layers/precision.py.
 
     Returns:
       [B, ceil(H / stride), ceil(W / stride), Cout].
     """
-    if rounded.active(x):
+    if rounded.rounds(precision, x):
         return forms.add_bias(rounded.conv(x, kernel, stride), bias)
     return _conv(x, kernel, bias, stride)
 
@@ -62,7 +73,13 @@ def _conv_backward(stride, residuals, g):
 _conv.defvjp(_conv_forward, _conv_backward)
 
 
-def conv_transpose(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None, stride: int = 2) -> jax.Array:
+def conv_transpose(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None = None,
+    stride: int = 2,
+    precision: Precision | None = None,
+) -> jax.Array:
     """Transposed convolution with odd k: torch's `ConvTranspose2d(padding=k // 2, output_padding=stride - 1)`.
 
     Args:
@@ -70,11 +87,12 @@ def conv_transpose(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = Non
       kernel: [k, k, Cin, Cout]; torch's weight [Cin, Cout, k, k] is this, flipped in both spatial axes.
       bias: [Cout] or None.
       stride: upsampling factor.
+      precision: see layers/precision.py.
 
     Returns:
       [B, H * stride, W * stride, Cout].
     """
-    if rounded.active(x):
+    if rounded.rounds(precision, x):
         return forms.add_bias(rounded.conv_transpose(x, kernel, stride), bias)
     return _conv_transpose(x, kernel, bias, stride)
 
@@ -102,11 +120,48 @@ def _conv_transpose_backward(stride, residuals, g):
 _conv_transpose.defvjp(_conv_transpose_forward, _conv_transpose_backward)
 
 
-def pointwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def pointwise(x: jax.Array, kernel: jax.Array, precision: Precision | None = None) -> jax.Array:
     """1x1 convolution as one matrix product: [B, H, W, Cin], [1, 1, Cin, Cout] -> [B, H, W, Cout]."""
-    product = rounded.matmul if rounded.active(x) else jnp.matmul
+    product = rounded.matmul if rounded.rounds(precision, x) else jnp.matmul
     flat = product(x.reshape(-1, x.shape[-1]), kernel[0, 0])
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def conv_or_product(
+    x: jax.Array, kernel: jax.Array, stride: int = 1, limit: int = 256, precision: Precision | None = None
+) -> jax.Array:
+    """As `conv` without a bias; on a CPU one matrix product where an image has at most `limit` output samples.
+
+    XLA's convolutions are slow on images of a few samples: the product takes a fiftieth of the time on 2x2.
+    """
+    if x.shape[1] * x.shape[2] > limit * stride**2 or rounded.rounds(precision, x):
+        return conv(x, kernel, None, stride, precision)
+    return jax.lax.platform_dependent(
+        x,
+        kernel,
+        # Of all copies nothing is kept for the gradient: there are nine times as many as samples.
+        cpu=jax.checkpoint(lambda x, kernel: forms.conv_product(x, kernel, stride), prevent_cse=False),
+        default=lambda x, kernel: forms.conv_lax(x, kernel, stride),
+    )
+
+
+def conv_of_blocks(x: jax.Array, kernel: jax.Array, stride: int, precision: Precision | None = None) -> jax.Array:
+    """Convolution with k a multiple of the stride, padding (k - stride) / 2: [B, H, W, Cin] -> [B, H / stride, ..].
+
+    Computed as a convolution with k / stride taps of blocks of stride x stride samples: the gradients of strided
+    convolutions are slow on CPUs.
+    """
+    size, _, channels, features = kernel.shape
+    taps, pad = size // stride, (size - stride) // 2
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    blocks = space_to_depth(x, stride, order="tensorflow")
+    kernel = kernel.reshape(taps, stride, taps, stride, channels, features).transpose(0, 2, 1, 3, 4, 5)
+    kernel = kernel.reshape(taps, taps, stride * stride * channels, features)
+    if not rounded.rounds(precision, x):
+        return forms.correlate(blocks, kernel, "VALID")
+    rows, columns = (side - taps + 1 for side in blocks.shape[1:3])
+    copies = [blocks[:, i : i + rows, j : j + columns] for i in range(taps) for j in range(taps)]
+    return pointwise(jnp.concatenate(copies, -1), kernel.reshape(1, 1, -1, features), precision)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -135,27 +190,6 @@ def _depthwise_backward(stride, residuals, g):
 depthwise.defvjp(_depthwise_forward, _depthwise_backward)
 
 
-# --- Moving samples between space and channels.
-
-
-def space_to_depth(x: jax.Array, block: int) -> jax.Array:
-    """Inverse of `depth_to_space` (torch's PixelUnshuffle): [B, H, W, C] -> [B, H / block, W / block, C * block^2]."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // block, block, width // block, block, channels)
-    return x.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // block, width // block, channels * block * block)
-
-
-def depth_to_space(x: jax.Array, block: int) -> jax.Array:
-    """Torch's PixelShuffle: [B, H, W, C * block^2] -> [B, H * block, W * block, C].
-
-    Output channel c at sub-pixel (i, j) comes from input channel c * block^2 + i * block + j.
-    """
-    batch, height, width, channels = x.shape
-    channels //= block * block
-    x = x.reshape(batch, height, width, channels, block, block)
-    return x.transpose(0, 1, 4, 2, 5, 3).reshape(batch, height * block, width * block, channels)
-
-
 # --- Layers.
 
 
@@ -169,7 +203,8 @@ class _Strided:
 
     def inputs_of(self, first: int, last: int) -> tuple[int, int]:
         """The first and last input sample along an axis on which the output samples first..last depend."""
-        return first * self.stride - self.kernel // 2, last * self.stride + self.kernel // 2
+        before = self.kernel // 2 if self.kernel % 2 else (self.kernel - self.stride) // 2
+        return first * self.stride - before, last * self.stride - before + self.kernel - 1
 
 
 def _check_odd(size):
@@ -182,16 +217,28 @@ def _initialisers(bound, gain):
     return (init.uniform(bound), init.uniform(bound)) if gain is None else (init.Normal(gain), init.constant(0.0))
 
 
+PADDINGS = ("zero", "edge")
+
+
 class Conv(_Strided, nn.Module):
-    """Convolution, padding k // 2: [B, H, W, Cin] -> [B, ceil(H / stride), ceil(W / stride), features].
+    """Convolution: [B, H, W, Cin] -> [B, ceil(H / stride), ceil(W / stride), features].
+
+    Output sample (i, j) is centred on input sample (i stride, j stride), with padding k // 2. An even kernel is centred
+    on the block of samples that begins there, with padding (k - stride) / 2: k has to be a multiple of the stride, with
+    an even difference, and sides multiples of the stride.
 
     Attributes:
       features: output channels.
-      kernel: odd size k.
+      kernel: size k.
       stride: of the output grid.
       use_bias: add a vector [features].
-      dtype: to compute and return in; parameters stay float32.
+      dtype: to compute and return in, of input and parameters where None; parameters stay float32.
       gain: None begins with torch's defaults; a number with init.Normal(gain), and a bias of zero.
+      padding: "zero", or "edge" for the edge repeated (odd kernels).
+      precision: of products, see layers/precision.py.
+      kernel_init: of [k, k, Cin, features], in place of init.Normal; the bias is zero.
+      product_up_to: so many output samples of an image are, on a CPU, one matrix product with all shifted copies of the
+        input. A fiftieth of the time where images have 2x2 samples, as in recurrent networks; rounding differs.
     """
 
     features: int
@@ -200,20 +247,66 @@ class Conv(_Strided, nn.Module):
     use_bias: bool = True
     dtype: jnp.dtype | None = None
     gain: float | None = None
+    padding: str = "zero"
+    precision: Precision | None = None
+    kernel_init: init.Initialiser | None = None
+    product_up_to: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        _check_odd(self.kernel)
+        return self.convolved(x)
+
+    def convolved(self, x: jax.Array) -> jax.Array:
+        """What `__call__` returns, for subclasses that go on with it."""
+        self._check()
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         # torch's default: uniform within 1 / sqrt(fan in).
         weights, biases = _initialisers(1 / np.sqrt(self.kernel * self.kernel * x.shape[-1]), self.gain)
+        if self.kernel_init is not None:
+            weights, biases = self.kernel_init, init.constant(0.0)
         kernel = self.param("kernel", weights, shape)
         dtype = self.dtype or jnp.result_type(x, kernel)
         bias = self.param("bias", biases, (self.features,)).astype(dtype) if self.use_bias else None
         x, kernel = x.astype(dtype), kernel.astype(dtype)
+        if self.padding == "zero":
+            return self._apply(x, kernel, bias)
+        # The functions pad with zeros by themselves: the repeated edge reaches as far as samples that are kept look.
+        reach = -(-(self.kernel // 2) // self.stride)  # in output samples
+        rows, columns = (-(-side // self.stride) for side in x.shape[1:3])
+        x = jnp.pad(x, ((0, 0), *((reach * self.stride,) * 2,) * 2, (0, 0)), mode="edge")
+        return self._apply(x, kernel, bias)[:, reach : reach + rows, reach : reach + columns]
+
+    def _check(self):
+        if self.padding not in PADDINGS:
+            raise ValueError(f"padding {self.padding!r} is not known: use one of {', '.join(PADDINGS)}")
+        if self.kernel % self.stride or (self.kernel - self.stride) % 2 or self.padding != "zero":
+            _check_odd(self.kernel)
+
+    def _apply(self, x, kernel, bias):
         if self.kernel == 1:
-            return forms.add_bias(pointwise(x[:, :: self.stride, :: self.stride], kernel), bias)
-        return conv(x, kernel, bias, self.stride)
+            x = x[:, :: self.stride, :: self.stride] if self.stride > 1 else x
+            return forms.add_bias(pointwise(x, kernel, self.precision), bias)
+        if self.kernel % 2 == 0:
+            return forms.add_bias(conv_of_blocks(x, kernel, self.stride, self.precision), bias)
+        if self.product_up_to:
+            return forms.add_bias(conv_or_product(x, kernel, self.stride, self.product_up_to, self.precision), bias)
+        return conv(x, kernel, bias, self.stride, self.precision)
+
+
+class ConditionedConv(Conv):
+    """A Conv whose output channels are scaled and shifted by what a number says; at first by nothing.
+
+    Gain and shift of a channel are polynomials of second degree without a constant.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, condition: jax.Array) -> jax.Array:
+        """x [B, H, W, Cin], condition float [B], of the order of 1 -> as Conv."""
+        y = self.convolved(x)
+        further = self.param("condition", init.constant(0.0), (2, 2, self.features))
+        powers = jnp.stack([condition, condition**2], -1)
+        gain, shift = jnp.einsum("bp,kpf->kbf", powers, further)[:, :, None, None]
+        return y * (1 + gain) + shift
 
 
 class ConvTranspose(nn.Module):
@@ -224,9 +317,10 @@ class ConvTranspose(nn.Module):
       kernel: odd size k.
       stride: upsampling factor.
       use_bias: add a vector [features].
-      dtype: to compute and return in; parameters stay float32.
+      dtype: to compute and return in, of input and parameters where None; parameters stay float32.
       gain: None begins with torch's defaults; a number with the gain that Conv has, over the taps that meet in an
         output sample.
+      precision: of products, see layers/precision.py.
     """
 
     features: int
@@ -235,6 +329,7 @@ class ConvTranspose(nn.Module):
     use_bias: bool = True
     dtype: jnp.dtype | None = None
     gain: float | None = None
+    precision: Precision | None = None
 
     @property
     def scale(self) -> Fraction:
@@ -255,7 +350,7 @@ class ConvTranspose(nn.Module):
         kernel = self.param("kernel", weights, shape)
         dtype = self.dtype or jnp.result_type(x, kernel)
         bias = self.param("bias", biases, (self.features,)).astype(dtype) if self.use_bias else None
-        return conv_transpose(x.astype(dtype), kernel.astype(dtype), bias, self.stride)
+        return conv_transpose(x.astype(dtype), kernel.astype(dtype), bias, self.stride, self.precision)
 
 
 class DepthwiseConv(_Strided, nn.Module):

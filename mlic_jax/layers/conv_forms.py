@@ -100,11 +100,12 @@ def conv_cpu(x, kernel, bias, stride):
     return _by_image(lambda x: add_bias(conv_lax(x, kernel, stride), bias), x, samples)
 
 
-def _correlate(x, kernel, pads):
+def correlate(x, kernel, pads):
+    """[B, H, W, Cin], [h, w, Cin, Cout], padding as `lax` has it -> [B, H', W', Cout]."""
     return lax.conv_general_dilated(x, kernel, (1, 1), pads, dimension_numbers=_LAYOUT)
 
 
-def conv_transpose_phases(x, kernel, stride, correlate=_correlate):
+def conv_transpose_phases(x, kernel, stride, correlate=correlate):
     """`conv_transpose_lax` as stride^2 small convolutions, one for each output phase: no multiplications by zero.
 
     correlate(x, kernel [h, w, Cin, Cout], pads) -> [B, H', W', Cout] does them; pads, ((top, bottom), (left, right)),
@@ -122,6 +123,17 @@ def conv_transpose_phases(x, kernel, stride, correlate=_correlate):
     phases = jnp.stack([phase(a, b) for a in range(stride) for b in range(stride)])
     phases = phases.reshape(stride, stride, batch, height, width, features)
     return phases.transpose(2, 3, 0, 4, 1, 5).reshape(batch, height * stride, width * stride, features)
+
+
+def conv_product(x, kernel, stride):
+    """`conv_lax` as one product of all shifted copies of the input."""
+    size, _, channels, features = kernel.shape
+    pad = size // 2
+    rows, columns = ((side - 1) // stride * stride + 1 for side in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    copies = [x[:, i : i + rows : stride, j : j + columns : stride] for i in range(size) for j in range(size)]
+    x = jnp.concatenate(copies, -1)
+    return (x.reshape(-1, size * size * channels) @ kernel.reshape(-1, features)).reshape(*x.shape[:3], features)
 
 
 def _rows_per_strip(height, width, pixels):

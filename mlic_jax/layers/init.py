@@ -1,14 +1,16 @@
-"""Parameters that know how to fill themselves.
+"""Initial values of parameters, by NumPy.
 
-Running a model once, only to create its parameters, costs ten seconds of compilation where tracing it with
-`jax.eval_shape` costs 0.3 s. So the initialisers here return no values: they box the shape together with the recipe
-(`Fill`), `jax.eval_shape` carries the boxes through the trace, and `materialise` fills them with NumPy afterwards.
-Values depend on the key and on the parameter's path alone: they are the same on every backend and jax version, and do
-not change when another layer is added beside them.
+A layer's plain `init(key, x)` gives real arrays, whose values depend on the keys that Flax hands out.
+
+Codecs go another way. Running a model once, only to create its parameters, costs ten seconds of compilation where
+tracing it with `jax.eval_shape` costs 0.3 s. So what is traced boxes the shape together with the recipe (`Fill`), and
+`materialise` fills the boxes afterwards. Values then depend on the key and on the parameter's path alone: they are the
+same on every backend and jax version, and do not change when another layer is added beside them.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -27,7 +29,11 @@ Initialiser = Callable
 
 @flax.struct.dataclass
 class Fill(meta.AxisMetadata):
-    """A parameter on its way through `jax.eval_shape`: its shape, and the recipe for its values."""
+    """A parameter whose `init` is traced: its value, and the recipe for other ones.
+
+    Through `jax.eval_shape` it carries the recipe to `materialise`. `jax.jit(module.init)` returns boxes with values;
+    `apply` takes them as they are, `flax.linen.meta.unbox` takes them off.
+    """
 
     value: Any
     recipe: Recipe = flax.struct.field(pytree_node=False)
@@ -46,13 +52,27 @@ class Fill(meta.AxisMetadata):
 
 
 def by(recipe: Recipe) -> Callable:
-    """A Flax initialiser that postpones `recipe` until `materialise`."""
+    """A Flax initialiser: an array, or, where the key is traced, a Fill."""
 
     def initialiser(key, shape, dtype=jnp.float32):
-        del key
-        return Fill(jnp.zeros(shape, dtype), recipe)
+        if isinstance(key, jax.core.Tracer):
+            run = functools.partial(_values, recipe, shape=shape, dtype=dtype)
+            shaped = jax.ShapeDtypeStruct(shape, dtype)
+            return Fill(jax.pure_callback(run, shaped, jax.random.key_data(key), vmap_method="sequential"), recipe)
+        return jnp.asarray(_values(recipe, jax.random.key_data(key), shape, dtype))
 
     return initialiser
+
+
+def _values(recipe, key_data, shape, dtype):
+    """The recipe's values for a key, NumPy."""
+    return _filled(recipe, np.asarray(key_data).astype(np.uint32).tobytes(), shape, dtype)
+
+
+def _filled(recipe, seed, shape, dtype):
+    digest = hashlib.sha256(seed).digest()
+    rng = np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], np.uint64)))
+    return np.array(recipe(rng, shape), dtype=dtype)
 
 
 def constant(value) -> Callable:
@@ -90,8 +110,6 @@ def materialise(boxed: Any, key: jax.Array) -> Any:
     def fill(path, leaf):
         if not isinstance(leaf, Fill):
             return np.zeros(leaf.shape, leaf.dtype)
-        digest = hashlib.sha256(seed + jax.tree_util.keystr(path).encode()).digest()
-        rng = np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], np.uint64)))
-        return np.array(leaf.recipe(rng, leaf.value.shape), dtype=leaf.value.dtype)
+        return _filled(leaf.recipe, seed + jax.tree_util.keystr(path).encode(), leaf.value.shape, leaf.value.dtype)
 
     return jax.tree_util.tree_map_with_path(fill, boxed, is_leaf=lambda leaf: isinstance(leaf, Fill))

@@ -21,9 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlic_jax.layers import conv_forms as forms
-from mlic_jax.layers import init
-from mlic_jax.layers.conv import conv, pointwise
+from mlic_jax.layers.conv import Conv
+from mlic_jax.layers.precision import Precision
 from mlic_jax.layers.windows import mask
 
 # What is added to the forget gate's sum, so that a cell remembers before it has learned to.
@@ -32,58 +31,9 @@ FORGET = 1.0
 SMALL = 256
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
-    """Convolution with odd k, padding k // 2, as fast as `conv` on large images and faster on small ones.
-
-    On a CPU the images of training are so small here, down to 2x2, that one product of all their shifted copies takes a
-    fiftieth of the time of a convolution.
-    """
-    size = kernel.shape[0]
-    if size == 1 and stride == 1:
-        return pointwise(x, kernel)
-    if x.shape[1] * x.shape[2] > SMALL * stride**2:
-        return conv(x, kernel, None, stride)
-    return jax.lax.platform_dependent(
-        x,
-        kernel,
-        # Of all copies nothing is kept for the gradient: there are nine times as many as samples.
-        cpu=jax.checkpoint(lambda x, kernel: _as_product(x, kernel, stride), prevent_cse=False),
-        default=lambda x, kernel: forms.conv_lax(x, kernel, stride),
-    )
-
-
-def _as_product(x, kernel, stride):
-    size, _, channels, features = kernel.shape
-    pad = size // 2
-    rows, columns = ((side - 1) // stride * stride + 1 for side in x.shape[1:3])
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    copies = [x[:, i : i + rows : stride, j : j + columns : stride] for i in range(size) for j in range(size)]
-    x = jnp.concatenate(copies, -1)
-    return (x.reshape(-1, size * size * channels) @ kernel.reshape(-1, features)).reshape(*x.shape[:3], features)
-
-
-class Conv(nn.Module):
-    """Convolution by `convolve`: [B, H, W, Cin] -> [B, ceil(H / stride), ceil(W / stride), features].
-
-    Attributes:
-      features: output channels.
-      kernel: odd size k.
-      stride: of the output grid.
-      use_bias: add a vector [features].
-      gain: initial kernels are normal with this over the square root of their fan in; biases are zero.
-    """
-
-    features: int
-    kernel: int = 3
-    stride: int = 1
-    use_bias: bool = True
-    gain: float = 1.0
-
-    @nn.compact
-    def __call__(self, x):
-        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
-        y = convolve(x, self.param("kernel", init.Normal(self.gain), shape), self.stride)
-        return y + self.param("bias", init.constant(0.0), (self.features,)) if self.use_bias else y
+def convolution(features: int, kernel: int, stride: int = 1, *, gain: float = 1.0, **options) -> Conv:
+    """A Conv as recurrent networks have them: kernels begin normal, and tiny images are one product."""
+    return Conv(features, kernel, stride, gain=gain, product_up_to=SMALL, **options)
 
 
 class _Cell(nn.Module):
@@ -94,22 +44,26 @@ class _Cell(nn.Module):
       stride: of the output grid.
       hidden_kernel: odd size of the kernels of hidden states.
       gain: inputs' kernels begin normal with this over the square root of their fan in.
+      precision: of products, see layers/precision.py.
     """
 
     features: int
     stride: int = 1
     hidden_kernel: int = 1
     gain: float = 1.0
+    precision: Precision | None = None
 
     def start(self, batch: int, height: int, width: int):
         return jnp.zeros((batch, height, width, self.features))
 
     def of_input(self, count, x):
         """[B, h, w, count]: the input's part of the gates' sums, and their biases."""
-        return Conv(count, 3, self.stride, gain=self.gain, name="input")(x)
+        options = {"gain": self.gain, "precision": self.precision}
+        return convolution(count, 3, self.stride, name="input", **options)(x)
 
     def of_hidden(self, count, hidden, name="hidden"):
-        return Conv(count, self.hidden_kernel, use_bias=False, name=name)(hidden)
+        options = {"use_bias": False, "precision": self.precision}
+        return convolution(count, self.hidden_kernel, name=name, **options)(hidden)
 
 
 class LSTM(_Cell):

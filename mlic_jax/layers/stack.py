@@ -43,7 +43,7 @@ class Stack(nn.Module):
 
     def __call__(self, x, quality=None):
         """[B, h, w, C] -> [B, h', w', C']. quality: float [B], for layers that are `conditional`."""
-        if isinstance(x, np.ndarray):
+        if isinstance(x, np.ndarray) and not self.is_initializing():
             # A copy without scope does not depend on where it stands in which model: it is the key of compiled windows.
             alone, variables = self.unbind()
             return windows.evaluate(alone, variables, x, quality=quality)
@@ -74,7 +74,7 @@ class Stack(nn.Module):
             if hasattr(layer, "within"):  # layers within layers
                 x = layer.within(x, inside, quality)
             else:
-                if inside is not None and hasattr(layer, "inputs_of"):
+                if windows.looks_around(layer):
                     x = windows.mask(x, inside)
                 x = layer(x, quality) if getattr(layer, "conditional", False) else layer(x)
             if inside is not None:

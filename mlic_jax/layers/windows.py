@@ -34,7 +34,7 @@ CORES = (14, 30)
 # For networks behind a picture's transform, whose cells are 64 pixels.
 HYPER_CORES = (4, 14)
 # Of `ladder_span`; beyond them a power of two is divided by four.
-LADDER = (4, 8, 12, 16, 24, 32)
+LADDER = (4, 8, 12, 16)
 
 
 def to_float(image):
@@ -92,6 +92,15 @@ def inputs_of(layers, first: int, last: int) -> tuple[int, int]:
         if hasattr(layer, "inputs_of"):
             first, last = layer.inputs_of(first, last)
     return first, last
+
+
+def looks_around(layer) -> bool:
+    """Whether outputs of a layer depend on more than the input samples at their place, as those of a kernel do."""
+    if not hasattr(layer, "inputs_of"):
+        return False
+    scale = Fraction(getattr(layer, "scale", 1))
+    first, last = layer.inputs_of(0, scale.numerator - 1)
+    return first < 0 or last >= scale.denominator
 
 
 def geometry(layers) -> Geometry:
@@ -165,8 +174,8 @@ def spans_within(length: int, side: int, overlap: int) -> tuple[Span, ...]:
 def ladder_span(length: int) -> Span:
     """One window for `length` cells, of the next length on the ladder.
 
-    Up to 32 cells compiling costs more than computing, and the ladder is coarse; beyond, a side grows by a quarter at
-    most, by a tenth in the mean.
+    On small pictures compiling costs more than computing, and the ladder is coarse; beyond 16 cells a side grows by a
+    quarter at most, by a tenth in the mean.
     """
     if length <= LADDER[-1]:
         return Span(0, next(rung for rung in LADDER if rung >= length), 0, length)

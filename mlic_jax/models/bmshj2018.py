@@ -21,6 +21,8 @@ the lower bound 0.11 of sigma stands. The training crops of the paper's authors 
 
 from __future__ import annotations
 
+import functools
+
 import jax.numpy as jnp
 
 from mlic_jax.codec import Codec
@@ -30,6 +32,7 @@ from mlic_jax.entropy.priors.gaussian import Gaussian
 from mlic_jax.families.latent import LatentModel, latent_codec
 from mlic_jax.layers.conv import Conv, ConvTranspose
 from mlic_jax.layers.gdn import GDN
+from mlic_jax.layers.precision import Precision
 from mlic_jax.layers.stack import Stack, relu
 from mlic_jax.layers.windows import HYPER_CORES
 
@@ -42,34 +45,29 @@ LAMBDAS_MS_SSIM = dict(enumerate((2.40, 4.58, 8.73, 16.64, 31.73, 60.50, 115.37,
 TINY = {"N": 16, "M": 24}
 
 
-def analysis_transform(N: int, M: int, dtype=None) -> Stack:
+def analysis_transform(N: int, M: int, dtype=None, precision=None) -> Stack:
     """g_a: [B, H, W, 3] -> y [B, H/16, W/16, M]."""
+    conv = functools.partial(Conv, kernel=5, stride=2, dtype=dtype, precision=precision)
     layers = []
     for _ in range(3):
-        layers += [Conv(N, kernel=5, stride=2, dtype=dtype), GDN(dtype=dtype)]
-    return Stack((*layers, Conv(M, kernel=5, stride=2, dtype=dtype)))
+        layers += [conv(N), GDN(dtype=dtype)]
+    return Stack((*layers, conv(M)))
 
 
-def synthesis_transform(N: int, dtype=None) -> Stack:
+def synthesis_transform(N: int, dtype=None, precision=None) -> Stack:
     """g_s: y [B, h, w, M] -> [B, 16 h, 16 w, 3]."""
+    deconv = functools.partial(ConvTranspose, kernel=5, stride=2, dtype=dtype, precision=precision)
     layers = []
     for _ in range(3):
-        layers += [ConvTranspose(N, kernel=5, stride=2, dtype=dtype), GDN(inverse=True, dtype=dtype)]
-    return Stack((*layers, ConvTranspose(3, kernel=5, stride=2, dtype=dtype)), pixels=True)
+        layers += [deconv(N), GDN(inverse=True, dtype=dtype)]
+    return Stack((*layers, deconv(3)), pixels=True)
 
 
-def hyper_analysis(N: int, activation, dtype=None) -> Stack:
+def hyper_analysis(N: int, activation, dtype=None, precision=None) -> Stack:
     """h_a: y [B, h, w, M] -> z [B, h/4, w/4, N]."""
-    return Stack(
-        (
-            Conv(N, kernel=3, dtype=dtype),
-            activation,
-            Conv(N, kernel=5, stride=2, dtype=dtype),
-            activation,
-            Conv(N, kernel=5, stride=2, dtype=dtype),
-        ),
-        cores=HYPER_CORES,
-    )
+    conv = functools.partial(Conv, dtype=dtype, precision=precision)
+    layers = (conv(N, kernel=3), activation, conv(N, kernel=5, stride=2), activation, conv(N, kernel=5, stride=2))
+    return Stack(layers, cores=HYPER_CORES)
 
 
 class Factorized(LatentModel):
@@ -78,11 +76,12 @@ class Factorized(LatentModel):
     N: int
     M: int
     dtype: jnp.dtype | None = None
+    precision: Precision | None = None
     stride = 16
 
     def setup(self):
-        self.g_a = analysis_transform(self.N, self.M, self.dtype)
-        self.g_s = synthesis_transform(self.N, self.dtype)
+        self.g_a = analysis_transform(self.N, self.M, self.dtype, self.precision)
+        self.g_s = synthesis_transform(self.N, self.dtype, self.precision)
         self.prior_y = DeepFactorized(self.M, family="factorized_y")
 
     def analyze(self, image):
@@ -101,19 +100,20 @@ class ScaleHyperprior(LatentModel):
     N: int
     M: int
     dtype: jnp.dtype | None = None
+    precision: Precision | None = None
     stride = 64
 
     def setup(self):
-        self.g_a = analysis_transform(self.N, self.M, self.dtype)
-        self.g_s = synthesis_transform(self.N, self.dtype)
-        self.h_a = hyper_analysis(self.N, relu, self.dtype)
+        self.g_a = analysis_transform(self.N, self.M, self.dtype, self.precision)
+        self.g_s = synthesis_transform(self.N, self.dtype, self.precision)
+        self.h_a = hyper_analysis(self.N, relu, self.dtype, self.precision)
         self.h_s = ExactStack(  # without dtype: its outcome selects probability tables
             (
-                ConvTranspose(self.N, kernel=5, stride=2),
+                ConvTranspose(self.N, kernel=5, stride=2, precision=self.precision),
                 relu,
-                ConvTranspose(self.N, kernel=5, stride=2),
+                ConvTranspose(self.N, kernel=5, stride=2, precision=self.precision),
                 relu,
-                Conv(self.M, kernel=3),
+                Conv(self.M, kernel=3, precision=self.precision),
                 relu,
             )
         )
@@ -131,15 +131,15 @@ class ScaleHyperprior(LatentModel):
         return self.g_s(received)
 
 
-def factorized(*, N: int = 128, M: int = 192, lmbda: float = 0.0130, dtype=None, **training) -> Codec:
+def factorized(*, N: int = 128, M: int = 192, lmbda: float = 0.0130, dtype=None, precision=None, **training) -> Codec:
     """bmshj2018-factorized. N: width of the transforms; M: channels of y; training: see latent_codec."""
     architecture = {"N": N, "M": M}
-    module = Factorized(**architecture, dtype=dtype)
+    module = Factorized(**architecture, dtype=dtype, precision=precision)
     return latent_codec(module, model="bmshj2018-factorized", architecture=architecture, lmbda=lmbda, **training)
 
 
-def hyperprior(*, N: int = 128, M: int = 192, lmbda: float = 0.0130, dtype=None, **training) -> Codec:
+def hyperprior(*, N: int = 128, M: int = 192, lmbda: float = 0.0130, dtype=None, precision=None, **training) -> Codec:
     """bmshj2018-hyperprior. N: width of the transforms and channels of z; M: channels of y; training: latent_codec."""
     architecture = {"N": N, "M": M}
-    module = ScaleHyperprior(**architecture, dtype=dtype)
+    module = ScaleHyperprior(**architecture, dtype=dtype, precision=precision)
     return latent_codec(module, model="bmshj2018-hyperprior", architecture=architecture, lmbda=lmbda, **training)

@@ -22,6 +22,7 @@ gradient for ComCNN that the paper argues for (`com_gradient="skip_codec"`) and 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,12 +34,14 @@ from mlic_jax.entropy.coders import per_example_sum
 from mlic_jax.families.common import check_choices, check_widths, mse255
 from mlic_jax.families.sandwich import Sandwich, sandwich_codec
 from mlic_jax.families.standard import DIFFERENTIABLE, check_range, real_codec, simulated, worth_of_a_bit
-from mlic_jax.layers.conv import depth_to_space, space_to_depth
-from mlic_jax.layers.edge import BatchNorm, EdgeConv, box_downsample, upsample
+from mlic_jax.layers.batch_norm import BatchNorm
+from mlic_jax.layers.conv import PADDINGS, ConditionedConv, Conv
+from mlic_jax.layers.precision import Precision
+from mlic_jax.layers.resample import box_downsample, upsample
+from mlic_jax.layers.space import depth_to_space, space_to_depth
 from mlic_jax.layers.windows import to_float, to_uint8
 
 FORMS = ("published", "compact")
-PADDINGS = ("edge", "zero")
 GRADIENTS = ("skip_codec", "residual_ste", "codec_ste")
 PARTS = ("both", "com", "rec")
 # The networks as released, and those that two CPU cores train.
@@ -56,12 +59,18 @@ class _Network(nn.Module):
     form: str
     padding: str
     conditional: bool
+    precision: Precision | None = None
 
     def convolution(self, condition):
-        """(features, x, **options of EdgeConv) -> a convolution of its own, of x."""
+        """(features, x, gain, stride) -> a 3x3 convolution of its own, of x."""
+        numbers = itertools.count()
 
-        def convolve(features, x, **options):
-            return EdgeConv(features, padding=self.padding, conditional=self.conditional, **options)(x, condition)
+        def convolve(features, x, gain=2**0.5, stride=1):
+            options = {"gain": gain, "stride": stride, "padding": self.padding, "precision": self.precision}
+            options["name"] = f"EdgeConv_{next(numbers)}"  # of stored weights
+            if self.conditional:
+                return ConditionedConv(features, 3, **options)(x, condition)
+            return Conv(features, 3, **options)(x)
 
         return convolve
 
@@ -78,7 +87,7 @@ class ComCNN(_Network):
             for _ in range(self.layers - 3):
                 x = nn.relu(convolve(self.features, x))
             return convolve(self.channels, x)
-        x = space_to_depth(image - 0.5, 2)
+        x = space_to_depth(image - 0.5, 2, order="torch")
         for _ in range(self.layers - 1):
             x = nn.relu(convolve(self.features, x))
         return box_downsample(image) + convolve(self.channels, x, gain=0.0)
@@ -99,7 +108,7 @@ class RecCNN(_Network):
         x = nn.relu(convolve(self.features, decoded - 0.5))
         for _ in range((self.layers - 2) // 2):
             x = x + convolve(self.features, nn.relu(convolve(self.features, x)), gain=0.5)
-        return y - depth_to_space(convolve(4 * self.channels, x, gain=0.0), 2)
+        return y - depth_to_space(convolve(4 * self.channels, x, gain=0.0), 2, order="torch")
 
 
 class Jiang2017(Sandwich):
@@ -115,6 +124,7 @@ class Jiang2017(Sandwich):
     padding: str
     part: str
     conditional: bool
+    precision: Precision | None = None
 
     scale = 2
     cell = 2
@@ -126,7 +136,7 @@ class Jiang2017(Sandwich):
         return small * self.com_layers + 4, small * self.rec_layers + 4
 
     def setup(self):
-        shared = (self.form, self.padding, self.conditional)
+        shared = (self.form, self.padding, self.conditional, self.precision)
         self.com = ComCNN(self.channels, self.features, self.com_layers, *shared)
         self.rec = RecCNN(self.channels, self.features, self.rec_layers, *shared)
 
@@ -216,6 +226,7 @@ def jiang2017(
     com_gradient: str = "skip_codec",
     rate: float = 1.0,
     rounding: str = "ste",
+    precision: Precision | None = None,
 ) -> Codec:
     """The codec, with the objectives "rec" and "com" of the paper's alternation, and "rd" that trains both at once.
 
@@ -232,6 +243,7 @@ def jiang2017(
         "codec_ste": the codec's own files, its gradient taken for one.
       rate: weight of the bits under "rd"; at 1 a bit buys what it buys in JPEG itself.
       rounding: of differentiable JPEG under "rd" (mlic_jax.jpeg).
+      precision: of products in training, see layers/precision.py.
 
     Raises:
       UsageError: an argument out of range.
@@ -249,7 +261,8 @@ def jiang2017(
         "codec": codec, "channels": channels, "low": low, "high": high, "form": form, "features": features,
         "com_layers": com_layers, "rec_layers": rec_layers, "padding": padding, "part": part,
     }  # fmt: skip
-    module = Jiang2017(codec, channels, features, com_layers, rec_layers, form, padding, part, conditional=high > low)
+    shape = (codec, channels, features, com_layers, rec_layers, form, padding, part)
+    module = Jiang2017(*shape, conditional=high > low, precision=precision)
 
     losses = Losses(codec, com_gradient, rate, rounding).of(part)
     return sandwich_codec(module, model="jiang2017", architecture=architecture, low=low, high=high, losses=losses)

@@ -27,6 +27,7 @@ from jax import lax
 from mlic_jax.codec import Codec
 from mlic_jax.errors import UsageError
 from mlic_jax.families.recurrent_codec import ALLOCATIONS, ENTROPY, mean_absolute, recurrent_codec
+from mlic_jax.layers.precision import Precision
 from mlic_jax.models.toderici2017 import networks
 
 LOSSES = ("l1", "ssim_l1")
@@ -100,11 +101,12 @@ def johnston2018(
     entropy: str = ENTROPY[0],
     allocation: str = ALLOCATIONS[1],
     remat: bool = True,
+    precision: Precision | None = None,
 ) -> Codec:
     """The codec, with the objectives "rd" (the networks) and "entropy" (the entropy coder alone, afterwards).
 
     Args:
-      cell, framework, divisor, code, iterations, copies, entropy, remat: see models.toderici2017.
+      cell, framework, divisor, code, iterations, copies, entropy, remat, precision: see models.toderici2017.
       hidden_kernels: "3x3", or "2017" for those of Toderici et al.
       prime_steps: k, runs of either network for its state before the first iteration.
       diffuse_steps: the same before every other one.
@@ -121,7 +123,7 @@ def johnston2018(
         "cell": cell, "framework": framework, "divisor": divisor, "code": code, "iterations": iterations,
         "copies": copies, "hidden_kernels": hidden_kernels, "prime_steps": prime_steps, "diffuse_steps": diffuse_steps,
     }  # fmt: skip
-    module = networks("johnston2018", **architecture)
+    module = networks("johnston2018", **architecture, precision=precision)
     weighted = loss == "ssim_l1"
     return recurrent_codec(
         module,

@@ -31,6 +31,7 @@ Nothing is computed at full resolution: samples move into channels, networks run
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -44,18 +45,10 @@ from mlic_jax.entropy.rounding import Rounding
 from mlic_jax.errors import UsageError
 from mlic_jax.families.latent import LatentModel, latent_codec
 from mlic_jax.layers import init
-from mlic_jax.layers.blocks import (
-    Conv3,
-    ConvBlock,
-    Dense,
-    DepthToSpace,
-    Gain,
-    ShiftBlock,
-    SpaceToDepth,
-    block_transform,
-    interpolation,
-)
+from mlic_jax.layers.blocks import ConvBlock, Gain, ShiftBlock, block_transform, interpolation
 from mlic_jax.layers.conv import Conv, ConvTranspose
+from mlic_jax.layers.precision import Precision
+from mlic_jax.layers.space import DepthToSpace, SpaceToDepth
 from mlic_jax.layers.stack import LeakyReLU, Stack, Sum, relu
 
 BLOCK = 16
@@ -207,6 +200,7 @@ class KltNet(LatentModel):
     blocks_16: int
     steps: int
     dtype: Any = None
+    precision: Precision | None = None
     stride = 64
     has_quality = True
     # Weights for quality 0 and 100. With the steps of `water_filling`, lmbda 255^2 times a squared error of one step is
@@ -216,94 +210,69 @@ class KltNet(LatentModel):
     refined = Rounding({f"y_{step}": (12.5, 9.5) for step in range(4)}, curvature=6 / np.log(2))
 
     def setup(self):
-        zeros = init.Normal(0.0)
-        self.analysis = Stack(
-            (
-                centre,
-                Sum(
-                    (
-                        Stack((SpaceToDepth(BLOCK), Dense(self.M, _Blocks(self.M, False), False))),
-                        Stack(
-                            (
-                                SpaceToDepth(BLOCK // 2),
-                                Conv3(self.C, dtype=self.dtype),
-                                *self._at_8(),
-                                Gain(LEVELS),
-                                SpaceToDepth(2),
-                                Dense(self.D, dtype=self.dtype),
-                                *self._at_16(),
-                                Dense(self.M, zeros),
-                            )
-                        ),
-                    )
-                ),
-                Gain(LEVELS, _Steps(False)),
-            ),
-            cores=CORES,
-        )
-        self.synthesis = Stack(
-            (
-                Gain(LEVELS, _Steps(True)),
-                Sum(
-                    (
-                        Stack((Dense(3 * BLOCK**2, _Blocks(self.M, True), False), DepthToSpace(BLOCK))),
-                        Stack(
-                            (
-                                Dense(self.D, dtype=self.dtype),
-                                *self._at_16(),
-                                Dense(4 * self.C, dtype=self.dtype),
-                                DepthToSpace(2),
-                                Gain(LEVELS),
-                                *self._at_8(),
-                                Conv3(3 * (BLOCK // 2) ** 2, zeros),
-                                DepthToSpace(BLOCK // 2),
-                            )
-                        ),
-                    )
-                ),
-                uncentre,
-            ),
-            cores=CORES,
-            pixels=True,
-        )
+        self.analysis = Stack(self._analysis_layers(), cores=CORES)
+        self.synthesis = Stack(self._synthesis_layers(), cores=CORES, pixels=True)
+        conv = functools.partial(Conv, gain=1.0, precision=self.precision)
+        up = functools.partial(ConvTranspose, kernel=5, stride=2, gain=HE, precision=self.precision)
         wide = max(self.Z, self.F)
         self.h_a = Stack(
-            (
-                Conv(wide, kernel=3, gain=HE),
-                leaky_relu,
-                Conv(wide, kernel=5, stride=2, gain=HE),
-                leaky_relu,
-                Conv(self.Z, kernel=5, stride=2, gain=1.0),
-            )
+            (conv(wide, 3, gain=HE), leaky_relu, conv(wide, 5, 2, gain=HE), leaky_relu, conv(self.Z, 5, 2)),
         )
         self.h_s = ExactStack(
-            (
-                ConvTranspose(wide, kernel=5, stride=2, gain=HE),
-                relu,
-                ConvTranspose(wide, kernel=5, stride=2, gain=HE),
-                relu,
-                Conv(2 * self.M + self.F, kernel=1, gain=SMALL),
-            ),
+            (up(wide), relu, up(wide), relu, conv(2 * self.M + self.F, 1, gain=SMALL)),
             of_values=True,
         )
         self.context = ExactStack(
-            (
-                Conv(self.D, kernel=3, gain=HE),
-                relu,
-                Conv(self.D, kernel=1, gain=HE),
-                relu,
-                Conv(2 * self.M, kernel=1, gain=SMALL),
-            ),
+            (conv(self.D, 3, gain=HE), relu, conv(self.D, 1, gain=HE), relu, conv(2 * self.M, 1, gain=SMALL)),
             cores=CORES,
             of_values=True,
         )
         self.prior_z = QualityPrior(self.Z)
 
+    def _analysis_layers(self):
+        conv = self._inner
+        residual = (
+            SpaceToDepth(BLOCK // 2),
+            conv(self.C, 3),
+            *self._at_8(),
+            Gain(LEVELS),
+            SpaceToDepth(2),
+            conv(self.D, 1),
+            *self._at_16(),
+            conv(self.M, 1, gain=0.0),
+        )
+        linear = (SpaceToDepth(BLOCK), self._shortcut(self.M, inverse=False))
+        return centre, Sum((Stack(linear), Stack(residual))), Gain(LEVELS, _Steps(False))
+
+    def _synthesis_layers(self):
+        conv = self._inner
+        residual = (
+            conv(self.D, 1),
+            *self._at_16(),
+            conv(4 * self.C, 1),
+            DepthToSpace(2),
+            Gain(LEVELS),
+            *self._at_8(),
+            conv(3 * (BLOCK // 2) ** 2, 3, gain=0.0),
+            DepthToSpace(BLOCK // 2),
+        )
+        linear = (self._shortcut(3 * BLOCK**2, inverse=True), DepthToSpace(BLOCK))
+        return Gain(LEVELS, _Steps(True)), Sum((Stack(linear), Stack(residual))), uncentre
+
+    def _inner(self, features, kernel, gain=1.0):
+        """A convolution of the transforms but for their shortcuts; what decides probabilities knows no dtype."""
+        return Conv(features, kernel, gain=gain, dtype=self.dtype, precision=self.precision)
+
+    def _shortcut(self, features, inverse):
+        blocks = _Blocks(self.M, inverse)
+        return Conv(features, 1, use_bias=False, kernel_init=blocks, precision=self.precision)
+
     def _at_8(self):
-        return [ShiftBlock(dtype=self.dtype) for _ in range(self.blocks_8)]
+        return [ShiftBlock(dtype=self.dtype, precision=self.precision) for _ in range(self.blocks_8)]
 
     def _at_16(self):
-        return [block(dtype=self.dtype) for _ in range(self.blocks_16) for block in (ConvBlock, ShiftBlock)]
+        blocks = (ConvBlock, ShiftBlock) * self.blocks_16
+        return [block(dtype=self.dtype, precision=self.precision) for block in blocks]
 
     def analyze(self, image, quality):
         y = self.analysis(image, quality)
@@ -348,6 +317,7 @@ def kltnet(
     blocks_16: int = TINY["blocks_16"],
     steps: int = TINY["steps"],
     dtype=None,
+    precision=None,
     **training,
 ) -> Codec:
     """KltNet, by default Tiny.
@@ -358,10 +328,10 @@ def kltnet(
       F: features that h_s hands to the context networks.
       blocks_8, blocks_16: blocks at 1/8, and pairs of blocks at 1/16, of each transform.
       steps: in which y is transmitted, 2 or 4.
-      dtype, training: see latent_codec.
+      dtype, precision, training: see latent_codec.
     """
     if steps not in (2, 4) or M % steps:
         raise UsageError(f"kltnet: steps={steps}, M={M}: steps are 2 or 4, M is a multiple of them")
     widths = {"C": C, "D": D, "M": M, "Z": Z, "F": F, "blocks_8": blocks_8, "blocks_16": blocks_16, "steps": steps}
-    module = KltNet(**widths, dtype=dtype)
+    module = KltNet(**widths, dtype=dtype, precision=precision)
     return latent_codec(module, model="kltnet", architecture=widths, lmbda=LAMBDAS, **training)

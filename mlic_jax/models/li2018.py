@@ -35,10 +35,8 @@ Not as published:
 from __future__ import annotations
 
 import functools
-from fractions import Fraction
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,8 +48,10 @@ from mlic_jax.families.binary import Binary, BinaryModel, Quantised
 from mlic_jax.families.common import check_choices, check_widths
 from mlic_jax.families.quality import OneRate
 from mlic_jax.layers import init
-from mlic_jax.layers.blocks import ConvBlock, Dense, DepthToSpace, SpaceToDepth, block_transform
+from mlic_jax.layers.blocks import ConvBlock, block_transform
 from mlic_jax.layers.conv import Conv
+from mlic_jax.layers.precision import Precision
+from mlic_jax.layers.space import DepthToSpace, SpaceToDepth
 from mlic_jax.layers.stack import Stack, Sum, relu
 
 CELL = 8  # pixels
@@ -133,42 +133,6 @@ mask.defvjp(_mask_forward, _mask_backward)
 # ---------------------------------------------------------------------- networks
 
 
-class HalfStepConv(nn.Module):
-    """Caffe's convolution with a kernel of 2 s and a stride of s, padding s / 2: [B, H, W, C] -> [B, H / s, W / s, F].
-
-    Computed as a 2x2 convolution of s x s blocks: the gradients of strided convolutions are slow on CPUs.
-    """
-
-    features: int
-    stride: int
-
-    @property
-    def scale(self) -> Fraction:
-        """Output samples per input sample along an axis."""
-        return Fraction(1, self.stride)
-
-    def inputs_of(self, first: int, last: int) -> tuple[int, int]:
-        """The first and last input sample along an axis on which the output samples first..last depend."""
-        before = self.stride // 2
-        return first * self.stride - before, last * self.stride + 2 * self.stride - before - 1
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        s, channels = self.stride, x.shape[-1]
-        kernel = self.param("kernel", init.Normal(1.0), (2 * s, 2 * s, channels, self.features))
-        bias = self.param("bias", init.constant(0.0), (self.features,))
-        x = jnp.pad(x, ((0, 0), (s // 2, s // 2), (s // 2, s // 2), (0, 0)))
-        batch, height, width, _ = x.shape
-        blocks = x.reshape(batch, height // s, s, width // s, s, channels).transpose(0, 1, 3, 2, 4, 5)
-        blocks = blocks.reshape(batch, height // s, width // s, s * s * channels)
-        taps = kernel.reshape(2, s, 2, s, channels, self.features).transpose(0, 2, 1, 3, 4, 5)
-        taps = taps.reshape(2, 2, s * s * channels, self.features)
-        return jax.lax.conv_general_dilated(blocks, taps, (1, 1), "VALID", dimension_numbers=_NHWC) + bias
-
-
-_NHWC = ("NHWC", "HWIO", "NHWC")
-
-
 def signed(x):
     """Pixels in [0, 1] -> -1..1, as the networks see them."""
     return 2 * x - 1
@@ -203,52 +167,62 @@ class Straight(NamedTuple):
         return init.constant(np.eye(*shape[2:]))(key, shape, dtype)
 
 
-def _residual(features, width):
+def _conv(features: int, kernel: int, stride: int = 1, *, precision: Precision | None = None) -> Conv:
+    return Conv(features, kernel, stride, gain=1.0, precision=precision)
+
+
+def _residual(features, width, conv):
     """relu(x + relu(conv(relu(conv(x))))), the inner layer of `width`: a list of layers."""
-    inner = (Conv(width, 3, gain=1.0), relu, Conv(features, 3, gain=1.0), relu)
+    inner = (conv(width, 3), relu, conv(features, 3), relu)
     return [Sum((Stack(()), Stack(inner))), relu]
 
 
-def _blocks(depth, features, width):
-    return [layer for _ in range(depth) for layer in _residual(features, width)]
+def _blocks(depth, features, width, conv):
+    return [layer for _ in range(depth) for layer in _residual(features, width, conv)]
 
 
-def encoder(variant: str, width: int, depth: int) -> tuple:
+def encoder(variant: str, width: int, depth: int, precision: Precision | None = None) -> tuple:
     """The layers from the picture to F, [B, H / 8, W / 8, 2 width] (width in "compact")."""
+    conv = functools.partial(_conv, precision=precision)
     if variant == "compact":
-        return signed, SpaceToDepth(CELL), Dense(width, Cosines(width, False)), *(ConvBlock() for _ in range(depth))
+        cosines = Conv(width, 1, kernel_init=Cosines(width, False), precision=precision)
+        return signed, SpaceToDepth(CELL), cosines, *(ConvBlock(precision=precision) for _ in range(depth))
+    # Caffe's kernels of twice the stride, with padding of half of it.
     return (
         signed,
-        HalfStepConv(width, 4), relu, *_blocks(depth, width, width),
-        HalfStepConv(2 * width, 2), relu, *_blocks(depth, 2 * width, width),
-        *((Conv(2 * width, 3, gain=1.0), relu) if variant == "released" else ()), *_blocks(depth, 2 * width, width),
+        conv(width, 8, 4), relu, *_blocks(depth, width, width, conv),
+        conv(2 * width, 4, 2), relu, *_blocks(depth, 2 * width, width, conv),
+        *((conv(2 * width, 3), relu) if variant == "released" else ()), *_blocks(depth, 2 * width, width, conv),
     )  # fmt: skip
 
 
-def importance_net(variant: str, width: int) -> tuple:
+def importance_net(variant: str, width: int, precision: Precision | None = None) -> tuple:
     """The layers from F to p, [B, H / 8, W / 8, 1]."""
-    hidden = [layer for _ in range(2 if variant == "paper" else 1) for layer in (Conv(width, 3, gain=1.0), relu)]
-    return *hidden, Conv(1, 1, gain=1.0), mostly if variant == "compact" else jax.nn.sigmoid
+    conv = functools.partial(_conv, precision=precision)
+    hidden = [layer for _ in range(2 if variant == "paper" else 1) for layer in (conv(width, 3), relu)]
+    return *hidden, conv(1, 1), mostly if variant == "compact" else jax.nn.sigmoid
 
 
-def decoder(variant: str, width: int, depth: int) -> tuple:
+def decoder(variant: str, width: int, depth: int, precision: Precision | None = None) -> tuple:
     """The layers from masked bits to the picture."""
+    conv = functools.partial(_conv, precision=precision)
     if variant == "compact":
         return (
-            Dense(width, Straight()), *(ConvBlock() for _ in range(depth + 1)),
-            Dense(3 * CELL**2, Cosines(width, True)), DepthToSpace(CELL), unsigned,
+            Conv(width, 1, kernel_init=Straight(), precision=precision),
+            *(ConvBlock(precision=precision) for _ in range(depth + 1)),
+            Conv(3 * CELL**2, 1, kernel_init=Cosines(width, True), precision=precision), DepthToSpace(CELL), unsigned,
         )  # fmt: skip
     wide = 4 * width
     first = (
-        (Conv(wide, 3, gain=1.0), relu, *_blocks(depth, wide, width), Conv(wide, 3, gain=1.0), relu)
+        (conv(wide, 3), relu, *_blocks(depth, wide, width, conv), conv(wide, 3), relu)
         if variant == "released"
-        else (Conv(wide, 1, gain=1.0), relu, *_blocks(depth, wide, width))
+        else (conv(wide, 1), relu, *_blocks(depth, wide, width, conv))
     )
-    last = (Conv(3, 1 if variant == "released" else 3, gain=1.0), unsigned)
+    last = (conv(3, 1 if variant == "released" else 3), unsigned)
     return (
-        *first, *_blocks(depth, wide, width), DepthToSpace(2),
-        Conv(2 * width, 3, gain=1.0), relu, *_blocks(depth, 2 * width, width), DepthToSpace(4),
-        Conv(width // 4, 3, gain=1.0), relu, *last,
+        *first, *_blocks(depth, wide, width, conv), DepthToSpace(2),
+        conv(2 * width, 3), relu, *_blocks(depth, 2 * width, width, conv), DepthToSpace(4),
+        conv(width // 4, 3), relu, *last,
     )  # fmt: skip
 
 
@@ -268,6 +242,7 @@ class Li2018(BinaryModel):
     code_features: int
     map_features: int
     blocks: int
+    precision: Precision | None = None
     mask_gradient: str = "local"
     rate: str = "hinge"
     r0: float = 0.5
@@ -291,13 +266,14 @@ class Li2018(BinaryModel):
         return self.levels.bit_length() - 1
 
     def setup(self):
-        self.encoder = Stack(encoder(self.variant, self.width, self.depth))
-        last = Dense(self.n, Straight()) if self.variant == "compact" else Conv(self.n, 1, gain=1.0)
+        self.encoder = Stack(encoder(self.variant, self.width, self.depth, self.precision))
+        straight = Straight() if self.variant == "compact" else None
+        last = Conv(self.n, 1, gain=1.0, kernel_init=straight, precision=self.precision)
         self.head = Stack((last, jax.nn.sigmoid))
-        self.decoder = Stack(decoder(self.variant, self.width, self.depth), pixels=True)
+        self.decoder = Stack(decoder(self.variant, self.width, self.depth, self.precision), pixels=True)
         self.code_prior = TrimmedConv(self.n, self.code_features, self.blocks)
         if self.guided:
-            self.importance_net = Stack(importance_net(self.variant, self.width))
+            self.importance_net = Stack(importance_net(self.variant, self.width, self.precision))
             self.map_prior = TrimmedConv(self.planes, self.map_features, self.blocks)
 
     def codes(self, image):
@@ -384,6 +360,7 @@ def li2018(
     map_features: int = 16,
     blocks: int = 3,
     nested: bool = False,
+    precision: Precision | None = None,
 ) -> Codec:
     """The codec, with the objectives "rd" (the networks) and "entropy" (the coder's networks, on codes as they are).
 
@@ -402,6 +379,7 @@ def li2018(
       entropy: "trimmed", or "none": bits are written as they are.
       code_features, map_features, blocks: of the coder's networks, see mlic_jax.entropy.bits.trimmed.
       nested: without a map, train with a random number of bits in each cell; files have all of them.
+      precision: of the networks' products in training, see layers/precision.py.
 
     Raises:
       UsageError: an argument out of range.
@@ -415,6 +393,34 @@ def li2018(
         "li2018", ("n", n, 1), ("levels", levels, 2), ("width", width, 1), ("depth", depth, 0),
         ("code_features", code_features, 1), ("map_features", map_features, 1), ("blocks", blocks, 0),
     )  # fmt: skip
+    _check_together(variant, n, levels, width, code_features, map_features)
+    if not (0 <= r0 <= 1 and 0 <= gamma < float("inf")):
+        raise UsageError(f"li2018: r0={r0!r} is within 0 and 1, and gamma={gamma!r} a number from 0")
+    architecture: dict[str, Any] = {
+        "variant": variant, "n": n, "levels": levels, "width": width, "depth": depth, "importance": importance,
+        "floor_levels": floor_levels, "code_features": code_features, "map_features": map_features, "blocks": blocks,
+    }  # fmt: skip
+    training = {
+        "mask_gradient": mask_gradient,
+        "rate": rate,
+        "r0": r0,
+        "gamma": gamma,
+        "nested": nested,
+        "precision": precision,
+    }
+    module = Li2018(**architecture, **training)
+    return Binary(
+        model="li2018",
+        architecture={**architecture, "entropy": entropy},
+        qualities=OneRate(),
+        guided=module.guided,
+        module=module,
+        plain=entropy == "none",
+    ).codec()
+
+
+def _check_together(variant, n, levels, width, code_features, map_features):
+    """Raises UsageError for numbers that are possible alone, but not with the others."""
     if levels & (levels - 1) or n % levels:
         raise UsageError(f"li2018: n={n} and levels={levels}: levels are a power of two, and n a multiple of them")
     if width > 3 * CELL**2 if variant == "compact" else width % 8:
@@ -426,19 +432,3 @@ def li2018(
             f"li2018: {n} channels with {code_features} features each, and {planes} planes with {map_features}: "
             f"the coder's layers have at most {MOST_FEATURES}"
         )
-    if not (0 <= r0 <= 1 and 0 <= gamma < float("inf")):
-        raise UsageError(f"li2018: r0={r0!r} is within 0 and 1, and gamma={gamma!r} a number from 0")
-    architecture: dict[str, Any] = {
-        "variant": variant, "n": n, "levels": levels, "width": width, "depth": depth, "importance": importance,
-        "floor_levels": floor_levels, "code_features": code_features, "map_features": map_features, "blocks": blocks,
-    }  # fmt: skip
-    training = {"mask_gradient": mask_gradient, "rate": rate, "r0": r0, "gamma": gamma, "nested": nested}
-    module = Li2018(**architecture, **training)
-    return Binary(
-        model="li2018",
-        architecture={**architecture, "entropy": entropy},
-        qualities=OneRate(),
-        guided=module.guided,
-        module=module,
-        plain=entropy == "none",
-    ).codec()

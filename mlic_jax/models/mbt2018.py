@@ -25,6 +25,7 @@ from mlic_jax.entropy.priors.factorized import DeepFactorized
 from mlic_jax.entropy.priors.gaussian import Gaussian
 from mlic_jax.families.latent import LatentModel, latent_codec
 from mlic_jax.layers.conv import Conv, ConvTranspose
+from mlic_jax.layers.precision import Precision
 from mlic_jax.layers.stack import LeakyReLU
 from mlic_jax.models import bmshj2018
 
@@ -42,19 +43,20 @@ class MeanScaleHyperprior(LatentModel):
     N: int
     M: int
     dtype: jnp.dtype | None = None
+    precision: Precision | None = None
     stride = 64
 
     def setup(self):
-        self.g_a = bmshj2018.analysis_transform(self.N, self.M, self.dtype)
-        self.g_s = bmshj2018.synthesis_transform(self.N, self.dtype)
-        self.h_a = bmshj2018.hyper_analysis(self.N, leaky_relu, self.dtype)
+        self.g_a = bmshj2018.analysis_transform(self.N, self.M, self.dtype, self.precision)
+        self.g_s = bmshj2018.synthesis_transform(self.N, self.dtype, self.precision)
+        self.h_a = bmshj2018.hyper_analysis(self.N, leaky_relu, self.dtype, self.precision)
         self.h_s = ExactStack(  # without dtype: its outcome selects probability tables
             (
-                ConvTranspose(self.M, kernel=5, stride=2),
+                ConvTranspose(self.M, kernel=5, stride=2, precision=self.precision),
                 leaky_relu,
-                ConvTranspose(self.M * 3 // 2, kernel=5, stride=2),
+                ConvTranspose(self.M * 3 // 2, kernel=5, stride=2, precision=self.precision),
                 leaky_relu,
-                Conv(self.M * 2, kernel=3),
+                Conv(self.M * 2, kernel=3, precision=self.precision),
             )
         )
         self.prior_z = DeepFactorized(self.N, family="factorized_z", limit=LARGEST_INPUT)
@@ -72,8 +74,8 @@ class MeanScaleHyperprior(LatentModel):
         return self.g_s(received)
 
 
-def mean_scale(*, N: int = 128, M: int = 192, lmbda: float = 0.0130, dtype=None, **training) -> Codec:
+def mean_scale(*, N: int = 128, M: int = 192, lmbda: float = 0.0130, dtype=None, precision=None, **training) -> Codec:
     """mbt2018-mean. N: width of the transforms and channels of z; M: channels of y; training: see latent_codec."""
     architecture = {"N": N, "M": M}
-    module = MeanScaleHyperprior(**architecture, dtype=dtype)
+    module = MeanScaleHyperprior(**architecture, dtype=dtype, precision=precision)
     return latent_codec(module, model="mbt2018-mean", architecture=architecture, lmbda=lmbda, **training)

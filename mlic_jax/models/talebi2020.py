@@ -24,6 +24,7 @@ test holds this).
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -38,8 +39,9 @@ from mlic_jax.errors import UsageError
 from mlic_jax.families.common import check_choices, check_widths, mse255
 from mlic_jax.families.sandwich import Sandwich, sandwich_codec
 from mlic_jax.families.standard import DIFFERENTIABLE, check_range, simulated, worth_of_a_bit
-from mlic_jax.layers.conv import Conv, space_to_depth
-from mlic_jax.layers.edge import EdgeConv
+from mlic_jax.layers.conv import ConditionedConv, Conv
+from mlic_jax.layers.precision import Precision
+from mlic_jax.layers.space import space_to_depth
 from mlic_jax.layers.windows import to_float, to_uint8
 
 VARIANTS = ("smooth", "warp", "cascade")
@@ -59,62 +61,73 @@ def leaky(x):
     return nn.leaky_relu(x, 0.2)
 
 
-class PublishedSmooth(nn.Module):
+class _Network(nn.Module):
+    """What all networks are told."""
+
+    features: int
+    conditional: bool
+    precision: Precision | None
+
+    def convolution(self, condition):
+        """(features, x, gain) -> a 3x3 convolution of its own, of x, the edge repeated."""
+        numbers = itertools.count()
+
+        def convolve(features, x, gain=2**0.5):
+            options = {"gain": gain, "padding": "edge", "precision": self.precision}
+            options["name"] = f"EdgeConv_{next(numbers)}"  # of stored weights
+            if self.conditional:
+                return ConditionedConv(features, 3, **options)(x, condition)
+            return Conv(features, 3, **options)(x)
+
+        return convolve
+
+    def wide(self, features, x, gain=2**0.5):
+        """A 7x7 convolution with the edge repeated."""
+        return Conv(features, kernel=7, gain=gain, padding="edge", precision=self.precision)(x)
+
+
+class PublishedSmooth(_Network):
     """The change to an image [B, H, W, c], by the layers of the re-implementation, without its batch norms."""
 
     channels: int
-    features: int
-    conditional: bool
 
     @nn.compact
     def __call__(self, image, condition):
-        def convolve(features, x, **options):
-            return EdgeConv(features, conditional=self.conditional, **options)(x, condition)
-
-        first = x = leaky(_wide(self.features, image - 0.5))
+        convolve = self.convolution(condition)
+        first = x = leaky(self.wide(self.features, image - 0.5))
         for _ in range(2):
             x = x + nn.relu(convolve(self.features, leaky(convolve(self.features, x))))
         x = first + convolve(self.features, x)
         x = leaky(convolve(2 * self.features, x))
         x = leaky(convolve(2 * self.features, x))
-        return _wide(self.channels, x, gain=0.0)
+        return self.wide(self.channels, x, gain=0.0)
 
 
-def _wide(features, x, gain=2**0.5):
-    """7x7 convolution with the edge repeated."""
-    x = jnp.pad(x, ((0, 0), (6, 6), (6, 6), (0, 0)), mode="edge")
-    return Conv(features, kernel=7, gain=gain)(x)[:, 6:-6, 6:-6]
-
-
-class Smooth(nn.Module):
+class Smooth(_Network):
     """The change to an image [B, H, W, c], by 3x3 convolutions."""
 
     channels: int
-    features: int
     layers: int
-    conditional: bool
 
     @nn.compact
     def __call__(self, image, condition):
-        x = image - 0.5
+        convolve, x = self.convolution(condition), image - 0.5
         for _ in range(self.layers - 1):
-            x = leaky(EdgeConv(self.features, conditional=self.conditional)(x, condition))
-        return EdgeConv(self.channels, gain=0.0, conditional=self.conditional)(x, condition)
+            x = leaky(convolve(self.features, x))
+        return convolve(self.channels, x, gain=0.0)
 
 
-class Field(nn.Module):
+class Field(_Network):
     """Displacements [B, H/8, W/8, 2] (down, right) in pixels, at most REACH, of an image [B, H, W, c]."""
 
-    features: int
     layers: int
-    conditional: bool
 
     @nn.compact
     def __call__(self, image, condition):
-        x = space_to_depth(image - 0.5, CELL)
+        convolve, x = self.convolution(condition), space_to_depth(image - 0.5, CELL, order="torch")
         for _ in range(self.layers - 1):
-            x = leaky(EdgeConv(self.features, conditional=self.conditional)(x, condition))
-        return REACH * jnp.tanh(EdgeConv(2, gain=0.0, conditional=self.conditional)(x, condition))
+            x = leaky(convolve(self.features, x))
+        return REACH * jnp.tanh(convolve(2, x, gain=0.0))
 
 
 def enlarge(field: jax.Array) -> jax.Array:
@@ -168,6 +181,7 @@ class Talebi2020(Sandwich):
     layers: int
     form: str
     conditional: bool
+    precision: Precision | None = None
 
     @property
     def cell(self):
@@ -180,13 +194,14 @@ class Talebi2020(Sandwich):
         return smooth + warped, 0
 
     def setup(self):
+        shared = (self.features, self.conditional, self.precision)
         if self.variant != "warp":
             if self.form == "published":
-                self.smooth = PublishedSmooth(self.channels, self.features, self.conditional)
+                self.smooth = PublishedSmooth(*shared, self.channels)
             else:
-                self.smooth = Smooth(self.channels, self.features, self.layers, self.conditional)
+                self.smooth = Smooth(*shared, self.channels, self.layers)
         if self.variant != "smooth":
-            self.field = Field(self.features, self.layers, self.conditional)
+            self.field = Field(*shared, self.layers)
 
     def edit(self, image, condition):
         """(the edited image, its field of displacements or None)."""
@@ -291,6 +306,7 @@ def talebi2020(
     rate: float = 1.0,
     perceptual: float = 0.0,
     smoothness: float = 10.0,
+    precision: Precision | None = None,
 ) -> Codec:
     """The editor as a codec, with the objective "rd".
 
@@ -307,6 +323,7 @@ def talebi2020(
       perceptual: share of the distortion that is LPIPS (AlexNet; needs the extra `lpips`), 0 to 1; the rest is MSE.
         LPIPS is taken behind JPEG with straight-through rounding.
       smoothness: weight of the warp's variation, squared error for each pixel of it.
+      precision: of products in training, see layers/precision.py.
 
     Raises:
       UsageError: an argument out of range.
@@ -325,7 +342,8 @@ def talebi2020(
         "codec": codec, "channels": channels, "low": low, "high": high, "variant": variant, "form": form,
         "features": features, "layers": layers,
     }  # fmt: skip
-    module = Talebi2020(codec, channels, variant, features, layers, form, conditional=high > low)
+    shape = (codec, channels, variant, features, layers, form)
+    module = Talebi2020(*shape, conditional=high > low, precision=precision)
 
     loss = Loss(codec, rounding, rate, perceptual, smoothness)
     owned = {"smooth": ("smooth",), "warp": ("field",), "cascade": ("smooth", "field")}[variant]

@@ -29,8 +29,9 @@ import jax.numpy as jnp
 from mlic_jax.codec import Codec
 from mlic_jax.families.recurrent import Recurrent
 from mlic_jax.families.recurrent_codec import ENTROPY, check_recurrent, recurrent_codec
-from mlic_jax.layers.conv import depth_to_space, space_to_depth
-from mlic_jax.layers.recurrent import GRU, LSTM, AssociativeLSTM, Conv
+from mlic_jax.layers.precision import Precision
+from mlic_jax.layers.recurrent import GRU, LSTM, AssociativeLSTM, convolution
+from mlic_jax.layers.space import depth_to_space, space_to_depth
 from mlic_jax.layers.windows import Inside, mask
 
 CELLS = ("lstm", "gru", "residual_gru", "associative_lstm")
@@ -57,13 +58,16 @@ E_GAIN, D_GAIN, B_GAIN = 4.0, 0.5, 4.0
 ASSOCIATIVE_GAIN = 4.0
 
 
-def make_cell(kind: str, features: int, stride: int, hidden_kernel: int, copies: int, gain: float) -> nn.Module:
+def make_cell(
+    kind: str, features: int, stride: int, hidden_kernel: int, copies: int, gain: float, precision: Precision | None
+) -> nn.Module:
     """A cell by its name in CELLS."""
+    shared = {"features": features, "stride": stride, "hidden_kernel": hidden_kernel, "precision": precision}
     if kind == "lstm":
-        return LSTM(features, stride, hidden_kernel, gain)
+        return LSTM(gain=gain, **shared)
     if kind == "associative_lstm":
-        return AssociativeLSTM(features, stride, hidden_kernel, ASSOCIATIVE_GAIN, copies)
-    return GRU(features, stride, hidden_kernel, gain, RESIDUAL if kind == "residual_gru" else None)
+        return AssociativeLSTM(gain=ASSOCIATIVE_GAIN, copies=copies, **shared)
+    return GRU(gain=gain, residual=RESIDUAL if kind == "residual_gru" else None, **shared)
 
 
 class Encoder(nn.Module):
@@ -73,14 +77,17 @@ class Encoder(nn.Module):
     divisor: int
     code: int
     kernels: tuple[int, int, int]
+    precision: Precision | None = None
 
     def setup(self):
         # The associative memory is the decoder's alone.
         kind = "lstm" if self.cell == "associative_lstm" else self.cell
-        self.first = Conv(E_CONV // self.divisor, 3, 2)
+        self.first = convolution(E_CONV // self.divisor, 3, 2, precision=self.precision)
         widths = zip(E_CELLS, self.kernels, strict=True)
-        self.cells = [make_cell(kind, width // self.divisor, 2, kernel, 0, E_GAIN) for width, kernel in widths]
-        self.last = Conv(self.code, 1, gain=B_GAIN)
+        self.cells = [
+            make_cell(kind, width // self.divisor, 2, kernel, 0, E_GAIN, self.precision) for width, kernel in widths
+        ]
+        self.last = convolution(self.code, 1, gain=B_GAIN, precision=self.precision)
 
     def start(self, batch, height, width):
         return tuple(cell.start(batch, height // n, width // n) for cell, n in zip(self.cells, (4, 8, 16), strict=True))
@@ -102,15 +109,16 @@ class Decoder(nn.Module):
     divisor: int
     kernels: tuple[int, int, int, int]
     copies: int
+    precision: Precision | None = None
 
     def setup(self):
-        self.first = Conv(D_CONV // self.divisor, 1)
+        self.first = convolution(D_CONV // self.divisor, 1, precision=self.precision)
         widths = [max(width // self.divisor, least) for width, least in zip(D_CELLS, D_LEAST, strict=True)]
         self.cells = [
-            make_cell(self.cell, width, 1, kernel, self.copies, D_GAIN)
+            make_cell(self.cell, width, 1, kernel, self.copies, D_GAIN, self.precision)
             for width, kernel in zip(widths, self.kernels, strict=True)
         ]
-        self.last = Conv(3, 1)
+        self.last = convolution(3, 1, precision=self.precision)
 
     def start(self, batch, height, width):
         scales = (16, 8, 4, 2)
@@ -121,7 +129,7 @@ class Decoder(nn.Module):
         x, after = mask(self.first(code), inside), []
         for cell, state in zip(self.cells, states, strict=True):
             state, x = cell(state, x, inside)
-            x, inside = depth_to_space(x, 2), scaled(inside, 2)
+            x, inside = depth_to_space(x, 2, order="torch"), scaled(inside, 2)
             after.append(state)
         return tuple(after), mask(jnp.tanh(self.last(x)) / 2, inside)
 
@@ -129,14 +137,16 @@ class Decoder(nn.Module):
 class Gain(nn.Module):
     """Picture [B, H, W, 3] -> [B, H/32, W/32, 1], by how much what is left over is enlarged: above 1."""
 
+    precision: Precision | None = None
+
     @nn.compact
     def __call__(self, shown, inside=None):
         x = shown
         for _ in range(4):
             inside = scaled(inside, 1, 2)
-            x = mask(nn.elu(Conv(32, 3, 2)(x)), inside)
+            x = mask(nn.elu(convolution(32, 3, 2, precision=self.precision)(x)), inside)
         # A convolution 2x2 of stride 2.
-        return nn.elu(Conv(1, 1)(space_to_depth(x, 2))) + 2
+        return nn.elu(convolution(1, 1, precision=self.precision)(space_to_depth(x, 2, order="torch"))) + 2
 
 
 class Toderici2017(Recurrent):
@@ -147,6 +157,7 @@ class Toderici2017(Recurrent):
     divisor: int
     hidden_kernels: str
     copies: int
+    precision: Precision | None = None
 
     @property
     def stride(self):
@@ -154,10 +165,10 @@ class Toderici2017(Recurrent):
 
     def setup(self):
         of_encoder, of_decoder = HIDDEN_KERNELS[self.hidden_kernels]
-        self.encoder = Encoder(self.cell, self.divisor, self.code, of_encoder)
-        self.decoder = Decoder(self.cell, self.divisor, of_decoder, self.copies)
+        self.encoder = Encoder(self.cell, self.divisor, self.code, of_encoder, self.precision)
+        self.decoder = Decoder(self.cell, self.divisor, of_decoder, self.copies, self.precision)
         if self.framework == "scaling":
-            self.gain = Gain()
+            self.gain = Gain(self.precision)
 
     def start(self, batch, height, width):
         gain = jnp.ones((batch, height // 32, width // 32, 1)) if self.framework == "scaling" else None
@@ -207,6 +218,7 @@ def networks(
     copies: int,
     prime_steps: int = 0,
     diffuse_steps: int = 0,
+    precision: Precision | None = None,
 ) -> Toderici2017:
     """The checked networks of `model`; arguments as in `toderici2017` and `johnston2018`. Raises UsageError."""
     check_recurrent(
@@ -225,6 +237,7 @@ def networks(
         divisor=divisor,
         hidden_kernels=hidden_kernels,
         copies=copies,
+        precision=precision,
     )
 
 
@@ -237,6 +250,7 @@ def toderici2017(
     copies: int = 4,
     entropy: str = ENTROPY[0],
     remat: bool = True,
+    precision: Precision | None = None,
 ) -> Codec:
     """The codec, with the objectives "rd" (E, B, D and G) and "entropy" (the entropy coder alone, afterwards).
 
@@ -250,6 +264,7 @@ def toderici2017(
       entropy: one of recurrent_codec.ENTROPY: how bits are coded.
       remat: in training, compute what is within a pass again for the gradient: a fraction of the memory, a third more
         time.
+      precision: of products in training, see layers/precision.py.
 
     Raises:
       UsageError: an argument out of range.
@@ -258,7 +273,7 @@ def toderici2017(
         "cell": cell, "framework": framework, "divisor": divisor, "code": code, "iterations": iterations,
         "copies": copies,
     }  # fmt: skip
-    module = networks("toderici2017", **architecture, hidden_kernels="2017")
+    module = networks("toderici2017", **architecture, hidden_kernels="2017", precision=precision)
     return recurrent_codec(
         module, model="toderici2017", architecture={**architecture, "entropy": entropy}, entropy=entropy, remat=remat
     )

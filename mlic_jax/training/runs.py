@@ -21,6 +21,7 @@ from mlic_jax import zoo
 from mlic_jax.codec import Codec
 from mlic_jax.errors import InputError, TrainingError, UsageError
 from mlic_jax.fileformat.artifact import Artifact, flatten, unflatten
+from mlic_jax.layers.precision import Precision
 from mlic_jax.training import config as configs
 from mlic_jax.training import optimizers, parallel
 from mlic_jax.training.checkpoint import Checkpoints
@@ -50,6 +51,8 @@ def make_codec(config: ConfigDict) -> Codec:
     arguments = {key: _hashable(value) for key, value in config.model.arguments.to_dict().items()}
     if config.train.bfloat16:
         arguments["dtype"] = jnp.bfloat16
+    if config.train.rounded_products:
+        arguments["precision"] = Precision.BFLOAT16_OPERANDS
     return zoo.make(config.model.name, **arguments)
 
 
@@ -149,7 +152,7 @@ def export_run(
     """
     run = load_run(workdir, which)
     card = {"trained_with": json.loads(json.dumps(run.config.to_dict(), default=list)), "step": run.step}
-    run.config.train.bfloat16 = False
+    run.config.train.bfloat16 = run.config.train.rounded_products = False  # how it was trained, not what it is
     for key, value in (changes or {}).items():
         configs.change(run.config, key, value)
     artifact = make_codec(run.config).export(run.params, run.state, images)

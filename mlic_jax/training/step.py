@@ -16,7 +16,6 @@ import optax
 
 from mlic_jax.codec import Codec, Objective
 from mlic_jax.errors import UsageError
-from mlic_jax.layers import rounded
 
 
 class TrainState(NamedTuple):
@@ -79,7 +78,6 @@ def make_step(
     seed: int,
     accumulate: int = 1,
     ema: float = 0.0,
-    rounded_products: bool = False,
     axis: str | None = None,
 ) -> Callable:
     """The function (TrainState, batch) -> (TrainState, metrics).
@@ -91,16 +89,12 @@ def make_step(
       seed: of the noise.
       accumulate: micro-batches per objective; gradients and metrics are their means.
       ema: decay of the parameters' average, 0 for none; in step t it is at most (1 + t) / (10 + t).
-      rounded_products: whether layers round the operands of their products to bfloat16, see layers/rounded.py.
       axis: name of the mapped device axis over which gradients, metrics and state are averaged.
 
     The batch, {"image": uint8 [b, H, W, 3], "position": int32 [b]}, is one device's share.
     """
 
-    gradients = {
-        name: _gradient_function(codec.objectives[name], seed, accumulate, rounded_products)
-        for name in dict.fromkeys(schedule)
-    }
+    gradients = {name: _gradient_function(codec.objectives[name], seed, accumulate) for name in dict.fromkeys(schedule)}
 
     def train_step(train_state: TrainState, batch):
         params, state, optimizer = train_state.params, train_state.state, dict(train_state.optimizer)
@@ -134,7 +128,7 @@ def make_step(
     return train_step
 
 
-def _gradient_function(objective: Objective, seed: int, accumulate: int, rounded_products: bool) -> Callable:
+def _gradient_function(objective: Objective, seed: int, accumulate: int) -> Callable:
     """The function (params, state, batch, step) -> (loss, metrics, new state, gradients of what the objective owns).
 
     Loss, metrics and gradients are means over `accumulate` micro-batches; the state passes from one to the next.
@@ -150,11 +144,7 @@ def _gradient_function(objective: Objective, seed: int, accumulate: int, rounded
             return objective.loss({**rest, **owned}, state, batch, keys, step)
 
         owned = _owned(params, objective.owns)
-
-        def differentiate(*args):
-            with rounded.operands(rounded_products):
-                return jax.value_and_grad(loss, has_aux=True)(*args)
-
+        differentiate = jax.value_and_grad(loss, has_aux=True)
         if accumulate == 1:
             (value, (metrics, state)), grads = differentiate(owned, state, batch)
             return value, metrics, state, grads

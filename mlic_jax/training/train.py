@@ -125,7 +125,7 @@ def step_functions(codec: Codec, config: ConfigDict) -> list[Callable]:
     """
     check_schedule(codec, config.schedule)
     made = optimizers.make_all(config)
-    settings = {name: config.train[name] for name in ("accumulate", "ema", "rounded_products")}
+    settings = {name: config.train[name] for name in ("accumulate", "ema")}
     return [
         parallel.pmap(make_step(codec, objectives, made, seed=config.seed, axis=parallel.AXIS, **settings))
         for objectives in objectives_of_phases(config)

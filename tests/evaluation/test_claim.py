@@ -89,6 +89,8 @@ def get_config(argument=""):
 """
 STEPS = tuple({"model.arguments.step": step} for step in (64.0, 32.0, 16.0, 8.0))
 FIRST = Arm("first", "configs/steps.py", points=STEPS)
+# The same with one training for all its points.
+RATES = Arm("first", "configs/steps.py", {"model.arguments.ladder": True})
 SECOND = Arm("second one", "configs/steps.py", {"optimizer.learning_rate": 0.2}, after="first", points=STEPS)
 
 
@@ -116,6 +118,7 @@ def photo(seed, height=48, width=64):
     return np.clip(ramp + noise, 0, 255).astype(np.uint8)
 
 
+WHOLE = claim(arms=(RATES, SECOND))
 HELD_OUT = [("one", photo(1)), ("two", photo(2))]
 
 
@@ -212,12 +215,20 @@ def trained(small, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A claim of two arms, two seeds and four points: (folder, trainer, outcome)."""
+    """A claim of two arms, two seeds and four points: (folder, trainer, outcome). The first arm has several rates."""
     folder = furnish(tmp_path_factory.mktemp("whole"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         trainer = Trainer()
-        return folder, trainer, run(claim(), trainer, shown=1)
+        return folder, trainer, run(WHOLE, trainer, shown=1)
+
+
+@pytest.fixture
+def copy(whole, tmp_path, monkeypatch):
+    """A copy of its folder, to be in."""
+    shutil.copytree(whole[0], tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
 
 
 def curves_of(folder, key="psnr_db"):
@@ -232,7 +243,7 @@ def curves_of(folder, key="psnr_db"):
 
 def test_all_seeds_of_all_arms_are_trained_and_measured(whole):
     folder, trainer, outcome = whole
-    arms = [f"{arm}, step={step}, seed {{}}" for arm in ("first", "second one") for step in (64.0, 32.0, 16.0, 8.0)]
+    arms = ["first, seed {}", *(f"second one, step={step}, seed {{}}" for step in (64.0, 32.0, 16.0, 8.0))]
     assert trainer.names == [name.format(seed) for seed in (0, 1) for name in arms]
     assert not outcome.failures and not outcome.results["missing"]
     assert (folder / "work" / "second-one" / "step=8.0" / "seed-1" / "checkpoints" / "3").is_dir()
@@ -243,7 +254,7 @@ def test_all_seeds_of_all_arms_are_trained_and_measured(whole):
     assert set(outcome.written) == {
         "results.json", "images.csv", "steps.md", "steps-psnr.svg", "steps-psnr.png", "report.html"
     }  # fmt: skip
-    assert len(outcome.results["runs"]) == 16
+    assert len(outcome.results["runs"]) == 10
     for one in outcome.results["runs"]:
         assert one["done"] == one["steps"] == 3 and one["minutes"] > 0 and one["steps_per_second"] > 0
 
@@ -252,8 +263,8 @@ def test_arms_begin_with_the_weights_of_others(whole):
     folder, _, _ = whole
     for seed in (0, 1):
         gain = 1.5 + 0.25 * seed
-        for name, rate in (("first", 0.05), ("second-one", 0.2)):
-            found = Artifact.load(folder / "work" / name / "step=8.0" / f"seed-{seed}" / "model-3.mlicm")
+        for name, rate in (("first/only", 0.05), ("second-one/step=8.0", 0.2)):
+            found = Artifact.load(folder / "work" / name / f"seed-{seed}" / "model-3.mlicm")
             gain = 1 + (gain - 1) * (1 - 2 * rate) ** 3  # three steps of gradient descent
             assert float(found.params["gain"]["value"][0]) == pytest.approx(gain, rel=1e-5)
             assert found.card["step"] == 3
@@ -352,27 +363,25 @@ def test_the_document_says_what_was_found(whole):
         assert number(row["median"]) == pytest.approx(entry["median"], abs=0.0051)
         assert row["worst"].endswith(f"({entry['worst_image']})")
     assert sections["The paper's figures"] == [[{"codec": "theirs", "PSNR dB": "28.60"}]]
-    assert len(sections["Trainings"][0]) == 16
+    assert len(sections["Trainings"][0]) == 10
 
 
-def test_a_second_call_trains_and_measures_nothing(whole, monkeypatch):
-    folder, _, outcome = whole
-    monkeypatch.chdir(folder)
+def test_a_second_call_trains_and_measures_nothing(whole, copy):
+    folder, outcome = copy, whole[2]
     before = (folder / "docs" / "steps.md").read_text()
     ENCODED.clear()
     trainer = Trainer()
-    again = run(claim(), trainer)
+    again = run(WHOLE, trainer)
     assert trainer.names == [] and ENCODED == []
     assert {**again.results, "date": ""} == {**outcome.results, "date": ""}
     assert (folder / "docs" / "steps.md").read_text().replace(again.results["date"], "") == before.replace(
         outcome.results["date"], ""
     )
     # A part of it: the other arm only prepares weights then, and is no anchor.
-    part = run(claim(), trainer, arms=["second one"], seeds=[1], only_report=True).results
+    part = run(WHOLE, trainer, arms=["second one"], seeds=[1], only_report=True).results
     assert trainer.names == [] and part["anchors"] == ["jpeg"]
     assert {(curve["name"], curve["seed"]) for curve in part["curves"]} == {("second one", 1), ("jpeg", None)}
     assert all(row["sd"] is None for row in part["bd_rates"])
-    run(claim(), only_report=True)
 
 
 # ---------------------------------------------------------------------- interruptions and failures
@@ -383,6 +392,7 @@ def test_what_was_stopped_goes_on(trained):
     with pytest.raises(training.Stopped):
         run(claim(**SMALL), trainer)
     assert trainer.names == [] and not (here / "docs" / "steps.md").exists()
+    trainer = Trainer()
     outcome = run(claim(**SMALL), trainer)
     assert trainer.names == ["second, seed 0", "third, seed 0"] and not outcome.failures
     assert [run["done"] for run in outcome.results["runs"]] == [3, 3, 3]
@@ -650,16 +660,14 @@ def test_claims_that_make_no_sense(changes, words, here):
     assert words in str(error.value) and trainer.names == []
 
 
-def test_an_arm_of_another_measures_its_models_again(whole, tmp_path, monkeypatch):
-    shutil.copytree(whole[0], tmp_path / "copy")
-    monkeypatch.chdir(tmp_path / "copy")
+def test_an_arm_of_another_measures_its_models_again(copy):
     trainer = Trainer()
-    finer = Arm("finer", "", {"model.arguments.step": 4.0}, of="first")
-    arms = (FIRST, Arm("harder", of="first", effort=3), finer)
-    outcome = run(claim(arms=arms, seeds=(0,), codecs=(), anchors=("first",), rates=()), trainer)
-    assert trainer.names == [] and [row["arm"] for row in outcome.results["runs"]] == 4 * ["first"]
+    finer = Arm("finer", "", {"model.arguments.step": 4.0}, of="second one")
+    arms = (RATES._replace(shown=False), SECOND, Arm("harder", of="second one", effort=3), finer)
+    outcome = run(claim(arms=arms, seeds=(0,), codecs=(), anchors=("second one",), rates=()), trainer)
+    assert trainer.names == [] and [row["arm"] for row in outcome.results["runs"]] == ["first", *4 * ["second one"]]
     rows = list(csv.DictReader(pathlib.Path(outcome.written["images.csv"]).read_text().splitlines()))
-    first, harder = ([row for row in rows if row["name"] == name] for name in ("first", "harder"))
+    first, harder = ([row for row in rows if row["name"] == name] for name in ("second one", "harder"))
     assert len(first) == len(harder) > 0
     for one, other in zip(first, harder, strict=True):
         assert one["psnr_db"] == other["psnr_db"] and int(one["bytes"]) < int(other["bytes"])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mlic_jax.codec import Objective
 from mlic_jax.errors import CorruptStreamError, ModelError, UsageError
 from mlic_jax.families import common, quality
 from mlic_jax.families.base import Family
@@ -40,7 +41,8 @@ class Echo(Family):
         return jax.eval_shape(self.module.init, jax.random.key(0), jnp.zeros((1, 4, 4, 3)))
 
     def objectives(self):
-        return {}
+        self.calls.append("objectives")
+        return {"rd": Objective(("gain",), None)}
 
     def estimate_at(self, params, state, image, quality):
         self.calls.append(quality)
@@ -78,6 +80,10 @@ def test_a_codec_from_a_family():
     np.testing.assert_array_equal(codec.decompress(artifact, chunks, SIZE), IMAGE)
     # Shapes were traced in `echo`, once.
     assert family.calls == ["check", (None, 0, None), (None, 1)]
+    # Nor are objectives made before they are asked for; then once.
+    family.calls.clear()
+    assert list(codec.objectives) == ["rd"] and codec.objectives["rd"].owns == ("gain",) and len(codec.objectives) == 1
+    assert family.calls == ["objectives"]
 
 
 def test_an_artifact_is_checked_once():

@@ -160,16 +160,49 @@ def test_zero_padding_is_centred():
     np.testing.assert_array_equal(y[0, :2, :2, 0], [[12, 10], [2, 0]])
 
 
-def test_depth_to_space_order():
-    """torch.nn.PixelShuffle(2): output channel c at (i, j) is input channel 4 c + 2 i + j."""
-    x = np.arange(8, dtype=np.float32).reshape(1, 1, 1, 8)
-    y = layers.depth_to_space(x, 2)
-    np.testing.assert_array_equal(y[0, :, :, 0], [[0, 1], [2, 3]])
-    np.testing.assert_array_equal(y[0, :, :, 1], [[4, 5], [6, 7]])
-    (image,) = random((2, 6, 9, 2))
-    folded = layers.space_to_depth(image, 3)
-    assert folded.shape == (2, 2, 3, 18)
-    np.testing.assert_array_equal(layers.depth_to_space(folded, 3), image)
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+@pytest.mark.parametrize("size", [(8, 8), (7, 10)])
+def test_edge_padding_is_a_convolution_of_the_extended_picture(kernel, stride, size):
+    x, weights, bias = random((2, *size, 3), (kernel, kernel, 3, 5), (5,))
+    pad = kernel // 2
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), mode="edge")
+    expected = jax.lax.conv_general_dilated(
+        padded, weights, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    layer = layers.Conv(5, kernel, stride, padding="edge")
+    found = layer.apply({"params": {"kernel": weights, "bias": bias}}, x)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected + bias, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(8, 4), (4, 2), (2, 2), (12, 4)])
+def test_even_kernels_are_centred_on_blocks(kernel, stride):
+    """Caffe's and torch's convolution with padding (k - stride) / 2, one output sample after the other."""
+    x, weights, bias = random((1, 2 * stride, 3 * stride, 3), (kernel, kernel, 3, 2), (2,))
+    layer = layers.Conv(2, kernel, stride, gain=1.0)
+    found = np.asarray(layer.apply({"params": {"kernel": weights, "bias": bias}}, x))
+    pad = (kernel - stride) // 2
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    assert found.shape == (1, 2, 3, 2)
+    for i, j in np.ndindex(2, 3):
+        window = padded[0, stride * i :, stride * j :][:kernel, :kernel]
+        np.testing.assert_allclose(found[0, i, j], np.einsum("abc,abcf->f", window, weights) + bias, atol=1e-3)
+    assert layer.inputs_of(0, 1) == (-pad, stride - pad + kernel - 1)
+
+
+def test_conditions_scale_and_shift_channels():
+    x, weights, bias, further = random((3, 6, 6, 2), (3, 3, 2, 4), (4,), (2, 2, 4))
+    params = {"kernel": weights, "bias": bias}
+    plain = layers.Conv(4, 3).apply({"params": params}, x)
+    condition = np.float32([0, 1, -0.5])
+    layer = layers.ConditionedConv(4, 3)
+    found = layer.apply({"params": {**params, "condition": further}}, x, condition)
+    for i, c in enumerate(condition):
+        gain, shift = c * further[:, 0] + c**2 * further[:, 1]
+        np.testing.assert_allclose(found[i], plain[i] * (1 + gain) + shift, rtol=1e-4, atol=1e-4)
+    fresh = layer.init(jax.random.key(0), x, condition)["params"]
+    assert not fresh["condition"].any() and fresh["kernel"].any()
 
 
 def make(layer, x):
@@ -201,6 +234,8 @@ LAYERS = [
     (layers.ConvTranspose(20, kernel=3), (2, 10, 14, 20)),
     (layers.ConvTranspose(3, kernel=5, use_bias=False), (2, 10, 14, 3)),
     (layers.DepthwiseConv(), (2, 5, 7, 6)),
+    (layers.Conv(20, kernel=3, padding="edge"), (2, 5, 7, 20)),
+    (layers.Conv(20, kernel=3, product_up_to=256, gain=1.0), (2, 5, 7, 20)),
 ]
 
 
@@ -244,6 +279,14 @@ def test_transformations():
 
 
 @pytest.mark.parametrize("layer", [layers.Conv, layers.ConvTranspose])
-def test_even_kernels_are_refused(layer):
+def test_even_kernels_that_have_no_centre_are_refused(layer):
     with pytest.raises(ValueError, match="kernel=4"):
-        make(layer(3, kernel=4), jnp.zeros((1, 8, 8, 3)))
+        make(layer(3, kernel=4, stride=1), jnp.zeros((1, 8, 8, 3)))
+
+
+def test_wrong_paddings_are_refused():
+    x = jnp.zeros((1, 8, 8, 3))
+    with pytest.raises(ValueError, match="padding 'reflect' is not known: use one of zero, edge"):
+        make(layers.Conv(3, padding="reflect"), x)
+    with pytest.raises(ValueError, match="kernel=4"):
+        make(layers.Conv(3, kernel=4, stride=2, padding="edge"), x)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlic_jax.layers import init, recurrent
-from mlic_jax.layers.conv import conv
+from mlic_jax.layers.conv import conv, conv_or_product
 
 
 def made(cell, x, seed=0):
@@ -38,13 +38,13 @@ def convolved(x, kernel, stride=1, bias=0.0):
 @pytest.mark.parametrize("size, stride, side", [(3, 1, 2), (3, 2, 6), (3, 2, 5), (1, 1, 4), (3, 1, 18)])
 def test_convolutions_of_every_size_are_one(size, stride, side):
     x, kernel = noise(2, side, side, 3), noise(size, size, 3, 4, seed=2)
-    found = recurrent.convolve(x, kernel, stride)
+    found = conv_or_product(x, kernel, stride)
     np.testing.assert_allclose(found, convolved(x, kernel, stride), atol=1e-4)
 
     def loss(function):
         return lambda x, kernel: jnp.sum(jnp.sin(function(x, kernel)))
 
-    mine = jax.grad(loss(lambda x, k: recurrent.convolve(x, k, stride)), (0, 1))(x, kernel)
+    mine = jax.grad(loss(lambda x, k: conv_or_product(x, k, stride)), (0, 1))(x, kernel)
     other = jax.grad(loss(lambda x, k: conv(x, k, None, stride)), (0, 1))(x, kernel)
     for a, b in zip(mine, other, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import mlic_jax
-from mlic_jax.cli import main as cli
+from mlic_jax.cli import command
 from mlic_jax.errors import InputError, UsageError
 from mlic_jax.metrics import lpips, msssim, psnr, registry
 
@@ -66,7 +66,7 @@ def test_luma_metrics_are_those_of_one_channel():
 def test_defaults_are_what_they_were():
     a, b = pair(170, 180)
     assert registry.measured(a, b) == {"psnr_db": psnr.psnr_db(a, b), "ms_ssim": msssim.ms_ssim_uint8(a, b)}
-    assert registry.parse(cli.METRICS) == registry.DEFAULT
+    assert registry.parse(command.METRICS) == registry.DEFAULT
 
 
 @pytest.mark.parametrize("name", registry.METRICS)

@@ -9,7 +9,7 @@ from small import crops
 from mlic_jax import zoo
 from mlic_jax.families import standard
 from mlic_jax.fileformat.artifact import flatten
-from mlic_jax.layers import edge
+from mlic_jax.layers import Conv, init, upsample
 from mlic_jax.layers.windows import to_float, to_uint8
 from mlic_jax.models import jiang2017
 
@@ -59,7 +59,7 @@ def test_receptive_field_of_the_restoring_network_is_41():
 
     def residual(x):
         shown = net.apply({"params": params, "state": state}, x, None)
-        return (shown - edge.upsample(x))[0, 64, 64, 0]
+        return (shown - upsample(x))[0, 64, 64, 0]
 
     touched = np.argwhere(np.asarray(jax.grad(residual)(x))[0, ..., 0])
     # Samples 44 to 84 of the enlarged picture; by interpolation, what lies within two of 21.75 and 41.75 in the small.
@@ -68,12 +68,12 @@ def test_receptive_field_of_the_restoring_network_is_41():
 
 def _filled(net, x):
     boxed = jax.eval_shape(net.init, jax.random.key(0), x, None)
-    filled = edge.init.materialise({"params": boxed["params"], "state": boxed["state"]}, jax.random.key(0))
+    filled = init.materialise({"params": boxed["params"], "state": boxed["state"]}, jax.random.key(0))
     return filled["params"], filled["state"]
 
 
 def test_the_stride_is_centred_as_the_released_weights_expect():
-    layer = edge.EdgeConv(1, stride=2)
+    layer = Conv(1, 3, 2, padding="edge")
     params = {"params": {"kernel": np.ones((3, 3, 1, 1), np.float32), "bias": np.zeros(1, np.float32)}}
     impulse = np.zeros((1, 8, 8, 1), np.float32)
     impulse[0, 2, 2] = 1
@@ -88,7 +88,7 @@ def test_a_pair_that_says_nothing_halves_by_means_and_enlarges_by_cubic_interpol
     small = net.apply({"params": params, "state": state}, x, jnp.zeros(1), method="before")
     np.testing.assert_allclose(small[0, 3, 5], np.mean(x[0, 6:8, 10:12]), rtol=1e-6)
     shown = net.apply({"params": params, "state": state}, small, jnp.zeros(1), method="after")
-    np.testing.assert_array_equal(shown, edge.upsample(small))
+    np.testing.assert_array_equal(shown, upsample(small))
 
 
 @pytest.mark.parametrize("objective, mine", [("rec", "rec"), ("com", "com")])

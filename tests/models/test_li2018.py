@@ -131,20 +131,6 @@ def test_networks_have_a_stride_of_8(variant):
         assert found.margin <= 9
 
 
-def test_half_step_convolution_is_caffes():
-    layer = li2018.HalfStepConv(2, 4)
-    rng = np.random.default_rng(0)
-    kernel, bias = rng.normal(size=(8, 8, 3, 2)), rng.normal(size=2)
-    x = rng.normal(size=(1, 8, 12, 3))
-    params = {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
-    found = np.asarray(layer.apply({"params": params}, x.astype(np.float32)))
-    padded = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
-    assert found.shape == (1, 2, 3, 2)
-    for i, j in np.ndindex(2, 3):
-        window = padded[0, 4 * i : 4 * i + 8, 4 * j : 4 * j + 8]
-        np.testing.assert_allclose(found[0, i, j], np.einsum("abc,abcf->f", window, kernel) + bias, atol=1e-4)
-
-
 @pytest.mark.parametrize("variant", ["released", "paper"])
 def test_published_layers_code_pictures(variant):
     codec, params, artifact = started(variant=variant, n=8, levels=4)

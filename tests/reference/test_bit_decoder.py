@@ -66,8 +66,12 @@ def decoded(codec, artifact, chunks, size, quality=None):
     def recurrent_network(module, params, codes):
         raise _Seen({"codes": codes})
 
+    synthesize = li2018.Li2018.synthesize
+
     def network(self, received):
         bits, sent = received
+        if not isinstance(bits, np.ndarray):  # only to know the shapes of parameters
+            return synthesize(self, received)
         raise _Seen({"bits": (bits & sent)[0], "sent": sent[0]})
 
     with pytest.MonkeyPatch.context() as patch:

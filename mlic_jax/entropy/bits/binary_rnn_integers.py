@@ -202,6 +202,7 @@ class Walk:
         module, width = self.module, self.width
         context, gates, hidden, logits = (self._layer(name, k) for name in ("context", "gates", "hidden", "logits"))
         known = self._recall(k) if module.remembers else None
+        present, signs = self.present[k].reshape(-1), self.signs[k]
         frequencies = np.asarray(self.state["tables"]["frequencies"])
         # Of each row what was seen at its last cell; of each column the LSTM's cell; of each column, and of rows of
         # even and odd number, its output: a row's are needed until the next has passed.
@@ -214,20 +215,22 @@ class Walk:
                 continue
             rows = np.arange(first, last + 1)
             columns = wave - LEAD * rows
-            places = (rows + REACH) * self.pitch + columns + REACH
+            cells, places = rows * width + columns, (rows + REACH) * self.pitch + columns + REACH
             a = self._tanh(context(_gather(self.codes, places, self.context)))
             if known is not None:
-                a = np.concatenate([a, known[rows * width + columns]], axis=1)
+                a = np.concatenate([a, known[cells]], axis=1)
             above = (rows + 1) % 2 * (width + 2) + columns
             seen = np.concatenate([left[rows], a, _gather(h, above, np.arange(3))], axis=1)
             left[rows] = a
             output, c[columns] = self._lstm(gates(seen), c[columns])
             h[rows % 2 * (width + 2) + columns + 1] = output
-            present = self.present[k, rows, columns]
-            if present.any():
-                index = _bounded(logits(self._tanh(hidden(output[present]))), whole.LARGEST_LOGIT)
-                yield (k, rows[present], columns[present]), frequencies[index]
-                self.codes[places] = self.signs[k, rows, columns]
+            coded = present[cells]
+            if not coded.all():
+                rows, columns, places, output = rows[coded], columns[coded], places[coded], output[coded]
+            if len(places):
+                index = _bounded(logits(self._tanh(hidden(output))), whole.LARGEST_LOGIT)
+                yield (k, rows, columns), frequencies[index]
+                self.codes[places] = signs[rows, columns]
 
     def _remember(self, k: int) -> None:
         """After iteration k: its codes enter the memory."""

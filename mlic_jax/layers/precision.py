@@ -1,20 +1,20 @@
-"""Products and convolutions whose operands are rounded to bfloat16; their sums, and all else, stay float32.
+"""The precision of products: float32, or operands rounded to bfloat16 with sums, and all else, in float32.
 
-Matrix units do these several times faster than products of float32: those of GPUs and TPUs, and the AMX of Intel's
+Matrix units do the latter several times faster than products of float32: those of GPUs and TPUs, and the AMX of Intel's
 processors since 2023, which XLA uses where a product has bfloat16 operands, a float32 result, and rows in order. So on
 a CPU a convolution becomes products here, one for each tap of its kernel.
 
-A training step is traced within `operands(True)` where its config asks for it (`train.rounded_products`); the layers of
-conv.py ask `active`. Gradients are rounded likewise where they are operands, as usual in mixed precision
-(Micikevicius et al., "Mixed precision training", ICLR 2018; with bfloat16 no scaling of the loss is needed).
+`precision` is an attribute of layers and models, as `dtype` is, so that a program that was compiled for one is never
+taken for the other. Gradients are rounded likewise where they are operands, as usual in mixed precision (Micikevicius
+et al., "Mixed precision training", ICLR 2018; with bfloat16 no scaling of the loss is needed).
 """
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
+import enum
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -22,26 +22,28 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 from mlic_jax.layers import conv_forms as forms
 
-_ACTIVE = contextvars.ContextVar("rounded_products", default=False)
 # Entries of the copies that a convolution makes from which on a batch goes through image by image.
 LARGE = 1 << 23
 # Channels below which the taps of a kernel are one product.
 FEW = 24
 
 
-@contextlib.contextmanager
-def operands(rounded: bool):
-    """Within, products and convolutions of the layers that are traced round their operands to bfloat16, or do not."""
-    token = _ACTIVE.set(rounded)
-    try:
-        yield
-    finally:
-        _ACTIVE.reset(token)
+class Precision(enum.Enum):
+    """How layers multiply, where it is not in the dtype of their operands (which is None)."""
+
+    # Float32 operands are rounded to bfloat16; the sums of their products are float32.
+    BFLOAT16_OPERANDS = "bfloat16_operands"
 
 
-def active(x: jax.Array) -> bool:
-    """Whether a layer that is traced now rounds x before it multiplies."""
-    return _ACTIVE.get() and x.dtype == jnp.float32
+def rounds(precision: Precision | None, x: jax.Array) -> bool:
+    """Whether a layer of this precision rounds x before it multiplies. Only float32 is rounded."""
+    return precision is Precision.BFLOAT16_OPERANDS and x.dtype == jnp.float32
+
+
+def in_float32(module: nn.Module) -> nn.Module:
+    """The same module with neither `dtype` nor `precision`: what codes files, whatever the model is trained with."""
+    fields = {name: None for name in ("dtype", "precision") if name in module.__dataclass_fields__}
+    return module.clone(**fields)
 
 
 def _round(x):
