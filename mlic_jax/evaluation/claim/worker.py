@@ -64,7 +64,7 @@ def main() -> int:
 
     # Output is for errors alone: a library that prints would be taken for one.
     words, sys.stdout = sys.stdout, sys.stderr
-    runtime.prepare_jax()
+    runtime.prepare_jax(start=False)
     config = ConfigDict(job["config"])
     try:
         parallel.use_all_cores(config.data.batch_size, batch_parts(config))
