@@ -36,6 +36,7 @@ def test_the_quantiser_at_lam_1():
     assert set(np.unique(decoded)) <= set(code.codewords)
 
 
+@pytest.mark.slow
 def test_no_code_is_below_the_rate_distortion_function():
     for lam in (1.0, 4.0):
         reached, bound = toy.blahut_arimoto("laplace", lam)

@@ -59,6 +59,7 @@ def density_of(kind, channels=1):
     return prior, prior.init(jax.random.key(1), jnp.zeros((1, channels)), jnp.ones((1, channels)), method="bits")
 
 
+@pytest.mark.slow
 def test_expected_gradients_are_those_of_the_expectation():
     prior, params = density_of("lsm-2")
 
@@ -104,6 +105,7 @@ def test_gaussian_intervals_far_out():
     np.testing.assert_allclose(got, exact, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [0.5, 4.0, 9.0])
 def test_the_density_of_soft_rounded_and_noisy_latents_is_one(alpha):
     """It integrates to 1, and is that of a histogram of such values."""
