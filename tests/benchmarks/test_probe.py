@@ -43,7 +43,8 @@ def test_needed_and_gain(probe, monkeypatch):
     least, bases = found.mean_loss(), found.bases()
     mean, vectors = bases[name]
     assert found.mean_loss(name, vectors[:, :2], mean) == pytest.approx(least, rel=1e-3)
-    assert found.mean_loss(name, vectors[:, :0], mean) > 1.01 * least
+    # The filling is noise: without what it is made of the loss is another, and a smaller one.
+    assert found.mean_loss(name, vectors[:, :0], mean) < 0.9 * least
     assert 1 <= found.needed(name, mean, vectors, least) <= 2
     # The random filling can be taken back where it is made.
     assert found.gain("synthesis/layers_1/fill", 0.3, 10) > 1
