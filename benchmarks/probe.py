@@ -193,7 +193,7 @@ class Probe:
 
     def gain(self, name, scale, steps):
         """Percent by which the loss falls, mean over pictures at the middle quality."""
-        cases = [case for case in self.cases if case[1] is None or float(case[1][0]) == QUALITIES[1]]
+        cases = [case for case in self.cases if case[1] is None or float(case[1][0]) == QUALITIES[len(QUALITIES) // 2]]
         means = {name: jnp.zeros(m.shape[0]) for name, m in self.whole.items()}
         optimizer, gains = optax.adam(optax.linear_schedule(0.03 * scale, 0.0, steps)), []
         for case in cases:
