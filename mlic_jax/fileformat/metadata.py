@@ -11,13 +11,14 @@ import re
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
-from typing import Any
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from mlic_jax.errors import LimitError, UsageError
 from mlic_jax.fileformat import container
 from mlic_jax.fileformat.container import EXIF, ICC, METADATA, NAMES, XMP, Chunk
+
+if TYPE_CHECKING:  # reading a header needs no Pillow
+    from PIL import Image
 
 # Pillow's names, in image.info and as arguments of save.
 PILLOW = {ICC: "icc_profile", EXIF: "exif", XMP: "xmp"}
@@ -65,7 +66,7 @@ def of_pillow(info: Mapping[str, Any], chosen: Iterable[int]) -> dict[int, bytes
     info = {**info, **_raw_profiles(info)}
     for type in sorted(chosen):
         value = info.get(PILLOW[type])
-        if isinstance(value, Image.Exif):
+        if hasattr(value, "tobytes") and hasattr(value, "get_ifd"):  # Pillow's Image.Exif
             value = exif_bytes(value)
         if isinstance(value, str):
             value = value.encode(errors="surrogateescape")
@@ -80,6 +81,12 @@ def of_pillow(info: Mapping[str, Any], chosen: Iterable[int]) -> dict[int, bytes
     if XMP in kept:
         kept[XMP] = re.sub(rb'(tiff:Orientation(?:="|>))[0-9]', rb"\g<1>1", kept[XMP])
     return kept
+
+
+def _no_tags() -> Image.Exif:
+    from PIL import Image
+
+    return Image.Exif()
 
 
 def exif_bytes(exif: Image.Exif) -> bytes:
@@ -113,7 +120,7 @@ def of_tiff(image: Image.Image) -> dict[str, bytes]:
     if not hasattr(image, "tag_v2") or image.info.get("exif") is not None:
         return {}
     try:
-        tags = Image.Exif()
+        tags = _no_tags()
         tags.load(image.getexif().tobytes())
         for tag in list(tags):
             if tag in _STRUCTURE or _STRUCTURE_RANGE[0] <= tag <= _STRUCTURE_RANGE[1]:
@@ -131,7 +138,7 @@ def _resolution(info: Mapping[str, Any]) -> bytes | None:
             return None
     except (KeyError, TypeError, ValueError, ArithmeticError):
         return None
-    tags = Image.Exif()
+    tags = _no_tags()
     tags[_X_RESOLUTION], tags[_Y_RESOLUTION], tags[_RESOLUTION_UNIT] = *dpi, 2
     return exif_bytes(tags)
 
@@ -139,7 +146,7 @@ def _resolution(info: Mapping[str, Any]) -> bytes | None:
 def resolution_of(exif: bytes) -> tuple[float, float] | None:
     """The resolution in dots per inch that EXIF states; None where there is none that can be read."""
     try:
-        tags = Image.Exif()
+        tags = _no_tags()
         tags.load(exif)
         factor = 2.54 if tags.get(_RESOLUTION_UNIT, 2) == 3 else 1.0
         dpi = tuple(float(tags[tag]) * factor for tag in (_X_RESOLUTION, _Y_RESOLUTION))
