@@ -177,6 +177,7 @@ def test_weights_are_about_one_and_their_mean_follows():
     assert (np.mean(found, 0) > 0.5).all() and (np.mean(found, 0) < 2).all()
 
 
+@pytest.mark.slow
 def test_the_running_mean_is_the_losses_state():
     codec, _ = made(remat=False)
     params, state = codec.init(jax.random.key(0), (32, 32, 3))

@@ -335,6 +335,7 @@ def test_targets():
         api.compress_to(image, artifact, psnr_db=90)
 
 
+@pytest.mark.slow
 def test_training_with_the_rounding_of_files():
     """`quantise_from`: from that step on the parse path computes as files do, and still has gradients."""
     codec = zoo.make("kltnet", **kltnet.TOY, quantise_from=1)

@@ -68,6 +68,7 @@ def test_the_estimate_is_what_the_file_weighs(name):
         assert np.abs(decoded.astype(int) - np.asarray(estimate["reconstruction"][0], int)).max() <= 1
 
 
+@pytest.mark.slow
 def test_ms_ssim_and_half_precision():
     arguments = {"lmbda": 20.0, "distortion": "ms-ssim", "dtype": jnp.bfloat16}
     _, params, metrics = small.train("bmshj2018-factorized", 24, patch=176, batch=1, **arguments)
