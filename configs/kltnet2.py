@@ -11,48 +11,18 @@ Variants: `nano`, a receiver of some 5 kMAC/pixel; `tiny2`, one of 20 at most; `
 configs/kltnet.py: `-large` goes on with larger patches, `-priors` trains what decides probabilities on larger ones yet.
 """
 
-from mlic_jax.errors import UsageError
 from mlic_jax.models import kltnet2
-from mlic_jax.training import config as base
+from mlic_jax.training import recipes
 
 SMALLEST = "toy"
-WIDTHS = {"toy": kltnet2.TOY, "nano": kltnet2.NANO, "tiny2": kltnet2.TINY2}
 # Stage -> batch and side of patches, learning rate, steps at it, and down to zero.
 STAGES = {
     "": (8, 128, 1e-3, 27_000, 18_000),
     "large": (2, 256, 4e-4, 9_000, 9_000),
     "priors": (2, 384, 6e-4, 1_000, 4_000),
 }
+SIZES = {"toy": (kltnet2.TOY, STAGES), "nano": (kltnet2.NANO, STAGES), "tiny2": (kltnet2.TINY2, STAGES)}
 
 
 def get_config(variant: str = "nano"):
-    width, _, stage = variant.partition("-")
-    if width not in WIDTHS or stage not in STAGES or variant.endswith("-"):
-        known = ", ".join(f"{width}, {width}-large, {width}-priors" for width in WIDTHS)
-        raise UsageError(f"variant {variant!r} is not known: use one of {known}")
-    config = base.defaults()
-    config.model.name = "kltnet2"
-    config.model.arguments = {
-        **WIDTHS[width],
-        "distortion": "mse",
-        "proxy": "split",
-        "quantise_from": -1,
-        "clipped": True,
-    }
-    config.data.detail_weight = 1.0
-    config.data.cache_mib = 2048
-    config.optimizer.arguments.b2 = 0.99
-    config.optimizer.warmup_steps = 100
-    config.optimizer.schedule = "wsd"
-    config.train.ema = 0.998
-    config.train.log_every = 100
-    config.train.evaluate_every = config.train.checkpoint_every = 1000
-    if stage == "priors":
-        config.schedule = ("priors",)
-        config.train.ema = 0.99
-    batch, patch, rate, constant, decay = STAGES[stage]
-    config.data.batch_size, config.data.patch_size = batch, patch
-    config.optimizer.learning_rate = rate
-    config.optimizer.decay_from, config.optimizer.decay_steps = constant, decay
-    config.train.steps = constant + decay
-    return config
+    return recipes.in_stages(variant, "kltnet2", SIZES)

@@ -68,3 +68,47 @@ def of_quality(argument: str, name: str, widths, lambdas, tiny) -> ConfigDict:
     config.model.arguments.quantise_from = -1
     make_tiny(config) if quality is None else published_recipe(config)
     return config
+
+
+def in_stages(variant: str, name: str, sizes) -> ConfigDict:
+    """The config of a model of every rate that is trained in three stages: all, on larger patches, the priors alone.
+
+    Args:
+      variant: what stands behind the colon: a size, or one with `-large` or `-priors` behind it.
+      name: of the model in the zoo.
+      sizes: size -> (the model's widths, stage "", "large" or "priors" -> (batch, side of patches, learning rate, steps
+        at it, steps on which it falls to zero)).
+
+    Raises UsageError naming what would be possible.
+    """
+    size, _, stage = variant.partition("-")
+    if size not in sizes or stage not in sizes[size][1] or variant.endswith("-"):
+        known = ", ".join(f"{size}, {size}-large, {size}-priors" for size in sizes)
+        raise UsageError(f"variant {variant!r} is not known: use one of {known}")
+    widths, stages = sizes[size]
+    config = defaults()
+    config.model.name = name
+    config.model.arguments = {
+        **widths,
+        "distortion": "mse",
+        "proxy": "split",
+        "quantise_from": -1,
+        "clipped": True,
+    }
+    config.data.detail_weight = 1.0
+    config.data.cache_mib = 2048
+    config.optimizer.arguments.b2 = 0.99
+    config.optimizer.warmup_steps = 100
+    # Constant, then down to zero: a run can be prolonged as long as the decay has not begun (docs/training.md).
+    config.optimizer.schedule = "wsd"
+    config.train.ema = 0.998
+    config.train.log_every = 100
+    config.train.evaluate_every = config.train.checkpoint_every = 1000
+    if stage == "priors":
+        config.schedule = ("priors",)
+        config.train.ema = 0.99
+    config.data.batch_size, config.data.patch_size, rate, constant, decay = stages[stage]
+    config.optimizer.learning_rate = rate
+    config.optimizer.decay_from, config.optimizer.decay_steps = constant, decay
+    config.train.steps = constant + decay
+    return config
