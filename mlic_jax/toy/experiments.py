@@ -81,30 +81,34 @@ def _written(trained: training.Trained, offset: str, seed: int) -> dict[str, Any
     return {"bits of bytes": 8 * len(data) / WRITTEN, "bits by prior": coder.code_length(x) / WRITTEN}
 
 
+def _transform_codes(options: Options, name: str, linear_steps: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Trains a nonlinear and a linear transform code, and adds their rows."""
+    trained = {
+        "ntc": _train(options, "NTC", training.ntc, name, 10_000, lam=options.lam),
+        "ltc": _train(options, "LTC", training.ltc, name, linear_steps, lam=options.lam),
+    }
+    for (key, code), offset in zip(trained.items(), ("zero", "median"), strict=True):
+        cost = code.measure(offset=offset, samples=options.samples)
+        rows.append(_row(key.upper(), cost, **_written(code, offset, options.seed)))
+    return trained
+
+
 def laplace(options: Options) -> Outcome:
     """One number: the best scalar quantiser, a nonlinear and a linear transform code."""
     best = scalar.ecsq("laplace", options.lam)
     bound, _ = anchors.blahut_arimoto("laplace", options.lam)
-    nonlinear = _train(options, "NTC", training.ntc, "laplace", 10_000, lam=options.lam)
-    linear = _train(options, "LTC", training.ltc, "laplace", 6_000, lam=options.lam)
     rows = [_row("rate-distortion function", bound), _row("ECSQ", best.point)]
-    for name, trained, offset in (("NTC", nonlinear, "zero"), ("LTC", linear, "median")):
-        cost = trained.measure(offset=offset, samples=options.samples)
-        rows.append(_row(name, cost, **_written(trained, offset, options.seed)))
-    return Outcome(rows, {"lam": options.lam, "ecsq": best, "ntc": nonlinear, "ltc": linear})
+    trained = _transform_codes(options, "laplace", 6_000, rows)
+    return Outcome(rows, {"lam": options.lam, "ecsq": best, **trained})
 
 
 def banana(options: Options) -> Outcome:
     """Two numbers: a codebook, a nonlinear and a linear transform code."""
     best = vector.ecvq("banana", options.lam, seed=options.seed)
     bound, _ = anchors.blahut_arimoto("banana", options.lam)
-    nonlinear = _train(options, "NTC", training.ntc, "banana", 10_000, lam=options.lam)
-    linear = _train(options, "LTC", training.ltc, "banana", 5_000, lam=options.lam)
     rows = [_row("rate-distortion function", bound), _row("ECVQ", best.point)]
-    for name, trained, offset in (("NTC", nonlinear, "zero"), ("LTC", linear, "median")):
-        cost = trained.measure(offset=offset, samples=options.samples)
-        rows.append(_row(name, cost, **_written(trained, offset, options.seed)))
-    return Outcome(rows, {"lam": options.lam, "ecvq": best, "ntc": nonlinear, "ltc": linear})
+    trained = _transform_codes(options, "banana", 5_000, rows)
+    return Outcome(rows, {"lam": options.lam, "ecvq": best, **trained})
 
 
 def sawbridge(options: Options) -> Outcome:
