@@ -52,7 +52,7 @@ def test_expected_gradients_lead_to_the_same_place():
 
 @pytest.mark.parametrize("method", ["C", *(pytest.param(method, marks=pytest.mark.slow) for method in "BDE")])
 def test_variable_rate(method):
-    code = toy.variable(method, "laplace", (0.5, 8.0), steps=100, learning_rate=1e-2, **SMALL)
+    code = toy.variable(method, "laplace", (0.5, 8.0), steps=500, learning_rate=1e-2, **SMALL)
     low, high = (code.measure(lam, samples=20_000) for lam in (0.5, 8.0))
     assert low.rate < high.rate and low.distortion > high.distortion
     trained, told, step = code.setting(2.0)
