@@ -49,17 +49,12 @@ class Run(NamedTuple):
 
 def make_codec(config: ConfigDict) -> Codec:
     """The codec that a config describes. Raises ModelError or UsageError."""
-    arguments = {key: _hashable(value) for key, value in config.model.arguments.to_dict().items()}
+    arguments = config.model.arguments.to_dict()
     if config.train.bfloat16:
         arguments["dtype"] = jnp.bfloat16
     if config.train.rounded_products:
         arguments["precision"] = Precision.BFLOAT16_OPERANDS
     return zoo.make(config.model.name, **arguments)
-
-
-def _hashable(value):
-    # A config that comes back from a checkpoint is JSON, with lists where it had tuples.
-    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
 
 
 def initialise(codec: Codec, config: ConfigDict, weights: bool = True) -> TrainState:
