@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlic_jax import runtime, zoo
 from mlic_jax.errors import ModelError, UsageError
-from mlic_jax.fileformat import container, model_store
+from mlic_jax.fileformat import container, model_names, model_store
 from mlic_jax.fileformat import opened as files
 
 if TYPE_CHECKING:
@@ -30,10 +30,12 @@ if TYPE_CHECKING:
 def load_model(model: str | os.PathLike | Artifact | None = None) -> Artifact:
     """A model from its `.mlicm` file (kept for the next call), or the one given.
 
-    None means the file that MLIC_MODEL names, or else the package's own. A bare name, as "talebi2020", is that of a
-    file in the package where there is no such file here.
+    None means the file that MLIC_MODEL names, or else the package's own. A name ("tiny", "base", "talebi2020", or
+    that of its file, as "kltnet-base") is that of a model in the package or in another distribution that is installed,
+    where there is no such file here.
 
-    Raises ModelError where the file is missing, damaged, or of a model this version does not know.
+    Raises ModelError where the file is missing, damaged, or of a model this version does not know. The message about a
+    name that is not known lists those that are; about one that is not installed, it says what installs it.
     """
     artifact = model_store.load(model)
     zoo.stream_id(artifact.model)
@@ -47,8 +49,9 @@ def _model_of(header: container.Header, model: str | os.PathLike | Artifact | No
         return model_store.find(header.fingerprint, wanted)
     artifact = load_model(model)
     if (zoo.stream_id(artifact.model), artifact.fingerprint) != (header.model_id, header.fingerprint):
-        given = f"{artifact.model} with fingerprint {artifact.fingerprint.hex()}"
-        raise ModelError(f"the file needs {wanted}; given is {given}. {model_store.ADVICE}")
+        name = model_names.name_of(artifact.fingerprint, artifact.model)
+        given = f"{name} with fingerprint {artifact.fingerprint.hex()}"
+        raise ModelError(f"the file needs {wanted}; given is {given}. {model_store.advice(header.fingerprint)}")
     return artifact
 
 
@@ -56,7 +59,8 @@ def _describe(header: container.Header) -> str:
     """The name of a file's model and its fingerprint. Raises ModelError for a model that this version does not know."""
     fingerprint = f"with fingerprint {header.fingerprint.hex()}"
     try:
-        return f"the model {zoo.name_of(header.model_id)} {fingerprint}"
+        name = model_names.name_of(header.fingerprint, zoo.name_of(header.model_id))
+        return f"the model {name} {fingerprint}"
     except ModelError as reason:
         raise ModelError(f"{reason} ({fingerprint}): a newer mlic_jax may") from reason
 
@@ -79,7 +83,8 @@ def compress(
     Args:
       image: a PIL image, or an array: uint8 or uint16 [H, W] or [H, W, 1 to 4] (grey, grey and alpha, RGB, RGBA), or
         bool [H, W]. `mlic_jax.fileformat.modes` says how each is coded.
-      model: path of a `.mlicm` file, or what `load_model` returned; None for the one in MLIC_MODEL, or the package's.
+      model: a name, as "base", the path of a `.mlicm` file, or what `load_model` returned; None for the one in
+        MLIC_MODEL, or the package's.
       quality: 0..100 for models of several rates, rounded to half steps; None for their default, and for models of
         one rate.
       effort: 0..9, what is spent on a smaller file of the same quality; decompressing takes the same time.
@@ -271,7 +276,8 @@ def decompress(
 
     Args:
       data: the file's content.
-      model: as for `compress`; None to search the models used so far, MLIC_MODEL, and the folders in MLIC_MODELS.
+      model: as for `compress`; None to search the models used so far, those that are installed, MLIC_MODEL, and the
+        folders in MLIC_MODELS.
       iterations: of a progressive file, how many of its parts to use; None for all.
 
     Returns:
@@ -386,8 +392,9 @@ def info(data: bytes, size: int | None = None) -> dict[str, Any]:
       size: the file's length in bytes, where `data` is not all of it.
 
     Returns:
-      {"model", "fingerprint", "width", "height", "mode", "bit_depth", "quality" (or None), "bytes", "bpp",
-       "chunks": [{"type": name, "bytes": length}], "metadata": {name: bytes as stored}}.
+      {"model", "architecture", "fingerprint", "width", "height", "mode", "bit_depth", "quality" (or None), "bytes",
+       "bpp", "chunks": [{"type": name, "bytes": length}], "metadata": {name: bytes as stored}}. "model" is the name
+       that `compress` takes, as "kltnet-base", where the weights have one; else it is that of the architecture.
 
     Raises:
       CorruptStreamError, LimitError: as `decompress`.
@@ -396,11 +403,12 @@ def info(data: bytes, size: int | None = None) -> dict[str, Any]:
     size = len(data) if size is None else size
     header, places = container.read_header(data, size)
     try:
-        name = zoo.name_of(header.model_id)
+        architecture = zoo.name_of(header.model_id)
     except ModelError:
-        name = f"unknown (id {header.model_id})"
+        architecture = f"unknown (id {header.model_id})"
     return {
-        "model": name,
+        "model": model_names.name_of(header.fingerprint, architecture),
+        "architecture": architecture,
         "fingerprint": header.fingerprint.hex(),
         "width": header.width,
         "height": header.height,
