@@ -52,7 +52,8 @@ def test_compress_info_decompress(capsys, tmp_path, model, photo):
     status, _, _ = run(capsys, "decompress", stream, "-m", model, "-o", tmp_path / "back.png")
     assert status == 0 and Image.open(tmp_path / "back.png").size == (90, 70)
     status, out, _ = run(capsys, "info", model, "--json")
-    assert status == 0 and json.loads(out)["architecture"] == {"N": 8, "M": 12}
+    about = json.loads(out)
+    assert status == 0 and about["architecture"] == "bmshj2018-factorized" and about["arguments"] == {"N": 8, "M": 12}
 
 
 def test_decompress_finds_the_model_in_MLIC_MODELS(tmp_path, model, photo):

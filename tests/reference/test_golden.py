@@ -22,6 +22,7 @@ from mlic_jax.fileformat import container
 HYPERPRIORS = golden.MODELS[1:3]
 EXACT = golden.MODELS[1:]
 models = pytest.mark.parametrize("model", golden.MODELS)
+weights = pytest.mark.parametrize("model", golden.WEIGHTS)
 
 
 def test_there_are_enough():
@@ -66,6 +67,41 @@ def test_symbols_of_other_processes(way, cores, flags):
     assert json.loads(done.stdout) == {"mbt2018-mean": golden.wanted("mbt2018-mean", way)}
 
 
+# Weights that people use: fewer files, and fewer ways, as Base has 24 kMAC a pixel on its parse path.
+
+
+@weights
+def test_weights_have_files_of_every_rate(model):
+    assert set(golden.names(model)) == set(golden.expected()[model])
+    headers = [container.unpack(golden.content(model, name))[0] for name in golden.names(model)]
+    assert {header.fingerprint for header in headers} == {golden.weights(model).fingerprint}
+    qualities = sorted(header.quality for header in headers)
+    assert qualities[0] == 0 and qualities[-1] == 100 and len(set(qualities)) == len(qualities)
+
+
+@weights
+def test_symbols_of_weights(model):
+    assert golden.digests(model) == golden.wanted(model)
+
+
+@weights
+def test_symbols_of_weights_at_another_precision(model):
+    artifact = golden.weights(model)
+    with golden.variant("bfloat16"):
+        for name in ("hike-1", "one-pixel"):
+            found = golden.symbols(golden.content(model, name), artifact)
+            assert {key: golden.digest(array) for key, array in found.items()} == golden.expected()[model][name]
+
+
+@weights
+def test_reference_decoder_reads_files_of_weights(model):
+    artifact = golden.weights(model)
+    for name in ("one-pixel", "mode-l"):  # one of them refined
+        found = reference.decode(golden.content(model, name), artifact)
+        wanted = golden.expected()[model][name]
+        assert {key: golden.digest(found[key]) for key in wanted} == wanted, name
+
+
 _ON_CORES = """
 import ast, os, runpy, sys
 os.sched_setaffinity(0, ast.literal_eval(sys.argv[1]))
@@ -75,10 +111,10 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@models
+@pytest.mark.parametrize("model", golden.MODELS + golden.WEIGHTS)
 def test_pictures(model):
     artifact = golden.weights(model)
-    looks = json.loads((golden.FOLDER / "looks.json").read_text())[model]
+    looks = golden.looks(model)
     for name in golden.names(model):
         wanted, found = looks[name], golden.look(mlic_jax.decompress(golden.content(model, name), artifact))
         assert (found["shape"], found["dtype"]) == (wanted["shape"], wanted["dtype"]), name
@@ -167,7 +203,7 @@ def test_floats_fail(model):
 
 
 @pytest.mark.gpu
-@models
+@pytest.mark.parametrize("model", golden.MODELS + golden.WEIGHTS)
 def test_symbols_on_a_gpu(model):
     assert jax.default_backend() == "gpu"
     for way in ("plain", "tensorfloat32", "bfloat16"):
