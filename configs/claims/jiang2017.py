@@ -2,7 +2,7 @@
 
 from mlic_jax.evaluation.claim import Arm, Claim
 
-CONFIG = "configs/jiang2017.py:tiny"
+CONFIG = "jiang2017:tiny"
 QUALITIES = (5, 8, 12, 18, 26, 38, 50, 60)
 
 

@@ -2,7 +2,7 @@
 
 from mlic_jax.evaluation.claim import Arm, Claim
 
-CONFIG = "configs/johnston2018.py:tiny"
+CONFIG = "johnston2018:tiny"
 # Of the transform, and then of the entropy model.
 STEPS, CODER = 600, 100
 UNIFORM = {

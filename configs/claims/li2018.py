@@ -2,7 +2,7 @@
 
 from mlic_jax.evaluation.claim import Arm, Claim
 
-CONFIG = "configs/li2018.py"
+CONFIG = "li2018"
 # Of the transform (two stages), and then of the entropy model, on fixed codes.
 FIRST, SECOND, CODER = 800, 1600, 150
 

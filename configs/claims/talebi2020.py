@@ -2,7 +2,7 @@
 
 from mlic_jax.evaluation.claim import Arm, Claim
 
-CONFIG = "configs/talebi2020.py"
+CONFIG = "talebi2020"
 QUALITIES = (8, 14, 25, 40)
 
 

@@ -2,7 +2,7 @@
 
 from mlic_jax.evaluation.claim import Arm, Claim
 
-CONFIG = "configs/toderici2017.py:tiny"
+CONFIG = "toderici2017:tiny"
 # Of 1, 2, 4 and 8 passes.
 QUALITIES = (12.5, 25, 50, 100)
 

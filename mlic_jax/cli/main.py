@@ -14,11 +14,12 @@ import sys
 import warnings
 
 import mlic_jax
-from mlic_jax.cli import compress, decompress, export, extract, info, measuring, prefixes, toy, train
+from mlic_jax.cli import compress, configs, decompress, export, extract, info, measuring, prefixes, toy, train
 from mlic_jax.errors import InputError, LimitError, LossWarning, MlicError, UsageError
 
 # In the order of --help.
 COMMANDS = (
+    configs.COMMAND,
     train.COMMAND,
     export.COMMAND,
     measuring.EVALUATE,

@@ -1,6 +1,6 @@
 """The training loop, to be read from top to bottom.
 
-    mlic train --config configs/bmshj2018_hyperprior.py --workdir runs/hyper
+    mlic train --config bmshj2018_hyperprior --workdir runs/hyper
 
 The same command resumes: where the workdir has a checkpoint, the run goes on from it, with the same batches and the
 same noise that an uninterrupted run would have seen. Weights come from, in this order: the checkpoint in the workdir;

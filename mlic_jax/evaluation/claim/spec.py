@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mlic_jax.errors import UsageError
-
-# Where claim files are looked for, below the current directory.
-FOLDER = "configs/claims"
+from mlic_jax.training import config_files
 
 
 class Arm(NamedTuple):
@@ -19,7 +17,7 @@ class Arm(NamedTuple):
 
     Attributes:
       name: in tables.
-      config: as `mlic train --config` takes it, "configs/jiang2017.py:tiny", from the current directory.
+      config: as `mlic train --config` takes it, by name or path: "jiang2017:tiny".
       changes: dotted keys of the config -> values, {"model.arguments.lmbda": 0.01}.
       after: name of an earlier arm, whose weights of the same seed and point this one begins with.
       points: further changes for each training; all the trainings of a seed are one curve, of models of one rate.
@@ -77,19 +75,15 @@ class Claim(NamedTuple):
 
 
 def find(paper: str) -> pathlib.Path:
-    """The claim file of a paper: "jiang2017" -> configs/claims/jiang2017.py; the path of a file is taken as it stands.
+    """The claim file of a paper: "jiang2017" -> configs/claims/jiang2017.py, below the current directory or in the
+    package; the path of a file is taken as it stands.
 
     Raises UsageError naming what there is.
     """
-    path = pathlib.Path(paper)
-    if path.suffix == ".py" and path.is_file():
-        return path
-    path = pathlib.Path(FOLDER, f"{paper}.py")
-    if re.fullmatch(r"[\w.-]+", paper) and path.is_file():
-        return path
-    known = sorted(path.stem for path in pathlib.Path(FOLDER).glob("[!_]*.py"))
-    there = f"{FOLDER} has {', '.join(known)}" if known else f"there is no claim in {FOLDER} below this folder"
-    raise UsageError(f"claim {paper!r} is not known: {there}")
+    path = config_files.find(paper, config_files.CLAIMS)
+    if path is None:
+        raise config_files.unknown(paper, config_files.CLAIMS)
+    return path
 
 
 def load(path: pathlib.Path) -> Claim:
