@@ -14,6 +14,7 @@ import sys
 import warnings
 
 import mlic_jax
+from mlic_jax import extras
 from mlic_jax.cli import compress, configs, decompress, export, extract, info, measuring, prefixes, toy, train
 from mlic_jax.errors import InputError, LimitError, LossWarning, MlicError, UsageError
 
@@ -75,6 +76,8 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(LimitError("not enough memory: a smaller picture or more memory is needed"))
     except ImportError as reason:
         # A library of which the machine cannot map the code: a limit of this machine, not of the installation.
+        if error := extras.error_of(reason, f"mlic {command.name} needs"):
+            return _fail(error)
         if not any(words in str(reason) for words in _NO_MEMORY):
             raise
         return _fail(LimitError(f"not enough memory to load a library ({reason})"))

@@ -136,10 +136,13 @@ def _loader(which: str, runs=()):
     """
 
     def load(path):
-        from mlic_jax import api
-        from mlic_jax.training.runs import export_run
+        if path in runs or os.path.isdir(path):
+            from mlic_jax.training.runs import export_run  # a model file needs none of training's libraries
 
-        return export_run(path, which) if path in runs or os.path.isdir(path) else api.load_model(path)
+            return export_run(path, which)
+        from mlic_jax import api
+
+        return api.load_model(path)
 
     return load
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlic_jax import atomic, runtime
+from mlic_jax import atomic, extras, runtime
 from mlic_jax.errors import InputError, TrainingError
 from mlic_jax.evaluation.benchmark import main as benchmark
 from mlic_jax.evaluation.benchmark import results as benchmark_results
@@ -90,11 +90,15 @@ def run(
       train: how a run is trained.
 
     Raises:
-      UsageError: an unknown paper, arm, codec, metric or key; a photo that is trained on and measured.
+      UsageError: an unknown paper, arm, codec, metric or key; a library that is missing; a photo that is trained on and
+        measured.
       TrainingError: a run's folder that belongs to another config.
       InputError: photos that cannot be read, files that cannot be written, or nothing to report.
       training.Stopped: SIGTERM or Ctrl-C while training.
     """
+    extras.require("a claim's plots need", "matplotlib")
+    if not options.only_report:
+        extras.require("training needs", *extras.TRAINING)
     path = spec.find(paper)
     claim = spec.restrict(spec.load(path), options.arms, options.seeds, options.steps)
     workdir = pathlib.Path(options.workdir or pathlib.Path(WORKDIR, path.stem))

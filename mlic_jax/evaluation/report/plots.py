@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mlic_jax import atomic, errors
+from mlic_jax import atomic, errors, extras
 from mlic_jax.metrics import bd, registry
 
 Curves = Mapping[str, Sequence[Mapping]]
@@ -81,7 +81,7 @@ def rd_plot(
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise errors.UsageError("plots need matplotlib: pip install matplotlib (or 'mlic_jax[bench]')") from error
+        raise errors.UsageError(extras.missing("matplotlib", "plots need")) from error
     style = {
         "font.size": 10,
         "svg.fonttype": "path",

@@ -72,5 +72,7 @@ def test_bad_plots_are_refused(monkeypatch):
     with pytest.raises(errors.UsageError, match="'best'; known: ours"):
         plots.rd_plot(CURVES, families={"jpeg": "best"})
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    with pytest.raises(errors.UsageError, match="pip install matplotlib"):
+    with pytest.raises(
+        errors.UsageError, match=r"plots need matplotlib, which is not installed: pip install .*\[bench\]"
+    ):
         plots.rd_plot(CURVES)
