@@ -57,6 +57,12 @@ def iterations(word: str) -> int:
     return int(word)
 
 
+def steps(word: str) -> int:
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"{word!r} is no number of steps: 1 or more are possible")
+    return int(word)
+
+
 def place_of_frame(word: str) -> int:
     if not word.isdecimal():
         raise argparse.ArgumentTypeError(f"{word!r} is no number of a frame: 0 or more are possible")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from mlic_jax import runtime
 from mlic_jax.cli import command
 
@@ -9,6 +11,12 @@ from mlic_jax.cli import command
 def add_arguments(parser):
     parser.add_argument("--config", required=True, help="config file, with its argument behind a colon: file.py:4")
     parser.add_argument("--workdir", required=True, help="folder of the run; a checkpoint in it is resumed")
+    parser.add_argument(
+        "--steps",
+        type=command.steps,
+        metavar="N",
+        help="a run of N steps in all, with phases and schedules as long in proportion (default: as the config says)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -33,17 +41,28 @@ def _quieten() -> None:
 def train(arguments):
     _quieten()
     from mlic_jax.training import config as configs
-    from mlic_jax.training import parallel
+    from mlic_jax.training import lengths, parallel
 
     several = parallel.start_processes()
     runtime.prepare_jax(start=False)
-    config = configs.load(arguments.config, arguments.rest)
+    planned = configs.load(arguments.config, [])
+    shorter = lengths.as_overrides(planned, arguments.steps) if arguments.steps else []
+    config = configs.load(arguments.config, [*shorter, *arguments.rest])
     if not several:
         parallel.use_all_cores(config.data.batch_size, configs.batch_parts(config))
     runtime.start_jax()
+    if parallel.is_main() and not arguments.quiet:
+        _warn(lengths.not_reached(config, planned), config.train.steps)
     from mlic_jax.training.train import train
 
     train(config, arguments.workdir, arguments.quiet)
+
+
+def _warn(sentences, steps: int) -> None:
+    for sentence in sentences:
+        print(f"mlic: warning: {sentence}", file=sys.stderr)
+    if sentences:
+        print(f"mlic: for a whole run of {steps} steps, give --steps {steps}", file=sys.stderr)
 
 
 COMMAND = command.Command(

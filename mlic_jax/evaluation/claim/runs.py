@@ -13,9 +13,8 @@ from mlic_jax import atomic
 from mlic_jax.errors import InputError, TrainingError, UsageError
 from mlic_jax.evaluation.claim.spec import Arm, Claim, slug
 from mlic_jax.training.config import change, load
+from mlic_jax.training.lengths import stretch
 
-# Lengths of a learning rate's schedule, in steps.
-LENGTHS = ("warmup_steps", "decay_steps", "decay_from", "boundaries")
 # In a run's folder, beside what the trainer writes: from which step of which run it began.
 BEGAN = "began_from.json"
 
@@ -90,33 +89,19 @@ def all_of(claim: Claim, workdir, source: str | None = None, steps: int | None =
 def make_config(arm: Arm, point: Mapping[str, Any], steps: int | None, instead: int | None) -> ConfigDict:
     """The config of a point of an arm: the file's, `steps`, the changes, and last `instead`, which replaces the steps.
 
-    Either number of steps stretches the schedule of the learning rate that it finds. Raises UsageError.
+    Either number of steps stretches the phases and schedules that it finds. Raises UsageError.
     """
     config = load(arm.config, [])
     try:
-        stretch(config, steps)
+        if steps is not None:
+            stretch(config, steps)
         for key, value in {**arm.changes, **point}.items():
             change(config, key, value)
-        stretch(config, instead)
+        if instead is not None:
+            stretch(config, instead)
     except UsageError as reason:
         raise UsageError(f"arm {arm.name!r}: {reason}") from reason
     return config
-
-
-def stretch(config: ConfigDict, steps: int | None) -> None:
-    """Sets the steps of a config, and multiplies the lengths of its learning rates' schedules by as much."""
-    if steps is None:
-        return
-    factor = steps / config.train.steps
-    for optimizer in (config.optimizer, *config.optimizers.values()):
-        for key in LENGTHS:
-            if key not in optimizer:
-                continue
-            length = optimizer[key]
-            optimizer[key] = (
-                round(length * factor) if isinstance(length, int) else tuple(round(n * factor) for n in length)
-            )
-    config.train.steps = steps
 
 
 def point_names(arm: Arm) -> list[str]:

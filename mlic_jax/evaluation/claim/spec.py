@@ -49,7 +49,7 @@ class Claim(NamedTuple):
       arms: in the order in which they are trained.
       seeds: of the trainings. More than one gives spreads.
       steps: optimiser steps of every training, the one budget; None for what the configs say. Where they differ from a
-        config's, its learning rate's schedule is stretched with them.
+        config's, its phases and learning rates' schedules are stretched with them.
       codecs: names of standard codecs that are measured beside the arms.
       anchors: names of codecs or arms that the shown arms are compared with; gains are those over the first.
       metrics: by name, see mlic_jax.metrics.registry.
