@@ -40,8 +40,8 @@ def _quieten() -> None:
 
 def train(arguments):
     _quieten()
+    from mlic_jax.training import banner, lengths, parallel
     from mlic_jax.training import config as configs
-    from mlic_jax.training import lengths, parallel
 
     several = parallel.start_processes()
     runtime.prepare_jax(start=False)
@@ -55,7 +55,9 @@ def train(arguments):
         _warn(lengths.not_reached(config, planned), config.train.steps)
     from mlic_jax.training.train import train
 
-    train(config, arguments.workdir, arguments.quiet)
+    state = train(config, arguments.workdir, arguments.quiet)
+    if parallel.is_main() and not arguments.quiet and int(parallel.local(state.step)) >= config.train.steps:
+        print(banner.next_commands(arguments.workdir), file=sys.stderr)
 
 
 def _warn(sentences, steps: int) -> None:
