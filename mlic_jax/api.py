@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlic_jax import runtime, zoo
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from mlic_jax.codec import Codec
+    from mlic_jax.families.targets import Attempt
     from mlic_jax.fileformat.artifact import Artifact
     from mlic_jax.fileformat.modes import Picture
 
@@ -140,10 +141,29 @@ def compress_to(
       UsageError: none or several targets, a model of one rate, or a target that no quality meets; and as `compress`.
       InputError, LimitError, ModelError: as `compress`.
     """
+    target = {"size": size, "bpp": bpp, "psnr_db": psnr_db}
+    return meet_target(image, model, target, effort, metadata, importance, frame).data
+
+
+def meet_target(
+    image: np.ndarray | Image.Image,
+    model: str | os.PathLike | Artifact | None,
+    target: Mapping[str, float | None],
+    effort: int = 0,
+    metadata: str = "all",
+    importance: np.ndarray | Image.Image | None = None,
+    frame: int | None = None,
+) -> Attempt:
+    """As `compress_to`, with the rate of the file and, where a PSNR was asked for, that of its picture.
+
+    Args:
+      target: {"size", "bpp" or "psnr_db": value}, as there; Nones are as good as left out.
+      image, model, effort, metadata, importance, frame: see `compress_to`.
+    """
     from mlic_jax.families import targets
     from mlic_jax.metrics import psnr
 
-    target = targets.only_target(size=size, bpp=bpp, psnr_db=psnr_db)
+    target = targets.only_target(**{"size": None, "bpp": None, "psnr_db": None, **target})
     effort = _whole(effort, "effort", 0, 9)
     picture = _picture(image, metadata, frame)
     artifact = load_model(model)

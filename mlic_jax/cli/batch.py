@@ -160,7 +160,7 @@ def run(
     Returns:
       The exit status: 0, or 1 where some of several failed. The error of a single file is raised.
     """
-    to = sys.stderr if STANDARD in [output for _, output in pairs] else sys.stdout
+    on_standard = STANDARD in [output for _, output in pairs]
     failed = []
 
     def attempt(function, *words):
@@ -170,20 +170,21 @@ def run(
         except MlicError as reason:
             return reason
 
-    def report(name, result):
+    def report(name, result, say):
+        to = sys.stderr if on_standard else sys.stdout
         if isinstance(result, MlicError):
             text = " ".join(str(result).split())
             text = text if name in text else f"{name}: {text}"
             failed.append(name)
             if as_json:
-                print(json.dumps({"input": name, "error": text, "exit_code": result.exit_code}), file=to)
+                say(json.dumps({"input": name, "error": text, "exit_code": result.exit_code}), to)
             if len(pairs) == 1:
                 raise type(result)(text) from result
-            print(f"mlic: error: {text}", file=sys.stderr)
+            say(f"mlic: error: {text}", sys.stderr)
         elif as_json:
-            print(json.dumps(result[0]), file=to)
+            say(json.dumps(result[0]), to)
         elif not quiet:
-            print(result[1], file=to)
+            say(result[1], to)
 
     refused = [attempt(check, *pair) for pair in pairs]
     started = start() if None in refused else None
@@ -205,7 +206,8 @@ def run(
         ]
         with runtime.Bar("files", len(pairs), quiet or as_json or len(pairs) == 1) as bar:
             for (name, _), result in zip(pairs, results, strict=True):
-                report(name, result.result() if isinstance(result, concurrent.futures.Future) else result)
+                whole = result.result() if isinstance(result, concurrent.futures.Future) else result
+                report(name, whole, bar.say)
                 bar.done(name)
     finally:
         pool.shutdown(cancel_futures=True)

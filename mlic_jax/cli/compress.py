@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import time
 
 from mlic_jax import runtime
-from mlic_jax.cli import batch, command
+from mlic_jax.cli import batch, command, common
 from mlic_jax.errors import UsageError
 
 SUFFIX = ".mlic"
@@ -77,22 +78,32 @@ def compress(arguments):
             options["importance"] = images.read_grey(
                 batch.read(arguments.importance), arguments.importance, container.LARGEST_PICTURE
             )
+        began, measured = time.perf_counter(), {}
         if target:
-            data = api.compress_to(image, model, **target, **options)
+            made = api.meet_target(image, model, target, **options)
+            data = made.data
+            measured = {"psnr_db": made.psnr_db} if made.psnr_db is not None else {}
         else:
             data = api.compress(image, model, arguments.quality, **options)
-        record = {"input": name, "output": path, "input_bytes": len(original), **api.info(data)}
+        measured["seconds"] = time.perf_counter() - began
+        record = {"input": name, "output": path, "input_bytes": len(original), **api.info(data), **measured}
         if standard:
             picture_files.check(picture_files.format_of(path), container.read_header(data)[0].mode)
             data = api.to_standard(data)[0]
             record |= {"bytes": len(data), "bpp": 8 * len(data) / (record["width"] * record["height"])}
         batch.write(path, data)
-        return record, (
-            f"{name}: {len(original)} -> {len(data)} bytes ({len(data) / len(original):.1%}), {record['bpp']:.3f} bpp, "
-            f"written to {path}"
-        )
+        return record, _words(record)
 
     return batch.run_arguments(arguments, SUFFIX, check, start, work)
+
+
+def _words(record) -> str:
+    """What became of a picture, as `cwebp` and `cjxl` say it: no quality for models of one rate, dB where measured."""
+    size, before = record["bytes"], record["input_bytes"]
+    parts = [f"quality {record['quality']:g}"] if record["quality"] is not None else []
+    parts += [f"{before} -> {size} bytes ({common.percent(size / before)})", common.bpp(record["bpp"])]
+    parts += [common.db(record["psnr_db"])] if "psnr_db" in record else []
+    return f"{record['input']}: {', '.join(parts)}, {common.seconds(record['seconds'])}, written to {record['output']}"
 
 
 COMMAND = command.Command(

@@ -26,7 +26,8 @@ def info(arguments):
         print(json.dumps(about))
     else:
         for key, value in about.items():
-            print(f"{key}: {json.dumps(value) if isinstance(value, dict | list) else value}")
+            words = f"{value:.4f}" if key == "bpp" else json.dumps(value) if isinstance(value, dict | list) else value
+            print(f"{key}: {words}")
 
 
 def _model_info(name):

@@ -183,9 +183,9 @@ def _picture_lines(curve, metrics):
     for point, rows in zip(curve.entrant.points, curve.rows, strict=True):
         where = f"{point.name}, " if len(curve.rows) > 1 else ""
         for row in rows:
-            estimate = f" (estimated {row['bpp_estimated']:.4f})" if "bpp_estimated" in row else ""
+            estimate = f" (estimated {common.bpp(row['bpp_estimated'])})" if "bpp_estimated" in row else ""
             values = [f"{registry.METRICS[name].label} {cell(row[registry.METRICS[name].key])}" for name in metrics]
-            rate = f"{row['bytes']} bytes, {row['bpp']:.4f} bpp{estimate}"
+            rate = f"{row['bytes']} bytes, {common.bpp(row['bpp'])}{estimate}"
             yield f"{where}{row['name']}: {rate}, {', '.join(values)}"
 
 
