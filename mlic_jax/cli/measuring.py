@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import sys
@@ -109,8 +110,12 @@ def claim(arguments):
         quiet=arguments.quiet,
         command=_typed(arguments),
     )
+    load = functools.partial(common.pictures, arguments.images, arguments.limit)
+    if arguments.dry_run:
+        print(main.dry_run(arguments.paper, load, options))
+        return 0
     try:
-        outcome = main.run(arguments.paper, lambda: common.pictures(arguments.images, arguments.limit), options)
+        outcome = main.run(arguments.paper, load, options)
     except training.Stopped as stopped:
         if stopped.by_hand:
             raise KeyboardInterrupt from None
@@ -289,7 +294,8 @@ def add_claim_arguments(parser):
     parser.add_argument("--steps", type=int, help="of every training (default: as the claim says)")
     parser.add_argument("--seeds", help="with commas between, as 0,1,2 (default: as the claim says)")
     parser.add_argument("--arms", help="these only, with commas between (default: all)")
-    parser.add_argument("--out", default="docs/claims", help="folder of the document (default docs/claims)")
+    parser.add_argument("--out", help="folder of the document (default: the workdir)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and how long that takes")
     parser.add_argument("--only-report", action="store_true", help="no training: measure and write what there is")
     command.add_jobs(parser)
     parser.add_argument(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -163,6 +163,17 @@ def begin(run: Run) -> None:
     if run.after and not done(run):
         content = {"run": str(run.after.folder), "step": done(run.after)}
         atomic.write_bytes(run.folder / BEGAN, json.dumps(content).encode())
+
+
+def minutes_left(run: Run, others: Sequence[Run]) -> float | None:
+    """How long the steps that a run lacks take: at its own speed, that of others of its arm, or that of the claim's
+    file; None where nothing is known of it."""
+    left = run.steps - done(run)
+    if not left:
+        return 0.0
+    measured = [speed(other)[1] for other in (run, *(other for other in others if other.arm.name == run.arm.name))]
+    rate = next((rate for rate in measured if rate), run.arm.steps_per_second)
+    return left / rate / 60 if rate else None
 
 
 def speed(run: Run) -> tuple[float | None, float | None]:

@@ -26,6 +26,8 @@ class Arm(NamedTuple):
       of: name of an earlier arm whose models this one measures again, in place of a config: nothing is trained.
         `changes` are then made to the models after the training, as far as their weights fit what results.
       effort: of the encoder, 0 to 9.
+      steps_per_second: of its trainings on two CPU cores, as the document in docs/claims has it; None where nobody has
+        measured it. What `--dry-run` reckons with.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Arm(NamedTuple):
     shown: bool = True
     of: str = ""
     effort: int = 0
+    steps_per_second: float | None = None
 
 
 class Claim(NamedTuple):
