@@ -112,4 +112,11 @@ COMMAND = command.Command(
     add_arguments,
     compress,
     command.EXIT_CODES,
+    examples=(
+        "mlic compress photo.jpg -q 70                     # photo.mlic",
+        "mlic compress photo.jpg --target-size 20000       # the best quality that fits",
+        "mlic compress photo.jpg --target-psnr 35 -e 5     # at least 35 dB, some seconds for fewer bits",
+        "mlic compress photos/*.jpg -o small -j 2          # into the folder small, two at a time",
+        "cat photo.png | mlic compress - > photo.mlic",
+    ),
 )

@@ -43,4 +43,8 @@ COMMAND = command.Command(
     add_arguments,
     configs,
     command.EXIT_CODES,
+    examples=(
+        "mlic configs",
+        "mlic configs li2018",
+    ),
 )

@@ -85,4 +85,9 @@ COMMAND = command.Command(
     add_arguments,
     decompress,
     command.EXIT_CODES,
+    examples=(
+        "mlic decompress photo.mlic                        # photo.png",
+        "mlic decompress small/*.mlic -o back -j 2         # into the folder back",
+        "mlic decompress photo.mlic -o photo.jpg --output-quality 95",
+    ),
 )

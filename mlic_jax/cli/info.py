@@ -45,4 +45,11 @@ def _model_info(name):
     }
 
 
-COMMAND = command.Command("info", "Say what a .mlic or .mlicm file holds.", add_arguments, info, command.EXIT_CODES)
+COMMAND = command.Command(
+    "info",
+    "Say what a .mlic or .mlicm file holds.",
+    add_arguments,
+    info,
+    command.EXIT_CODES,
+    examples=("mlic info photo.mlic", "mlic info model.mlicm --json"),
+)

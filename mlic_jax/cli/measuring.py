@@ -308,7 +308,15 @@ def add_claim_arguments(parser):
 
 
 EVALUATE = command.Command(
-    "evaluate", "Measure models on real files, beside standard codecs.", add_evaluate_arguments, evaluate
+    "evaluate",
+    "Measure models on real files, beside standard codecs.",
+    add_evaluate_arguments,
+    evaluate,
+    command.EXIT_CODES,
+    examples=(
+        "mlic evaluate --run runs/tiny --compare",
+        "mlic evaluate --model tiny.mlicm --images /data/kodak --compare jpeg,avif --out report",
+    ),
 )
 BENCHMARK = command.Command(
     "benchmark",
@@ -316,6 +324,10 @@ BENCHMARK = command.Command(
     add_benchmark_arguments,
     benchmark,
     command.EXIT_CODES,
+    examples=(
+        "mlic benchmark --images /data/kodak --models ours=model.mlicm --out report",
+        "mlic benchmark --codecs jpeg,avif444,vvc --models model.mlicm model.mlicm@5 --timing --out report",
+    ),
 )
 CLAIM = command.Command(
     "claim",
@@ -323,4 +335,9 @@ CLAIM = command.Command(
     add_claim_arguments,
     claim,
     command.EXIT_CODES,
+    examples=(
+        "mlic claim jiang2017 --dry-run              # what is trained, and how long that takes",
+        "mlic claim jiang2017 --source /data/photos --images /data/kodak",
+        "mlic claim li2018 --arms map --seeds 0      # a part",
+    ),
 )

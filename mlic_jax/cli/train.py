@@ -9,7 +9,12 @@ from mlic_jax.cli import command
 
 
 def add_arguments(parser):
-    parser.add_argument("--config", required=True, help="config file, with its argument behind a colon: file.py:4")
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="NAME:VARIANT",
+        help="name of a config (mlic configs lists them) or path of its file, with a variant behind a colon",
+    )
     parser.add_argument("--workdir", required=True, help="folder of the run; a checkpoint in it is resumed")
     parser.add_argument(
         "--steps",
@@ -72,6 +77,12 @@ COMMAND = command.Command(
     "Train a model, or go on with a run that was stopped.",
     add_arguments,
     train,
-    "Any value of the config can be set: --config.train.steps=1000",
+    "Any value of the config can be set, as --config.optimizer.learning_rate=2e-4; mlic_jax/training/config.py says "
+    f"what there is. {command.EXIT_CODES}",
     passes_on=True,
+    examples=(
+        "mlic train --config mbt2018_mean:tiny --workdir runs/tiny                 # again: resumes",
+        "mlic train --config mbt2018_mean:tiny --workdir runs/short --steps 200    # all of it, shorter",
+        "mlic train --config kltnet:tiny --workdir runs/klt --config.data.source=/data/photos",
+    ),
 )

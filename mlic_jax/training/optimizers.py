@@ -10,6 +10,7 @@ import optax
 from ml_collections import ConfigDict
 
 from mlic_jax.errors import TrainingError, UsageError
+from mlic_jax.training import parallel
 from mlic_jax.training.matrix_optimizers import muon, soap
 
 SCHEDULES = ("constant", "cosine", "steps", "wsd")
@@ -98,12 +99,13 @@ def learning_rates(config: ConfigDict, states: Mapping[str, Any]) -> dict[str, f
 
     Args:
       config: a whole config.
-      states: objective -> optax state, on the host. It has counted the updates: steps that were skipped are not among
-        them.
+      states: objective -> optax state, on the devices. It has counted the updates: steps that were skipped are not
+        among them.
     """
     rates = {}
     for name, state in states.items():
-        updates = max((int(count) for _, count in optax.tree_utils.tree_get_all_with_path(state, "count")), default=1)
+        counts = [parallel.local(count) for _, count in optax.tree_utils.tree_get_all_with_path(state, "count")]
+        updates = max(map(int, counts), default=1)
         rates[name] = float(learning_rate(_own(config, name))(max(updates - 1, 0)))
     return rates
 

@@ -188,7 +188,7 @@ def start_or_resume(
 def learning_rates(config: ConfigDict, train_state: TrainState, step: int) -> dict[str, float]:
     """The learning rates of a step's updates, for the logs: "learning_rate", or "NAME/learning_rate" for several."""
     objectives = objectives_of_phases(config)[phase_at(config.phases, step - 1)]
-    states = {name: parallel.local(train_state.optimizer[name]) for name in dict.fromkeys(objectives)}
+    states = {name: train_state.optimizer[name] for name in dict.fromkeys(objectives)}
     prefix = "{}/" if len(train_state.optimizer) > 1 else ""
     rates = optimizers.learning_rates(config, states)
     return {f"{prefix.format(name)}learning_rate": rate for name, rate in rates.items()}

@@ -115,10 +115,18 @@ BAD = [
     ("both streams", lambda t, p, m: ["compress", "-", p, "-m", m], 2, "one input"),
     ("many to one stream", lambda t, p, m: ["compress", p, m, "-m", m, "-o", "-"], 2, "one input"),
     ("stream into a folder", lambda t, p, m: ["compress", "-", "-m", m, "-o", t], 2, "standard input has no name"),
-    ("no folder", lambda t, p, m: ["compress", p, m, "-m", m, "-o", t / "x"], 3, "is not a folder"),
-    ("onto itself", lambda t, p, m: ["compress", p, "-m", m, "-o", p, "-f"], 2, "which belongs to"),
-    ("two of one name", lambda t, p, m: ["compress", p, t / "photo.jpg", "-m", m, "-f"], 2, "which belongs to"),
-    ("one twice", lambda t, p, m: ["compress", p, p, "-m", m, "-o", t], 2, "which belongs to"),
+    ("no folder", lambda t, p, m: ["compress", p, m, "-m", m, "-o", t / "x.mlic"], 3, "is not a folder"),
+    ("a file is no folder", lambda t, p, m: ["compress", p, m, "-m", m, "-o", p], 3, "is not a folder"),
+    ("onto itself", lambda t, p, m: ["compress", p, "-m", m, "-o", p, "-f"], 2, "would be written over it: name"),
+    (
+        "a .mlic file",
+        lambda t, p, m: ["compress", t / "short.mlic", "-m", m, "-f"],
+        2,
+        "would be written over it: name",
+    ),
+    ("onto another", lambda t, p, m: ["compress", p, t / "photo.mlic", "-m", m, "-f"], 2, "which is an input too"),
+    ("two of one name", lambda t, p, m: ["compress", p, t / "photo.jpg", "-m", m, "-f"], 2, "would both be"),
+    ("one twice", lambda t, p, m: ["compress", p, p, "-m", m, "-o", t], 2, "twice given, would both be"),
     ("no model", lambda t, p, m: ["compress", p, "-m", t / "none.mlicm"], 5, "none.mlicm"),
     ("not a model", lambda t, p, m: ["compress", p, "-m", p], 5, "not a model file"),
     ("quality of a one-rate model", lambda t, p, m: ["compress", p, "-m", m, "-q", "50"], 2, "one rate"),
@@ -223,6 +231,13 @@ def test_a_batch_of_all_modes(capsys, light, jobs):
     for name in NAMES:
         one, other = (np.asarray(Image.open(folder / name)) for folder in (light, light / "back"))
         np.testing.assert_array_equal(stated(one), other)
+
+
+def test_the_folder_of_a_batch_is_made(capsys, light):
+    status, _, err = run(capsys, "compress", *NAMES, "-m", "m.mlicm", "-o", "made/small", "-j", "2")
+    assert (status, err) == (0, "") and sorted(os.listdir("made/small")) == sorted(STREAMS)
+    status, _, _ = run(capsys, "compress", "L.png", "-m", "m.mlicm", "-o", "one")
+    assert status == 0 and (light / "one").is_file()  # of a single input it is the file
 
 
 def test_a_batch_goes_on_past_bad_files(capsys, light):
