@@ -154,6 +154,15 @@ def run_arguments(arguments, suffix: str, check: Callable, start: Callable, work
     )
 
 
+def _attempt(function: Callable, *words) -> Any:
+    """What a function returns, or the MlicError that it raises."""
+    try:
+        with runtime.memory_as_limit():
+            return function(*words)
+    except MlicError as reason:
+        return reason
+
+
 def run(
     pairs: Sequence[tuple[str, str]],
     check: Callable[[str, str], None],
@@ -183,13 +192,6 @@ def run(
     on_standard = STANDARD in [output for _, output in pairs]
     failed = []
 
-    def attempt(function, *words):
-        try:
-            with runtime.memory_as_limit():
-                return function(*words)
-        except MlicError as reason:
-            return reason
-
     def report(name, result, say):
         to = sys.stderr if on_standard else sys.stdout
         if isinstance(result, MlicError):
@@ -206,12 +208,12 @@ def run(
         elif not quiet:
             say(result[1], to)
 
-    refused = [attempt(check, *pair) for pair in pairs]
+    refused = [_attempt(check, *pair) for pair in pairs]
     started = start() if None in refused else None
     pool = concurrent.futures.ThreadPoolExecutor(jobs or os.cpu_count())
 
     def work_and_tidy(*words):
-        result = attempt(work, *words)
+        result = _attempt(work, *words)
         gc.collect()
         return result
 
