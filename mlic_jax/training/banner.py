@@ -34,8 +34,8 @@ def opening(config: ConfigDict, params: Any, batches: TrainIterator, workdir, st
     lines = [
         f"model    {config.model.name}, {count:,} parameters",
         f"devices  {kinds}{processes}, jax {jax.__version__}",
-        f"photos   {batches.get_state()['images']:,} of {data.source}; {data.validation_images} patches of "
-        f"{data.validation} are held out",
+        f"photos   {batches.get_state()['images']:,} to train on ({data.source}), {data.validation_images} patches to "
+        f"validate on ({data.validation})",
         f"batch    {data.batch_size} patches of {data.patch_size}x{data.patch_size} pixels",
         f"steps    {config.train.steps:,}",
         f"workdir  {workdir}" + (f", resumed at step {start}" if start else ""),

@@ -18,8 +18,9 @@ SHOWN = (
     ("steps_per_second", "{:.3g} steps/s"),
     ("examples_per_second", "{:.3g} examples/s"),
 )
-# What a bar of so many columns leaves out: lines have it.
-NARROW, LEFT_OUT = 130, ("learning_rate",)
+# A bar on a terminal of less than so many columns leaves these out; lines have all. The narrowest has counts alone.
+LEFT_OUT = {130: ("learning_rate",), 102: ("loss",)}
+NARROWEST = min(LEFT_OUT)
 
 
 def _words(figures: dict[str, float], left_out=()) -> str:
@@ -47,11 +48,12 @@ class Progress:
         console = Console(file=sys.stderr)
         self.bar = None
         if console.is_terminal and not quiet:
+            wide = console.width >= NARROWEST
             self.bar = Bar(
-                BarColumn(bar_width=16),
+                *([BarColumn(bar_width=16)] if wide else []),
                 MofNCompleteColumn(),
                 TextColumn("{task.description}"),
-                TimeElapsedColumn(),
+                *([TimeElapsedColumn()] if wide else []),
                 TextColumn("left"),
                 TimeRemainingColumn(),
                 console=console,
@@ -96,8 +98,10 @@ class Progress:
         """A step with training metrics."""
         self.began = self.began or (time.perf_counter(), step)
         if self.bar:
-            left_out = LEFT_OUT if self.bar.console.width < NARROW else ()
-            self.bar.update(self.task, completed=step, description=_words(figures, left_out))
+            width = self.bar.console.width
+            left_out = [name for columns, names in LEFT_OUT.items() if width < columns for name in names]
+            words = _words(figures, left_out) or _words(figures)
+            self.bar.update(self.task, completed=step, description=words)
         elif not self.quiet:
             began, first = self.began
             left = ""
