@@ -2,7 +2,9 @@
 
 import importlib.util
 import inspect
+import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -21,7 +23,7 @@ CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py")
 
 
 def _variants():
-    """Each config in its smallest form (`SMALLEST`, or else "tiny"), so that three steps cost nothing, and in those
+    """Each config in its smallest form (`SMALLEST`, or else "tiny"), so that five steps cost nothing, and in those
     that it names besides (`ALSO_TESTED`)."""
     for path in CONFIGS:
         spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -34,10 +36,10 @@ def _variants():
             yield str(path)
 
 
-def _tiny(name, steps):
+def _tiny(name):
     config = load(name, [])
     with config.unlocked():
-        config.train.update(steps=steps, log_every=1, evaluate_every=2, checkpoint_every=1, samples=1)
+        config.train.update(steps=5, log_every=1, evaluate_every=5, checkpoint_every=3, samples=1)
         config.data.update(batch_size=4, patch_size=64, validation_patch=64, validation_images=1)
     return config
 
@@ -67,7 +69,7 @@ def test_every_config_makes_a_codec(name):
     assert codec.objectives and codec.traits
 
 
-@pytest.mark.parametrize("name", _contracts())
+@pytest.mark.parametrize("name", list(_contracts()))
 def test_contract(name, tmp_path):
     if name.endswith("heic") and (problem := classical.CODECS["heic"].missing()):
         pytest.skip(problem)
@@ -80,11 +82,13 @@ def test_contract(name, tmp_path):
 
 
 def _trains_and_resumes(name, folder):
-    """Three steps and two more are the five of an uninterrupted run."""
-    train(_tiny(name, 3), folder / "run", quiet=True)
-    resumed = train(_tiny(name, 5), folder / "run", quiet=True)
-    whole = train(_tiny(name, 5), folder / "whole", quiet=True)
+    """What goes on from the third step's checkpoint is, after five, the run that was not stopped."""
+    whole = train(_tiny(name), folder / "whole", quiet=True)
+    shutil.copytree(folder / "whole" / "checkpoints" / "3", folder / "run" / "checkpoints" / "3")
+    resumed = train(_tiny(name), folder / "run", quiet=True)
     assert int(resumed.step) == int(whole.step) == 5
+    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [4, 5]
     for key, value in flatten(resumed.params).items():
         np.testing.assert_array_equal(value, flatten(whole.params)[key], err_msg=key)
 

@@ -14,9 +14,11 @@ import pathlib
 import threading
 from typing import TYPE_CHECKING
 
+from mlic_jax import zoo
 from mlic_jax.errors import ModelError
 
 if TYPE_CHECKING:
+    from mlic_jax.fileformat import container
     from mlic_jax.fileformat.artifact import Artifact
 
 # The model file that is used where none is named; without it, it is the package's own.
@@ -44,7 +46,7 @@ def load(model: str | os.PathLike | Artifact | None = None) -> Artifact:
       model: a path; or the bare name of a file in the package, as "talebi2020", where there is no such file here; or
         an Artifact. None for the file that MLIC_MODEL names, or else the package's own.
 
-    Raises ModelError where the file is missing or damaged.
+    Raises ModelError where the file is missing, damaged, or of a model that this version does not know.
     """
     from mlic_jax.fileformat.artifact import Artifact
 
@@ -54,6 +56,7 @@ def load(model: str | os.PathLike | Artifact | None = None) -> Artifact:
     with _lock:
         if not isinstance(model, Artifact):
             model = _read(_bundled(model) or pathlib.Path(model))
+        zoo.stream_id(model.model)
         _by_fingerprint[model.fingerprint] = model
     return model
 
@@ -86,6 +89,30 @@ def find(fingerprint: bytes, wanted: str) -> Artifact:
     if unreadable:
         looked += f" ({', '.join(unreadable)} cannot be read)"
     raise ModelError(f"the file needs {wanted}, and {looked}. {ADVICE}")
+
+
+def of_file(header: container.Header, model: str | os.PathLike | Artifact | None = None) -> Artifact:
+    """The model that a file was written with: the one given, as for `load`, or else found.
+
+    Raises ModelError where it is missing, or the one given is another.
+    """
+    wanted = describe(header)
+    if model is None:
+        return find(header.fingerprint, wanted)
+    artifact = load(model)
+    if (zoo.stream_id(artifact.model), artifact.fingerprint) != (header.model_id, header.fingerprint):
+        given = f"{artifact.model} with fingerprint {artifact.fingerprint.hex()}"
+        raise ModelError(f"the file needs {wanted}; given is {given}. {ADVICE}")
+    return artifact
+
+
+def describe(header: container.Header) -> str:
+    """The name of a file's model and its fingerprint. Raises ModelError for a model that this version does not know."""
+    fingerprint = f"with fingerprint {header.fingerprint.hex()}"
+    try:
+        return f"the model {zoo.name_of(header.model_id)} {fingerprint}"
+    except ModelError as reason:
+        raise ModelError(f"{reason} ({fingerprint}): a newer mlic_jax may") from reason
 
 
 def _bundled(name) -> pathlib.Path | None:
