@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlic_jax import zoo
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from mlic_jax.families.targets import Attempt
     from mlic_jax.fileformat.artifact import Artifact
     from mlic_jax.fileformat.modes import Picture
 
@@ -60,7 +61,9 @@ def compress(
         MLIC_MODEL, or the package's.
       quality: 0..100 for models of several rates, rounded to half steps; None for their default, and for models of
         one rate.
-      effort: 0..9, what is spent on a smaller file of the same quality; decompressing takes the same time.
+      effort: 0..9, what is spent on a better file: one of less bits + weight * squared error, at the weight that the
+        quality stands for. Bits become fewer, and the PSNR moves by some tenths of a dB. Decompressing takes the same
+        time.
       metadata: what is kept of a PIL image's: "all", "none", or some of "icc,exif,xmp". An EXIF orientation is applied
         in any case.
       importance: where bits are to go, for models that allocate them (`Traits.guided`): a grey picture, or numbers
@@ -106,11 +109,30 @@ def compress_to(
       UsageError: none or several targets, a model of one rate, or a target that no quality meets; and as `compress`.
       InputError, LimitError, ModelError: as `compress`.
     """
+    target = {"size": size, "bpp": bpp, "psnr_db": psnr_db}
+    return meet_target(image, model, target, effort, metadata, importance, frame).data
+
+
+def meet_target(
+    image: np.ndarray | Image.Image,
+    model: str | os.PathLike | Artifact | None,
+    target: Mapping[str, float | None],
+    effort: int = 0,
+    metadata: str = "all",
+    importance: np.ndarray | Image.Image | None = None,
+    frame: int | None = None,
+) -> Attempt:
+    """As `compress_to`, with the rate of the file and, where a PSNR was asked for, that of its picture.
+
+    Args:
+      target: {"size", "bpp" or "psnr_db": value}, as there; Nones are as good as left out.
+      image, model, effort, metadata, importance, frame: see `compress_to`.
+    """
     from mlic_jax.families import targets
     from mlic_jax.fileformat import encoding
     from mlic_jax.metrics import psnr
 
-    target = targets.only_target(size=size, bpp=bpp, psnr_db=psnr_db)
+    wanted = targets.only_target(**{"size": None, "bpp": None, "psnr_db": None, **target})
     picture = _picture(image, metadata, frame)
     made = encoding.Encoding(picture, model, importance)
     if made.codec.traits.default_quality is None:
@@ -121,12 +143,12 @@ def compress_to(
     def attempt(half_steps: int, effort: int) -> targets.Attempt:
         data, parts = made.file(half_steps / 2, effort)
         reached = None
-        if target.name == "psnr_db":
+        if wanted.name == "psnr_db":
             reached = psnr.psnr_db(picture.rgb, made.decoded(parts, half_steps / 2))
         # The rate is computed as `info` does: what it says of a file, that file meets.
         return targets.Attempt(data, 8 * len(data) / (height * width), reached)
 
-    return targets.best_file(target, attempt, made.codec.traits.quality_range, encoding.check_effort(effort))
+    return targets.best_file(wanted, attempt, made.codec.traits.quality_range, encoding.check_effort(effort))
 
 
 def _picture(image, metadata: str, frame: int | None) -> Picture:
