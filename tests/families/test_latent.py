@@ -150,6 +150,7 @@ def made(name, patch=64, **arguments):
 
 
 @functools.cache
+@functools.cache
 def metrics_of(name, patch=64, **arguments):
     loss, _, params, _ = made(name, patch, **arguments)
     value, (metrics, state) = jax.jit(loss)(params)

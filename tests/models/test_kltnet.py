@@ -360,6 +360,7 @@ def test_training_with_the_rounding_of_files():
     assert np.abs(api.decompress(coded, artifact) - np.asarray(estimate["reconstruction"][0], int)).max() <= 1
 
 
+@pytest.mark.slow
 def test_training_may_clip_what_it_shows():
     """What lies beyond black and white costs nothing then; what lies within costs what it did."""
     plain, clipped = (zoo.make("kltnet", **kltnet.TOY, clipped=value) for value in (False, True))
