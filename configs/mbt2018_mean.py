@@ -1,6 +1,6 @@
 """mbt2018-mean (Minnen, Ballé, Toderici, NeurIPS 2018, without the context model).
 
-    mlic train --config configs/mbt2018_mean.py:4 --workdir runs/mbt2018_mean-4
+    mlic train --config mbt2018_mean:4 --workdir runs/mbt2018_mean-4
 
 The part after the colon is the quality, 1 to 8 (widths and lambda of CompressAI's zoo; default 4), or `tiny`: a narrow
 model on the bundled photos, which two CPU cores train in minutes.
@@ -12,6 +12,8 @@ They took 4 to 5 million steps of batch 16 or 32 on Vimeo-90k; give such a set b
 
 from mlic_jax.models import mbt2018 as paper
 from mlic_jax.training.recipes import of_quality
+
+VARIANTS = ("1", "2", "3", "4", "5", "6", "7", "8", "tiny")
 
 
 def get_config(quality: str = "4"):

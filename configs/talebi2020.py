@@ -1,6 +1,6 @@
 """Talebi-style pre-editing: a network that edits pictures so that JPEG needs fewer bits.
 
-    mlic train --config configs/talebi2020.py:tiny --workdir runs/talebi --config.data.source=/data/photos
+    mlic train --config talebi2020:tiny --workdir runs/talebi --config.data.source=/data/photos
 
 Variants: `paper` (the layers of the re-implementation, qualities 8 to 25; needs a GPU); `tiny` (five layers of 24,
 qualities 5 to 60, MSE); `perceptual`, the same with half of the distortion in LPIPS (extra `lpips`); `warp` and
@@ -13,11 +13,11 @@ from mlic_jax.training import config as base
 from mlic_jax.training import recipes
 
 SMALLEST = "toy"
-VARIANTS = ("tiny", "perceptual", "warp", "cascade", "paper", "toy")
+VARIANTS = ("tiny", "perceptual", "warp", "cascade", "paper")
 
 
 def get_config(variant: str = "tiny"):
-    if variant not in VARIANTS:
+    if variant not in (*VARIANTS, SMALLEST):
         raise UsageError(f"variant {variant!r} is not known: use one of {', '.join(VARIANTS)}")
     config = base.defaults()
     config.model.name = "talebi2020"

@@ -1,6 +1,6 @@
 """Toderici 2017: recurrent networks that code, pass by pass, what the passes before left over. One model, every rate.
 
-    mlic train --config configs/toderici2017.py:tiny --workdir runs/toderici --config.data.source=/data/photos
+    mlic train --config toderici2017:tiny --workdir runs/toderici --config.data.source=/data/photos
 
 Variants: `paper` (the paper's widths, 16 passes, 2 bpp; needs a GPU); `tiny` (about a sixteenth of the widths, 8
 passes, 1 bpp; two CPU cores). Another cell: --config.model.arguments.cell=residual_gru; another framework:

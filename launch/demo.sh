@@ -21,10 +21,10 @@ mlic decompress "$RUN/$NAME.mlic" -o "$RUN/$NAME.png" -f
 
 echo
 echo "== 2. Training the same codec from nothing, on the photos that come with the project"
-mlic train --config configs/demo.py --workdir "$RUN/training"
+mlic train --config demo --workdir "$RUN/training"
 echo
 echo "   and what decides the probabilities of symbols once more, on larger patches"
-mlic train --config configs/demo.py:priors --workdir "$RUN/priors" --config.init_from="$RUN/training"
+mlic train --config demo:priors --workdir "$RUN/priors" --config.init_from="$RUN/training"
 mlic export --run "$RUN/priors" -o "$RUN/demo.mlicm" -f
 
 echo
@@ -37,7 +37,7 @@ cat <<TEXT
 == Done in $((SECONDS - BEGAN)) s. Next:
   open $RUN/report/report.html                 pictures side by side, the curves, the figures
   mlic compress YOUR.jpg                       your own photo (first: source .venv/bin/activate)
-  mlic train --config configs/mbt2018_mean.py:4 --workdir runs/mean-4 --config.data.source=YOUR_PHOTOS
+  mlic train --config mbt2018_mean:4 --workdir runs/mean-4 --config.data.source=YOUR_PHOTOS
                                                a full-width model, on a GPU: docs/training.md
   ./launch/test.sh                             the tests
 TEXT

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Training on every GPU of one machine.
 #
-#   ./launch/gpu.sh configs/bmshj2018_hyperprior.py:4 runs/hyperprior-4 --config.data.source=PHOTOS
+#   ./launch/gpu.sh bmshj2018_hyperprior:4 runs/hyperprior-4 --config.data.source=PHOTOS
 #
 # Run it again after an interruption: it goes on from the last checkpoint. CUDA_VISIBLE_DEVICES chooses GPUs.
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

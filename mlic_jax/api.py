@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mlic_jax import runtime, zoo
+from mlic_jax import zoo
 from mlic_jax.errors import ModelError, UsageError
 from mlic_jax.fileformat import container, model_names, model_store
-from mlic_jax.fileformat import opened as files
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from mlic_jax.codec import Codec
+    from mlic_jax.families.targets import Attempt
     from mlic_jax.fileformat.artifact import Artifact
     from mlic_jax.fileformat.modes import Picture
 
@@ -37,32 +36,7 @@ def load_model(model: str | os.PathLike | Artifact | None = None) -> Artifact:
     Raises ModelError where the file is missing, damaged, or of a model this version does not know. The message about a
     name that is not known lists those that are; about one that is not installed, it says what installs it.
     """
-    artifact = model_store.load(model)
-    zoo.stream_id(artifact.model)
-    return artifact
-
-
-def _model_of(header: container.Header, model: str | os.PathLike | Artifact | None) -> Artifact:
-    """The model that a file was written with: the one given, or else found. Raises ModelError."""
-    wanted = _describe(header)
-    if model is None:
-        return model_store.find(header.fingerprint, wanted)
-    artifact = load_model(model)
-    if (zoo.stream_id(artifact.model), artifact.fingerprint) != (header.model_id, header.fingerprint):
-        name = model_names.name_of(artifact.fingerprint, artifact.model)
-        given = f"{name} with fingerprint {artifact.fingerprint.hex()}"
-        raise ModelError(f"the file needs {wanted}; given is {given}. {model_store.advice(header.fingerprint)}")
-    return artifact
-
-
-def _describe(header: container.Header) -> str:
-    """The name of a file's model and its fingerprint. Raises ModelError for a model that this version does not know."""
-    fingerprint = f"with fingerprint {header.fingerprint.hex()}"
-    try:
-        name = model_names.name_of(header.fingerprint, zoo.name_of(header.model_id))
-        return f"the model {name} {fingerprint}"
-    except ModelError as reason:
-        raise ModelError(f"{reason} ({fingerprint}): a newer mlic_jax may") from reason
+    return model_store.load(model)
 
 
 # ---------------------------------------------------------------------- compress
@@ -87,7 +61,9 @@ def compress(
         MLIC_MODEL, or the package's.
       quality: 0..100 for models of several rates, rounded to half steps; None for their default, and for models of
         one rate.
-      effort: 0..9, what is spent on a smaller file of the same quality; decompressing takes the same time.
+      effort: 0..9, what is spent on a better file: one of less bits + weight * squared error, at the weight that the
+        quality stands for. Bits become fewer, and the PSNR moves by some tenths of a dB. Decompressing takes the same
+        time.
       metadata: what is kept of a PIL image's: "all", "none", or some of "icc,exif,xmp". An EXIF orientation is applied
         in any case.
       importance: where bits are to go, for models that allocate them (`Traits.guided`): a grey picture, or numbers
@@ -103,22 +79,10 @@ def compress(
       UsageError: a quality or effort out of range, or for a model of one rate; unknown metadata; an importance map for
         a model that takes none.
     """
-    quality, effort = _in_half_steps(quality), _whole(effort, "effort", 0, 9)
-    return compress_picture(_picture(image, metadata, frame), model, quality, effort, importance)
+    from mlic_jax.fileformat import encoding
 
-
-def compress_picture(
-    picture: Picture,
-    model: str | os.PathLike | Artifact | None = None,
-    quality: float | None = None,
-    effort: int = 0,
-    importance: np.ndarray | Image.Image | None = None,
-) -> bytes:
-    """As `compress`, of a picture that `mlic_jax.fileformat.modes` has made."""
-    quality, effort = _in_half_steps(quality), _whole(effort, "effort", 0, 9)
-    artifact = load_model(model)
-    make = _Maker(zoo.codec_of(artifact), artifact, picture, _importance(importance, picture))
-    return make.file(quality, effort)[0]
+    picture = _picture(image, metadata, frame)
+    return encoding.Encoding(picture, model, importance).file(quality, effort)[0]
 
 
 def compress_to(
@@ -145,49 +109,46 @@ def compress_to(
       UsageError: none or several targets, a model of one rate, or a target that no quality meets; and as `compress`.
       InputError, LimitError, ModelError: as `compress`.
     """
+    target = {"size": size, "bpp": bpp, "psnr_db": psnr_db}
+    return meet_target(image, model, target, effort, metadata, importance, frame).data
+
+
+def meet_target(
+    image: np.ndarray | Image.Image,
+    model: str | os.PathLike | Artifact | None,
+    target: Mapping[str, float | None],
+    effort: int = 0,
+    metadata: str = "all",
+    importance: np.ndarray | Image.Image | None = None,
+    frame: int | None = None,
+) -> Attempt:
+    """As `compress_to`, with the rate of the file and, where a PSNR was asked for, that of its picture.
+
+    Args:
+      target: {"size", "bpp" or "psnr_db": value}, as there; Nones are as good as left out.
+      image, model, effort, metadata, importance, frame: see `compress_to`.
+    """
     from mlic_jax.families import targets
+    from mlic_jax.fileformat import encoding
     from mlic_jax.metrics import psnr
 
-    target = targets.only_target(size=size, bpp=bpp, psnr_db=psnr_db)
-    effort = _whole(effort, "effort", 0, 9)
+    wanted = targets.only_target(**{"size": None, "bpp": None, "psnr_db": None, **target})
     picture = _picture(image, metadata, frame)
-    artifact = load_model(model)
-    codec = zoo.codec_of(artifact)
-    if codec.traits.default_quality is None:
-        raise UsageError(f"{artifact.model} has one rate, fixed in training: it cannot meet a target")
-    make = _Maker(codec, artifact, picture, _importance(importance, picture))
+    made = encoding.Encoding(picture, model, importance)
+    if made.codec.traits.default_quality is None:
+        raise UsageError(f"{made.artifact.model} has one rate, fixed in training: it cannot meet a target")
+    height, width, _ = picture.rgb.shape
 
     @functools.cache
     def attempt(half_steps: int, effort: int) -> targets.Attempt:
-        data, parts = make.file(half_steps / 2, effort)
-        height, width, _ = picture.rgb.shape
+        data, parts = made.file(half_steps / 2, effort)
         reached = None
-        if target.name == "psnr_db":
-            with runtime.jax_of_our_own():
-                decoded = codec.decompress(artifact, parts, (height, width), half_steps / 2)
-            reached = psnr.psnr_db(picture.rgb, decoded)
+        if wanted.name == "psnr_db":
+            reached = psnr.psnr_db(picture.rgb, made.decoded(parts, half_steps / 2))
         # The rate is computed as `info` does: what it says of a file, that file meets.
         return targets.Attempt(data, 8 * len(data) / (height * width), reached)
 
-    return targets.best_file(target, attempt, codec.traits.quality_range, effort)
-
-
-def _in_half_steps(quality: float | None) -> float | None:
-    """A quality as files hold it. Raises UsageError for one that is no number from 0 to 100."""
-    if quality is None:
-        return None
-    number = runtime.number(quality)
-    if number is None or not 0 <= number <= 100:
-        raise UsageError(f"quality {quality} is out of range: a number from 0 to 100 is possible")
-    return round(2 * number) / 2
-
-
-def _whole(value, name: str, lowest: int, highest: int) -> int:
-    """A whole number of any type as an int. Raises UsageError for what is none from `lowest` to `highest`."""
-    number = runtime.number(value)
-    if number is None or not lowest <= number <= highest or number != int(number):
-        raise UsageError(f"{name} {value} is out of range: a whole number from {lowest} to {highest} is possible")
-    return int(number)
+    return targets.best_file(wanted, attempt, made.codec.traits.quality_range, encoding.check_effort(effort))
 
 
 def _picture(image, metadata: str, frame: int | None) -> Picture:
@@ -197,76 +158,7 @@ def _picture(image, metadata: str, frame: int | None) -> Picture:
     return modes.from_image(image, kept.choose(metadata), frame)
 
 
-def _importance(given, picture: Picture) -> np.ndarray | None:
-    from mlic_jax.families.importance import importance_map
-
-    return importance_map(given, picture.rgb.shape[:2])
-
-
-class _Maker:
-    """Makes files of one picture."""
-
-    def __init__(self, codec: Codec, artifact: Artifact, picture: Picture, importance: np.ndarray | None):
-        from mlic_jax.fileformat import modes
-
-        self.codec, self.artifact, self.picture, self.importance = codec, artifact, picture, importance
-        self.beside = modes.chunks_beside(picture)
-
-    def file(self, quality: float | None, effort: int) -> tuple[bytes, tuple[bytes, ...]]:
-        """The content of a file, and the part of it that the codec wrote."""
-        picture, artifact = self.picture, self.artifact
-        if quality is None:
-            quality = self.codec.traits.default_quality
-        with runtime.jax_of_our_own():
-            parts = self.codec.compress(artifact, picture.rgb, quality, effort=effort, importance=self.importance)
-        first, *more = [container.Chunk(container.DATA, bytes(part)) for part in parts]
-        height, width, _ = picture.rgb.shape
-        model_id = zoo.stream_id(artifact.model)
-        header = container.Header(model_id, artifact.fingerprint, width, height, picture.mode, quality)
-        # Alpha and metadata stand behind the first part of the picture: of a file that was cut off, they are there.
-        return container.pack(header, [first, *self.beside, *more]), parts
-
-
 # ---------------------------------------------------------------------- decompress
-
-
-class _Opened(NamedTuple):
-    """A file and its model."""
-
-    file: files.Opened
-    artifact: Artifact
-    codec: Codec
-
-    def picture(self, count: int) -> np.ndarray:
-        """The picture of the first `count` parts, in the mode of the file."""
-        from mlic_jax.fileformat import modes
-
-        header, parts = self.file.header, self.file.parts[:count]
-        alpha = self.file.alpha()
-        with runtime.jax_of_our_own():
-            rgb = self.codec.decompress(self.artifact, parts, (header.height, header.width), quality=header.quality)
-        return modes.to_array(header.mode, rgb, alpha)
-
-    def count(self, iterations: int | None) -> int:
-        """How many parts are to be shown. Raises UsageError."""
-        there = len(self.file.parts)
-        if iterations is None:
-            return there
-        if not self.codec.traits.progressive:
-            raise UsageError(f"a file of {self.artifact.model} has no iterations: it is read whole")
-        number = runtime.number(iterations)
-        if number is None or not 1 <= number <= there or number != int(number):
-            raise UsageError(f"iterations {iterations} are not in the file: it has 1 to {there}")
-        return int(number)
-
-
-def _open(data: bytes, model: str | os.PathLike | Artifact | None) -> _Opened:
-    """Reads a file and finds its model. Of a progressive file that was cut off, it takes what is whole, and warns."""
-    file = files.open_file(data)
-    artifact = _model_of(file.header, model)
-    codec = zoo.codec_of(artifact)
-    file.check_length(codec.traits.progressive)
-    return _Opened(file, artifact, codec)
 
 
 def decompress(
@@ -291,8 +183,11 @@ def decompress(
       LimitError: more pixels or metadata than the format allows.
       UsageError: iterations that the file does not have.
     """
-    opened = _open(data, model)
-    return opened.picture(opened.count(iterations))
+    from mlic_jax.fileformat import decoding
+
+    opened = decoding.open_with(data, model)
+    count = opened.count(iterations)
+    return opened.picture(count)
 
 
 def decompress_image(
@@ -308,13 +203,14 @@ def decompress_image(
     writers take them as keyword arguments of these names. Pillow has 16 bits for grey only, so colours of 16 bits
     become 8.
     """
+    from mlic_jax.fileformat import decoding, modes
     from mlic_jax.fileformat import metadata as kept
-    from mlic_jax.fileformat import modes
 
     chosen = kept.choose(metadata)
-    opened = _open(data, model)
+    opened = decoding.open_with(data, model)
+    count = opened.count(iterations)
     stored = kept.from_chunks(opened.file.others, chosen)
-    image = modes.to_pillow(opened.file.header.mode, opened.picture(opened.count(iterations)))
+    image = modes.to_pillow(opened.file.header.mode, opened.picture(count))
     image.info.update(kept.to_pillow(stored))
     return image
 
@@ -344,7 +240,9 @@ def prefixes(data: bytes, model: str | os.PathLike | Artifact | None = None) -> 
       UsageError: the model is not progressive.
       CorruptStreamError, ModelError, LimitError: as `decompress`.
     """
-    opened = _open(data, model)
+    from mlic_jax.fileformat import decoding
+
+    opened = decoding.open_with(data, model)
     if not opened.codec.traits.progressive:
         raise UsageError(f"a file of {opened.artifact.model} shows nothing before it is whole")
     for count, end in enumerate(opened.file.ends, 1):
@@ -373,12 +271,12 @@ def to_standard(data: bytes) -> tuple[bytes, str]:
     from mlic_jax.fileformat import embedded
     from mlic_jax.fileformat import metadata as kept
 
-    files.check_content(data)
+    container.check_content(data)
     header, chunks = container.unpack(data)
     pictures = [chunk.content for chunk in chunks if chunk.type == container.DATA]
     extension = embedded.extension_of(pictures[0]) if len(pictures) == 1 else None
     if extension is None:
-        raise UsageError(f"no standard file is inside: the file is a stream of {_describe(header)}")
+        raise UsageError(f"no standard file is inside: the file is a stream of {model_store.describe(header)}")
     if extension == ".jpg":
         return embedded.with_metadata(pictures[0], kept.from_chunks(chunks)), extension
     return pictures[0], extension
@@ -399,7 +297,7 @@ def info(data: bytes, size: int | None = None) -> dict[str, Any]:
     Raises:
       CorruptStreamError, LimitError: as `decompress`.
     """
-    files.check_content(data)
+    container.check_content(data)
     size = len(data) if size is None else size
     header, places = container.read_header(data, size)
     try:

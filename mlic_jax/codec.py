@@ -78,9 +78,10 @@ class Codec(NamedTuple):
         (default: some of the bundled photos).
       compress: (artifact, image uint8 [H, W, 3], quality=None, effort=0, importance=None) -> Chunks. quality: a number
         in 0..100 in half steps, the higher the better, or None where the codec has one rate only. effort: 0..9, what
-        the encoder may spend on a smaller file; the decoder does not know of it. importance: float [H, W] in 0..1,
-        where the user wants bits to go, or None. Raises UsageError for a quality that the codec does not have, or has
-        to have, and for an effort or an importance map that its traits exclude.
+        the encoder may spend on a smaller file; the decoder does not know of it. importance: where the user wants
+        bits to go, as `families.importance` has it, or None. Raises UsageError for a quality that the codec does not
+        have, or has to have, and for an effort or an importance map that its traits exclude; InputError for a map of
+        another size or kind.
       decompress: (artifact, chunks, (H, W), quality=None) -> uint8 [H, W, 3]; quality as it was given to compress.
         Raises CorruptStreamError. A progressive codec takes any number of leading chunks, one at least, and gives the
         picture that they hold.

@@ -27,7 +27,7 @@ from PIL import Image, ImageFile
 
 from mlic_jax import api, zoo
 from mlic_jax.errors import LimitError, MlicError, ModelError, UsageError
-from mlic_jax.fileformat import container, metadata, model_names, modes
+from mlic_jax.fileformat import container, encoding, metadata, model_names, modes
 
 FORMAT = "MLIC"
 
@@ -103,7 +103,7 @@ def _save(image, file, filename):
     own = {key: given[key] for key in metadata.PILLOW.values() if key in given}
     with _as_pillow():
         picture = modes.from_pillow(image, metadata.choose(given.get("metadata", "all")), given=own)
-        data = api.compress_picture(picture, given.get("model"), given.get("quality"))
+        data, _ = encoding.Encoding(picture, given.get("model")).file(given.get("quality"))
     file.write(data)
 
 

@@ -192,6 +192,13 @@ class Bar:
         if self.bar:
             self.bar.stop()
 
+    def say(self, line: str, to) -> None:
+        """Prints a line to a stream: above the bar, where the stream is a terminal."""
+        if self.bar and to.isatty():
+            self.bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        else:
+            print(line, file=to)
+
     def done(self, name: str) -> None:
         """One more piece is finished."""
         if self.bar:

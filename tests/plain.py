@@ -11,6 +11,7 @@ import numpy as np
 from mlic_jax import zoo
 from mlic_jax.codec import Codec, Traits
 from mlic_jax.errors import CorruptStreamError, UsageError
+from mlic_jax.families.importance import importance_map
 from mlic_jax.fileformat.artifact import Artifact
 from mlic_jax.fileformat.container import inflate
 
@@ -77,6 +78,7 @@ def planes_codec():
     """A chunk for each bit of the samples, the highest first; unimportant pixels lose their 4 low bits."""
 
     def compress(artifact, image, quality, effort=0, importance=None):
+        importance = importance_map(importance, image.shape[:2])
         if importance is not None:
             image = np.where(importance[..., None] < 0.5, image & 0xF0, image)
         return tuple(zlib.compress(np.packbits(image >> shift & 1).tobytes()) for shift in range(7, -1, -1))

@@ -2,7 +2,7 @@
 
 from mlic_jax.evaluation.claim import Arm, Claim
 
-CONFIG = "configs/jiang2017.py:tiny"
+CONFIG = "jiang2017:tiny"
 QUALITIES = (5, 8, 12, 18, 26, 38, 50, 60)
 
 
@@ -22,15 +22,16 @@ at once through differentiable JPEG; `alternating` in turn, as the paper does, w
 of the standard and default Huffman codes, as in the paper; `both, optimised` is `both` with optimised Huffman codes and
 progressive scans (the same pixels in fewer bytes), and is what to hold against `jpeg-optimised`.""",
         arms=(
-            Arm("both", CONFIG, qualities=QUALITIES),
-            Arm("ComCNN only", CONFIG, {"model.arguments.part": "com"}, qualities=QUALITIES),
-            Arm("RecCNN only", CONFIG, {"model.arguments.part": "rec"}, qualities=QUALITIES),
+            Arm("both", CONFIG, qualities=QUALITIES, steps_per_second=2.84),
+            Arm("ComCNN only", CONFIG, {"model.arguments.part": "com"}, qualities=QUALITIES, steps_per_second=15.06),
+            Arm("RecCNN only", CONFIG, {"model.arguments.part": "rec"}, qualities=QUALITIES, steps_per_second=4.86),
             Arm("both, optimised", "", {"model.arguments.codec": "jpeg-optimised"}, qualities=QUALITIES, of="both"),
             Arm(
                 "alternating",
                 CONFIG,
                 {"schedule": ("rec", "com"), "phases": (150, 60), "optimizers.com": {"learning_rate": 2e-4}},
                 qualities=QUALITIES[::2],
+                steps_per_second=4.76,
             ),
         ),
         steps=5000,

@@ -2,7 +2,7 @@
 
 from mlic_jax.evaluation.claim import Arm, Claim
 
-CONFIG = "configs/johnston2018.py:tiny"
+CONFIG = "johnston2018:tiny"
 # Of the transform, and then of the entropy model.
 STEPS, CODER = 600, 100
 UNIFORM = {
@@ -38,9 +38,10 @@ the map of their heights is in the file.""",
                 CONFIG,
                 {**UNIFORM, "model.arguments.prime_steps": 0, "model.arguments.loss": "l1"},
                 qualities=QUALITIES,
+                steps_per_second=3.98,
             ),
-            Arm("primed", CONFIG, {**UNIFORM, "model.arguments.loss": "l1"}, qualities=QUALITIES),
-            Arm("primed, weighted", CONFIG, UNIFORM, qualities=QUALITIES),
+            Arm("primed", CONFIG, {**UNIFORM, "model.arguments.loss": "l1"}, qualities=QUALITIES, steps_per_second=3.1),
+            Arm("primed, weighted", CONFIG, UNIFORM, qualities=QUALITIES, steps_per_second=3.12),
             Arm(
                 "primed, weighted, adaptive",
                 "",

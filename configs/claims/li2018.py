@@ -2,7 +2,7 @@
 
 from mlic_jax.evaluation.claim import Arm, Claim
 
-CONFIG = "configs/li2018.py"
+CONFIG = "li2018"
 # Of the transform (two stages), and then of the entropy model, on fixed codes.
 FIRST, SECOND, CODER = 800, 1600, 150
 
@@ -41,6 +41,7 @@ are. Bytes of whole files, the map's included.""",
                     "model.arguments.n": 32, "model.arguments.nested": True,
                 },
                 shown=False,
+                steps_per_second=28.6,
             ),
             Arm(
                 "map",
@@ -48,12 +49,14 @@ are. Bytes of whole files, the map's included.""",
                 {**_length(SECOND), "model.arguments.r0": 0.0, "model.arguments.n": 32},
                 after="first stage",
                 points=tuple({"model.arguments.gamma": gamma} for gamma in (1.5, 3.0, 6.0, 12.0)),
+                steps_per_second=24.0,
             ),
             Arm(
                 "no map",
                 f"{CONFIG}:tiny_no_map",
                 {**_length(FIRST + SECOND), "model.arguments.levels": 2},
                 points=tuple({"model.arguments.n": n} for n in (6, 10, 16, 24)),
+                steps_per_second=24.5,
             ),
             Arm("map, raw bits", of="map", changes={"model.arguments.entropy": "none"}),
             Arm("no map, raw bits", of="no map", changes={"model.arguments.entropy": "none"}),

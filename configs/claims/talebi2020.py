@@ -2,7 +2,7 @@
 
 from mlic_jax.evaluation.claim import Arm, Claim
 
-CONFIG = "configs/talebi2020.py"
+CONFIG = "talebi2020"
 QUALITIES = (8, 14, 25, 40)
 
 
@@ -22,8 +22,8 @@ goes on from the editor's picture by 50 steps of gradient descent on the pixels 
 optimised Huffman codes and progressive scans: default codes would give away 22 % at quality 10. An edited file is a
 plain JPEG; its bytes count, and no container's.""",
         arms=(
-            Arm("edit", f"{CONFIG}:tiny", qualities=QUALITIES),
-            Arm("perceptual", f"{CONFIG}:perceptual", qualities=QUALITIES),
+            Arm("edit", f"{CONFIG}:tiny", qualities=QUALITIES, steps_per_second=4.77),
+            Arm("perceptual", f"{CONFIG}:perceptual", qualities=QUALITIES, steps_per_second=3.97),
             Arm("edit, effort 5", of="edit", effort=5, qualities=QUALITIES),
         ),
         steps=2000,

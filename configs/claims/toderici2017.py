@@ -2,7 +2,7 @@
 
 from mlic_jax.evaluation.claim import Arm, Claim
 
-CONFIG = "configs/toderici2017.py:tiny"
+CONFIG = "toderici2017:tiny"
 # Of 1, 2, 4 and 8 passes.
 QUALITIES = (12.5, 25, 50, 100)
 
@@ -22,11 +22,35 @@ frameworks with LSTMs, and two other cells in the additive one. Every curve has 
 `LSTM additive, bits as they are` is the model of `LSTM additive` with its bits written as they come, eight to a byte:
 the same pictures, and the difference of the files is what the entropy coder saves.""",
         arms=(
-            Arm("LSTM additive", CONFIG, qualities=QUALITIES),
-            Arm("LSTM one-shot", CONFIG, {"model.arguments.framework": "one_shot"}, qualities=QUALITIES),
-            Arm("LSTM scaling", CONFIG, {"model.arguments.framework": "scaling"}, qualities=QUALITIES),
-            Arm("residual GRU additive", CONFIG, {"model.arguments.cell": "residual_gru"}, qualities=QUALITIES),
-            Arm("associative LSTM additive", CONFIG, {"model.arguments.cell": "associative_lstm"}, qualities=QUALITIES),
+            Arm("LSTM additive", CONFIG, qualities=QUALITIES, steps_per_second=3.82),
+            Arm(
+                "LSTM one-shot",
+                CONFIG,
+                {"model.arguments.framework": "one_shot"},
+                qualities=QUALITIES,
+                steps_per_second=3.87,
+            ),
+            Arm(
+                "LSTM scaling",
+                CONFIG,
+                {"model.arguments.framework": "scaling"},
+                qualities=QUALITIES,
+                steps_per_second=2.71,
+            ),
+            Arm(
+                "residual GRU additive",
+                CONFIG,
+                {"model.arguments.cell": "residual_gru"},
+                qualities=QUALITIES,
+                steps_per_second=3.65,
+            ),
+            Arm(
+                "associative LSTM additive",
+                CONFIG,
+                {"model.arguments.cell": "associative_lstm"},
+                qualities=QUALITIES,
+                steps_per_second=2.62,
+            ),
             Arm(
                 "LSTM additive, bits as they are",
                 changes={"model.arguments.entropy": "none"},

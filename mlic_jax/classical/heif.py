@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 
 import numpy as np
 from PIL import Image
 
-from mlic_jax import errors
+from mlic_jax import errors, extras
 from mlic_jax.classical import checks
 
 
 def missing() -> str | None:
     """None if pillow-heif is there, else what to install."""
-    if importlib.util.find_spec("pillow_heif"):
+    if extras.installed("pillow_heif"):
         return None
-    return "the classical codecs 'heic' need the package pillow-heif: pip install pillow-heif (or 'mlic_jax[bench]')"
+    return extras.missing("pillow_heif", "the classical codecs 'heic' need")
 
 
 def _pillow_heif():

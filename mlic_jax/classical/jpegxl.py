@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 
-from mlic_jax import errors
+from mlic_jax import errors, extras
 from mlic_jax.classical import checks
 
 
 def missing() -> str | None:
     """None if imagecodecs is there, else what to install."""
-    if importlib.util.find_spec("imagecodecs"):
+    if extras.installed("imagecodecs"):
         return None
-    return "the classical codec 'jpegxl' needs the package imagecodecs: pip install imagecodecs (or 'mlic_jax[bench]')"
+    return extras.missing("imagecodecs", "the classical codec 'jpegxl' needs")
 
 
 def _imagecodecs():

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 
-from mlic_jax import errors
+from mlic_jax import errors, extras
 from mlic_jax.classical import checks
 
 
@@ -16,12 +14,9 @@ def missing() -> str | None:
     A libvips of the system would do for pyvips alone, but most of those are built with libjpeg-turbo, and ignore what
     makes a file mozjpeg's.
     """
-    if importlib.util.find_spec("pyvips") and importlib.util.find_spec("_libvips"):
+    if extras.installed("pyvips") and extras.installed("_libvips"):
         return None
-    return (
-        "the classical codec 'mozjpeg' needs pyvips with its binary wheel: pip install 'pyvips[binary]' "
-        "(or 'mlic_jax[bench-more]')"
-    )
+    return extras.missing("pyvips", "the classical codec 'mozjpeg' needs the binary wheel of")
 
 
 def _pyvips():

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import importlib.util
 import struct
 import subprocess
 
 import numpy as np
 
-from mlic_jax import errors
+from mlic_jax import errors, extras
 from mlic_jax.classical import checks
 
 # ffmpeg's default conversions drop bits on the way to YCbCr and interpolate colour coarsely on the way back: up to
@@ -22,12 +21,9 @@ _SIZE = struct.Struct(">HH")  # height and width, before the stream
 
 def missing() -> str | None:
     """None if imageio-ffmpeg is there, else what to install."""
-    if importlib.util.find_spec("imageio_ffmpeg"):
+    if extras.installed("imageio_ffmpeg"):
         return None
-    return (
-        "the classical codec 'vvc' needs the package imageio-ffmpeg, whose ffmpeg has VVenC: pip install "
-        "imageio-ffmpeg (or 'mlic_jax[bench-more]')"
-    )
+    return extras.missing("imageio_ffmpeg", "the classical codec 'vvc' needs the ffmpeg of")
 
 
 @functools.cache

@@ -17,6 +17,8 @@ from mlic_jax.errors import InputError, MlicError, UsageError
 
 # Names standard input, and standard output.
 STANDARD = "-"
+# Suffixes of names that mean a file, where a folder could be meant.
+_OF_FILES = (".mlic", ".mlicm", ".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".jp2", ".bmp", ".ppm")
 _SLASHES = tuple(filter(None, (os.sep, os.altsep)))
 
 
@@ -60,13 +62,16 @@ def write(name: str, data: bytes) -> None:
 
 def outputs(inputs: Sequence[str], output: str | None, suffix: str) -> list[str]:
     """Where each input's result goes: into the file or folder `output`, or beside the input; STANDARD for STANDARD.
-    A name with a slash at its end is a folder, which is made where it does not exist.
+    A folder that does not exist is made: a name with a slash at its end is one, and with several inputs any name is
+    that does not look like that of a file.
 
     Raises:
       InputError: several inputs, and an output that is no folder.
       UsageError: two inputs with one output, an output that is also an input, or several inputs to standard output.
     """
     into_folder = output is not None and (os.path.isdir(output) or output.endswith(_SLASHES))
+    if output and len(inputs) > 1 and not os.path.lexists(output):
+        into_folder |= pathlib.Path(output).suffix.lower() not in _OF_FILES
     if STANDARD in (*inputs, output) and len(inputs) > 1:
         raise UsageError(f"{STANDARD!r} goes with one input and one output, there are {len(inputs)} inputs")
     if len(inputs) == 1 and output and not into_folder:
@@ -76,19 +81,32 @@ def outputs(inputs: Sequence[str], output: str | None, suffix: str) -> list[str]
             raise UsageError(f"standard input has no name: name a file in {output!r} with -o")
         paths = [STANDARD]
     elif output and not into_folder:
-        raise InputError(f"{output!r} is not a folder: with {len(inputs)} inputs, -o names an existing folder")
+        raise InputError(f"{output!r} is not a folder: with {len(inputs)} inputs, -o names a folder")
     else:
         names = [pathlib.Path(name).stem + suffix for name in inputs]
         paths = [os.path.join(output or os.path.dirname(i), name) for i, name in zip(inputs, names, strict=True)]
-    taken = {os.path.realpath(name): name for name in inputs if name != STANDARD}
-    for name, path in zip(inputs, paths, strict=True):
-        place = os.path.realpath(path)
-        if path != STANDARD and place in taken:
-            raise UsageError(f"{name!r} would be written to {path!r}, which belongs to {taken[place]!r}")
-        taken[place] = name
+    _refuse_shared(inputs, paths)
     if into_folder and not os.path.isdir(output):
         atomic.make_folder(output)
     return paths
+
+
+def _refuse_shared(inputs: Sequence[str], paths: Sequence[str]) -> None:
+    """Raises UsageError where an output is also an input, or the output of another."""
+    places = {os.path.realpath(name): name for name in inputs if name != STANDARD}
+    made: dict[str, str] = {}
+    for name, path in zip(inputs, paths, strict=True):
+        place = os.path.realpath(path)
+        if path == STANDARD:
+            continue
+        if place == os.path.realpath(name):
+            raise UsageError(f"the result of {name!r} would be written over it: name another file or folder with -o")
+        if place in places:
+            raise UsageError(f"the result of {name!r} would be written over {places[place]!r}, which is an input too")
+        if place in made:
+            both = f"of {made[place]!r} and {name!r}" if made[place] != name else f"of {name!r}, twice given,"
+            raise UsageError(f"the results {both} would both be {path!r}: use several commands, or other names")
+        made[place] = name
 
 
 def refuse_overwriting(path: str, force: bool) -> None:
@@ -106,7 +124,9 @@ def add_arguments(parser, what: str, model: str, output: str) -> None:
       model, output: what --help says of the model and of the default output.
     """
     parser.add_argument("inputs", nargs="+", metavar=what, help="- for standard input")
-    parser.add_argument("-o", "--output", help=f"file, or folder for several, or - for standard output {output}")
+    parser.add_argument(
+        "-o", "--output", help=f"file, or folder for several (made if need be), or - for standard output {output}"
+    )
     parser.add_argument("-m", "--model", help=model)
     parser.add_argument("--metadata", default="all", help="what is kept: all (default), none, or some of icc,exif,xmp")
     command.add_jobs(parser)
@@ -132,6 +152,15 @@ def run_arguments(arguments, suffix: str, check: Callable, start: Callable, work
         as_json=arguments.json,
         quiet=arguments.quiet,
     )
+
+
+def _attempt(function: Callable, *words) -> Any:
+    """What a function returns, or the MlicError that it raises."""
+    try:
+        with runtime.memory_as_limit():
+            return function(*words)
+    except MlicError as reason:
+        return reason
 
 
 def run(
@@ -160,37 +189,31 @@ def run(
     Returns:
       The exit status: 0, or 1 where some of several failed. The error of a single file is raised.
     """
-    to = sys.stderr if STANDARD in [output for _, output in pairs] else sys.stdout
+    on_standard = STANDARD in [output for _, output in pairs]
     failed = []
 
-    def attempt(function, *words):
-        try:
-            with runtime.memory_as_limit():
-                return function(*words)
-        except MlicError as reason:
-            return reason
-
-    def report(name, result):
+    def report(name, result, say):
+        to = sys.stderr if on_standard else sys.stdout
         if isinstance(result, MlicError):
             text = " ".join(str(result).split())
             text = text if name in text else f"{name}: {text}"
             failed.append(name)
             if as_json:
-                print(json.dumps({"input": name, "error": text, "exit_code": result.exit_code}), file=to)
+                say(json.dumps({"input": name, "error": text, "exit_code": result.exit_code}), to)
             if len(pairs) == 1:
                 raise type(result)(text) from result
-            print(f"mlic: error: {text}", file=sys.stderr)
+            say(f"mlic: error: {text}", sys.stderr)
         elif as_json:
-            print(json.dumps(result[0]), file=to)
+            say(json.dumps(result[0]), to)
         elif not quiet:
-            print(result[1], file=to)
+            say(result[1], to)
 
-    refused = [attempt(check, *pair) for pair in pairs]
+    refused = [_attempt(check, *pair) for pair in pairs]
     started = start() if None in refused else None
     pool = concurrent.futures.ThreadPoolExecutor(jobs or os.cpu_count())
 
     def work_and_tidy(*words):
-        result = attempt(work, *words)
+        result = _attempt(work, *words)
         gc.collect()
         return result
 
@@ -205,7 +228,8 @@ def run(
         ]
         with runtime.Bar("files", len(pairs), quiet or as_json or len(pairs) == 1) as bar:
             for (name, _), result in zip(pairs, results, strict=True):
-                report(name, result.result() if isinstance(result, concurrent.futures.Future) else result)
+                whole = result.result() if isinstance(result, concurrent.futures.Future) else result
+                report(name, whole, bar.say)
                 bar.done(name)
     finally:
         pool.shutdown(cancel_futures=True)

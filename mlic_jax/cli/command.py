@@ -6,7 +6,7 @@ Modules import what their commands need when these run: `mlic info` starts witho
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 EXIT_CODES = (
@@ -25,6 +25,7 @@ class Command(NamedTuple):
       add_arguments: (parser) -> None.
       run: (arguments) -> exit status, or None for 0.
       epilog: the last paragraph of --help.
+      examples: commands for --help, as they are typed.
       passes_on: whether words that the parser does not know are its own, in `arguments.rest`; an error otherwise.
     """
 
@@ -34,6 +35,7 @@ class Command(NamedTuple):
     run: Callable[[argparse.Namespace], int | None]
     epilog: str | None = None
     passes_on: bool = False
+    examples: Sequence[str] = ()
 
 
 # ---------------------------------------------------------------------- kinds of values
@@ -54,6 +56,12 @@ def count_of_pictures(word: str) -> int:
 def iterations(word: str) -> int:
     if not word.isdecimal() or not int(word):
         raise argparse.ArgumentTypeError(f"{word!r} is no number of iterations: 1 or more are possible")
+    return int(word)
+
+
+def steps(word: str) -> int:
+    if not word.isdecimal() or not int(word):
+        raise argparse.ArgumentTypeError(f"{word!r} is no number of steps: 1 or more are possible")
     return int(word)
 
 

@@ -12,6 +12,26 @@ if TYPE_CHECKING:  # `mlic info` starts without NumPy
     import numpy as np
 
 
+def bpp(rate: float) -> str:
+    """A rate as every command prints it."""
+    return f"{rate:.4f} bpp"
+
+
+def db(quality: float) -> str:
+    """A quality in dB as every command prints it."""
+    return f"{quality:.2f} dB"
+
+
+def seconds(time: float) -> str:
+    """A time as every command prints it."""
+    return f"{time:.2f} s"
+
+
+def percent(ratio: float) -> str:
+    """A ratio as every command prints it."""
+    return f"{100 * ratio:.1f} %"
+
+
 def pictures(folder: str | None, limit: int) -> list[tuple[str, np.ndarray]]:
     """Names and pixels uint8 [H, W, 3] of a folder's pictures, or of the bundled ones held out from training.
 

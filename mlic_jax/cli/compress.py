@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import time
 
 from mlic_jax import runtime
-from mlic_jax.cli import batch, command
+from mlic_jax.cli import batch, command, common
 from mlic_jax.errors import UsageError
 
 SUFFIX = ".mlic"
@@ -27,7 +28,9 @@ def add_arguments(parser):
         "--effort",
         type=int,
         default=0,
-        help="0 to 9: time spent on a smaller file of the same quality (default 0: none; each step doubles it)",
+        help="0 to 9: time spent on a file with fewer bits or errors, weighed against each other as the quality does: "
+        "its PSNR moves by some tenths of a dB, which --target-psnr makes up for (default 0: none; a step takes up to "
+        "twice as long)",
     )
     parser.add_argument(
         "--frame",
@@ -77,22 +80,32 @@ def compress(arguments):
             options["importance"] = images.read_grey(
                 batch.read(arguments.importance), arguments.importance, container.LARGEST_PICTURE
             )
+        began, measured = time.perf_counter(), {}
         if target:
-            data = api.compress_to(image, model, **target, **options)
+            made = api.meet_target(image, model, target, **options)
+            data = made.data
+            measured = {"psnr_db": made.psnr_db} if made.psnr_db is not None else {}
         else:
             data = api.compress(image, model, arguments.quality, **options)
-        record = {"input": name, "output": path, "input_bytes": len(original), **api.info(data)}
+        measured["seconds"] = time.perf_counter() - began
+        record = {"input": name, "output": path, "input_bytes": len(original), **api.info(data), **measured}
         if standard:
             picture_files.check(picture_files.format_of(path), container.read_header(data)[0].mode)
             data = api.to_standard(data)[0]
             record |= {"bytes": len(data), "bpp": 8 * len(data) / (record["width"] * record["height"])}
         batch.write(path, data)
-        return record, (
-            f"{name}: {len(original)} -> {len(data)} bytes ({len(data) / len(original):.1%}), {record['bpp']:.3f} bpp, "
-            f"written to {path}"
-        )
+        return record, _words(record)
 
     return batch.run_arguments(arguments, SUFFIX, check, start, work)
+
+
+def _words(record) -> str:
+    """What became of a picture, as `cwebp` and `cjxl` say it: no quality for models of one rate, dB where measured."""
+    size, before = record["bytes"], record["input_bytes"]
+    parts = [f"quality {record['quality']:g}"] if record["quality"] is not None else []
+    parts += [f"{before} -> {size} bytes ({common.percent(size / before)})", common.bpp(record["bpp"])]
+    parts += [common.db(record["psnr_db"])] if "psnr_db" in record else []
+    return f"{record['input']}: {', '.join(parts)}, {common.seconds(record['seconds'])}, written to {record['output']}"
 
 
 COMMAND = command.Command(
@@ -101,4 +114,11 @@ COMMAND = command.Command(
     add_arguments,
     compress,
     command.EXIT_CODES,
+    examples=(
+        "mlic compress photo.jpg -q 70                     # photo.mlic",
+        "mlic compress photo.jpg --target-size 20000       # the best quality that fits",
+        "mlic compress photo.jpg --target-psnr 35 -e 5     # at least 35 dB, some seconds for fewer bits",
+        "mlic compress photos/*.jpg -o small -j 2          # into the folder small, two at a time",
+        "cat photo.png | mlic compress - > photo.mlic",
+    ),
 )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+import time
 import warnings
 
 from mlic_jax import runtime
-from mlic_jax.cli import batch, command
+from mlic_jax.cli import batch, command, common
 from mlic_jax.errors import TruncationWarning
 
 
@@ -57,10 +58,13 @@ def decompress(arguments):
         data = batch.read(name)
         header, places = container.read_header(data, partial=True)
         picture_files.check(format_of(path), header.mode)
+        began = time.perf_counter()
         image = api.decompress_image(data, model, metadata=arguments.metadata, iterations=arguments.iterations)
+        taken = time.perf_counter() - began
         picture_files.warn_of_losses(image, header.mode, format_of(path), path)
         batch.write(path, picture_files.to_bytes(image, format_of(path), arguments.output_quality))
         record = {"input": name, "output": path, "width": header.width, "height": header.height, "mode": image.mode}
+        record["seconds"] = taken
         there = container.whole(places, len(data))
         if there < len(places):
             parts = [sum(place.type == container.DATA for place in some) for some in (places[:there], places)]
@@ -69,7 +73,8 @@ def decompress(arguments):
                 f"mlic: warning: {name}: the file is truncated: the picture is that of {parts[0]} of {parts[1]} parts",
                 file=sys.stderr,
             )
-        return record, f"{name}: {header.width}x{header.height} pixels of mode {image.mode}, written to {path}"
+        what = f"{header.width}x{header.height} pixels of mode {image.mode}"
+        return record, f"{name}: {what}, {common.seconds(record['seconds'])}, written to {path}"
 
     return batch.run_arguments(arguments, ".png", check, start, work)
 
@@ -80,4 +85,9 @@ COMMAND = command.Command(
     add_arguments,
     decompress,
     command.EXIT_CODES,
+    examples=(
+        "mlic decompress photo.mlic                        # photo.png",
+        "mlic decompress small/*.mlic -o back -j 2         # into the folder back",
+        "mlic decompress photo.mlic -o photo.jpg --output-quality 95",
+    ),
 )

@@ -47,4 +47,11 @@ def export(arguments):
     print(f"{arguments.output}: {artifact.model}, {size / 1e6:.2f} MB, fingerprint {artifact.fingerprint.hex()}")
 
 
-COMMAND = command.Command("export", "Write a run's weights and tables as one model file.", add_arguments, export)
+COMMAND = command.Command(
+    "export",
+    "Write a run's weights and tables as one model file.",
+    add_arguments,
+    export,
+    command.EXIT_CODES,
+    examples=("mlic export --run runs/tiny -o tiny.mlicm", "mlic export --run runs/tiny -o tiny.mlicm --pack"),
+)

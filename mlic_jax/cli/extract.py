@@ -40,4 +40,5 @@ COMMAND = command.Command(
     add_arguments,
     extract,
     command.EXIT_CODES,
+    examples=("mlic extract photo.mlic                           # photo.jpg, for a model around JPEG",),
 )

@@ -26,7 +26,8 @@ def info(arguments):
         print(json.dumps(about))
     else:
         for key, value in about.items():
-            print(f"{key}: {json.dumps(value) if isinstance(value, dict | list) else value}")
+            words = f"{value:.4f}" if key == "bpp" else json.dumps(value) if isinstance(value, dict | list) else value
+            print(f"{key}: {words}")
 
 
 def _model_info(name):
@@ -46,4 +47,11 @@ def _model_info(name):
     }
 
 
-COMMAND = command.Command("info", "Say what a .mlic or .mlicm file holds.", add_arguments, info, command.EXIT_CODES)
+COMMAND = command.Command(
+    "info",
+    "Say what a .mlic or .mlicm file holds.",
+    add_arguments,
+    info,
+    command.EXIT_CODES,
+    examples=("mlic info photo.mlic", "mlic info model.mlicm --json"),
+)

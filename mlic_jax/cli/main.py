@@ -9,16 +9,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import functools
 import os
+import shutil
 import sys
+import textwrap
 import warnings
 
 import mlic_jax
-from mlic_jax.cli import compress, decompress, export, extract, info, measuring, prefixes, toy, train
+from mlic_jax import extras
+from mlic_jax.cli import compress, configs, decompress, export, extract, info, measuring, prefixes, toy, train
 from mlic_jax.errors import InputError, LimitError, LossWarning, MlicError, UsageError
 
 # In the order of --help.
 COMMANDS = (
+    configs.COMMAND,
     train.COMMAND,
     export.COMMAND,
     measuring.EVALUATE,
@@ -32,17 +37,36 @@ COMMANDS = (
     toy.COMMAND,
 )
 
+EXAMPLES = (
+    "mlic compress photo.jpg -q 70        # photo.mlic",
+    "mlic decompress photo.mlic           # photo.png",
+    "mlic train --config mbt2018_mean:tiny --workdir runs/tiny",
+    "mlic COMMAND --help                  # more examples",
+)
+EPILOG = "python -m mlic_jax is the same command, where mlic is not on the PATH."
+
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="mlic", description="Learned image compression in JAX.")
+    parser = _parser_of(argparse.ArgumentParser, "Learned image compression in JAX.", EXAMPLES, EPILOG, prog="mlic")
     parser.add_argument("-V", "--version", action="version", version=f"mlic_jax {mlic_jax.__version__}")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command in COMMANDS:
-        subparser = subparsers.add_parser(
-            command.name, help=command.summary, description=command.summary, epilog=command.epilog
-        )
-        command.add_arguments(subparser)
+        add = functools.partial(subparsers.add_parser, command.name, help=command.summary)
+        command.add_arguments(_parser_of(add, command.summary, command.examples, command.epilog))
     return parser
+
+
+def _parser_of(make, summary: str, examples, epilog: str | None, **words) -> argparse.ArgumentParser:
+    """A parser with examples, one a line, above the last paragraph of its help."""
+    width = min(shutil.get_terminal_size().columns - 2, 100)
+    parts = ["\n  ".join(["examples:", *examples])] if examples else []
+    parts += [textwrap.fill(epilog, width)] if epilog else []
+    return make(
+        description=textwrap.fill(summary, width),
+        epilog="\n\n".join(parts).replace("%", "%%"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **words,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,6 +98,8 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(LimitError("not enough memory: a smaller picture or more memory is needed"))
     except ImportError as reason:
         # A library of which the machine cannot map the code: a limit of this machine, not of the installation.
+        if error := extras.error_of(reason, f"mlic {command.name} needs"):
+            return _fail(error)
         if not any(words in str(reason) for words in _NO_MEMORY):
             raise
         return _fail(LimitError(f"not enough memory to load a library ({reason})"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import sys
@@ -109,8 +110,12 @@ def claim(arguments):
         quiet=arguments.quiet,
         command=_typed(arguments),
     )
+    load = functools.partial(common.pictures, arguments.images, arguments.limit)
+    if arguments.dry_run:
+        print(main.dry_run(arguments.paper, load, options))
+        return 0
     try:
-        outcome = main.run(arguments.paper, lambda: common.pictures(arguments.images, arguments.limit), options)
+        outcome = main.run(arguments.paper, load, options)
     except training.Stopped as stopped:
         if stopped.by_hand:
             raise KeyboardInterrupt from None
@@ -136,10 +141,13 @@ def _loader(which: str, runs=()):
     """
 
     def load(path):
-        from mlic_jax import api
-        from mlic_jax.training.runs import export_run
+        if path in runs or os.path.isdir(path):
+            from mlic_jax.training.runs import export_run  # a model file needs none of training's libraries
 
-        return export_run(path, which) if path in runs or os.path.isdir(path) else api.load_model(path)
+            return export_run(path, which)
+        from mlic_jax import api
+
+        return api.load_model(path)
 
     return load
 
@@ -180,9 +188,9 @@ def _picture_lines(curve, metrics):
     for point, rows in zip(curve.entrant.points, curve.rows, strict=True):
         where = f"{point.name}, " if len(curve.rows) > 1 else ""
         for row in rows:
-            estimate = f" (estimated {row['bpp_estimated']:.4f})" if "bpp_estimated" in row else ""
+            estimate = f" (estimated {common.bpp(row['bpp_estimated'])})" if "bpp_estimated" in row else ""
             values = [f"{registry.METRICS[name].label} {cell(row[registry.METRICS[name].key])}" for name in metrics]
-            rate = f"{row['bytes']} bytes, {row['bpp']:.4f} bpp{estimate}"
+            rate = f"{row['bytes']} bytes, {common.bpp(row['bpp'])}{estimate}"
             yield f"{where}{row['name']}: {rate}, {', '.join(values)}"
 
 
@@ -286,7 +294,8 @@ def add_claim_arguments(parser):
     parser.add_argument("--steps", type=int, help="of every training (default: as the claim says)")
     parser.add_argument("--seeds", help="with commas between, as 0,1,2 (default: as the claim says)")
     parser.add_argument("--arms", help="these only, with commas between (default: all)")
-    parser.add_argument("--out", default="docs/claims", help="folder of the document (default docs/claims)")
+    parser.add_argument("--out", help="folder of the document (default: the workdir)")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be trained, and how long that takes")
     parser.add_argument("--only-report", action="store_true", help="no training: measure and write what there is")
     command.add_jobs(parser)
     parser.add_argument(
@@ -299,7 +308,15 @@ def add_claim_arguments(parser):
 
 
 EVALUATE = command.Command(
-    "evaluate", "Measure models on real files, beside standard codecs.", add_evaluate_arguments, evaluate
+    "evaluate",
+    "Measure models on real files, beside standard codecs.",
+    add_evaluate_arguments,
+    evaluate,
+    command.EXIT_CODES,
+    examples=(
+        "mlic evaluate --run runs/tiny --compare",
+        "mlic evaluate --model tiny.mlicm --images /data/kodak --compare jpeg,avif --out report",
+    ),
 )
 BENCHMARK = command.Command(
     "benchmark",
@@ -307,6 +324,10 @@ BENCHMARK = command.Command(
     add_benchmark_arguments,
     benchmark,
     command.EXIT_CODES,
+    examples=(
+        "mlic benchmark --images /data/kodak --models ours=model.mlicm --out report",
+        "mlic benchmark --codecs jpeg,avif444,vvc --models model.mlicm model.mlicm@5 --timing --out report",
+    ),
 )
 CLAIM = command.Command(
     "claim",
@@ -314,4 +335,9 @@ CLAIM = command.Command(
     add_claim_arguments,
     claim,
     command.EXIT_CODES,
+    examples=(
+        "mlic claim jiang2017 --dry-run              # what is trained, and how long that takes",
+        "mlic claim jiang2017 --source /data/photos --images /data/kodak",
+        "mlic claim li2018 --arms map --seeds 0      # a part",
+    ),
 )

@@ -76,4 +76,8 @@ COMMAND = command.Command(
     add_arguments,
     prefixes,
     command.EXIT_CODES,
+    examples=(
+        "mlic prefixes photo.mlic",
+        "mlic prefixes photo.mlic --original photo.png -o photo.html",
+    ),
 )

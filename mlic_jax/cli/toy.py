@@ -92,5 +92,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 COMMAND = command.Command(
-    "toy", "Run an experiment of nonlinear transform coding on toy sources.", add_arguments, run, command.EXIT_CODES
+    "toy",
+    "Run an experiment of nonlinear transform coding on toy sources.",
+    add_arguments,
+    run,
+    command.EXIT_CODES,
+    examples=("mlic toy laplace", "mlic toy banana --lam 4 --figure banana.svg"),
 )

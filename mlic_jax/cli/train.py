@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import sys
+
 from mlic_jax import runtime
 from mlic_jax.cli import command
 
 
 def add_arguments(parser):
-    parser.add_argument("--config", required=True, help="config file, with its argument behind a colon: file.py:4")
+    parser.add_argument(
+        "--config",
+        required=True,
+        metavar="NAME:VARIANT",
+        help="name of a config (mlic configs lists them) or path of its file, with a variant behind a colon",
+    )
     parser.add_argument("--workdir", required=True, help="folder of the run; a checkpoint in it is resumed")
+    parser.add_argument(
+        "--steps",
+        type=command.steps,
+        metavar="N",
+        help="a run of N steps in all, with phases and schedules as long in proportion (default: as the config says)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -32,18 +45,31 @@ def _quieten() -> None:
 
 def train(arguments):
     _quieten()
+    from mlic_jax.training import banner, lengths, parallel
     from mlic_jax.training import config as configs
-    from mlic_jax.training import parallel
 
     several = parallel.start_processes()
     runtime.prepare_jax(start=False)
-    config = configs.load(arguments.config, arguments.rest)
+    planned = configs.load(arguments.config, [])
+    shorter = lengths.as_overrides(planned, arguments.steps) if arguments.steps else []
+    config = configs.load(arguments.config, [*shorter, *arguments.rest])
     if not several:
         parallel.use_all_cores(config.data.batch_size, configs.batch_parts(config))
     runtime.start_jax()
+    if parallel.is_main() and not arguments.quiet:
+        _warn(lengths.not_reached(config, planned), config.train.steps)
     from mlic_jax.training.train import train
 
-    train(config, arguments.workdir, arguments.quiet)
+    state = train(config, arguments.workdir, arguments.quiet)
+    if parallel.is_main() and not arguments.quiet and int(parallel.local(state.step)) >= config.train.steps:
+        print(banner.next_commands(arguments.workdir), file=sys.stderr)
+
+
+def _warn(sentences, steps: int) -> None:
+    for sentence in sentences:
+        print(f"mlic: warning: {sentence}", file=sys.stderr)
+    if sentences:
+        print(f"mlic: for a whole run of {steps} steps, give --steps {steps}", file=sys.stderr)
 
 
 COMMAND = command.Command(
@@ -51,6 +77,12 @@ COMMAND = command.Command(
     "Train a model, or go on with a run that was stopped.",
     add_arguments,
     train,
-    "Any value of the config can be set: --config.train.steps=1000",
+    "Any value of the config can be set, as --config.optimizer.learning_rate=2e-4; mlic_jax/training/config.py says "
+    f"what there is. {command.EXIT_CODES}",
     passes_on=True,
+    examples=(
+        "mlic train --config mbt2018_mean:tiny --workdir runs/tiny                 # again: resumes",
+        "mlic train --config mbt2018_mean:tiny --workdir runs/short --steps 200    # all of it, shorter",
+        "mlic train --config kltnet:tiny --workdir runs/klt --config.data.source=/data/photos",
+    ),
 )

@@ -24,7 +24,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from mlic_jax import runtime
+from mlic_jax import extras, runtime
 from mlic_jax.data import samples
 from mlic_jax.errors import InputError, LimitError, LossWarning, UsageError
 
@@ -182,7 +182,7 @@ def _prepare_for(file, name: str) -> None:
     try:
         import pillow_heif
     except ImportError:
-        raise InputError(f"{name}: HEIC is read with pillow-heif: pip install mlic_jax[heic]") from None
+        raise InputError(f"{name}: {extras.missing('pillow_heif', 'reading HEIC needs')}") from None
     pillow_heif.register_heif_opener()
 
 

@@ -20,6 +20,7 @@ from typing import Protocol
 
 import numpy as np
 
+from mlic_jax import extras
 from mlic_jax.data.images import decode_image, list_images, read_image
 from mlic_jax.errors import InputError, UsageError
 
@@ -218,9 +219,7 @@ def _tfds_source(name: str, split: str, data_dir) -> EncodedImages:
     try:
         import tensorflow_datasets as tfds
     except ImportError:
-        raise UsageError(
-            f"data source 'tfds:{name}' needs tensorflow-datasets: pip install 'mlic_jax[train]'"
-        ) from None
+        raise UsageError(extras.missing("tensorflow_datasets", f"data source 'tfds:{name}' needs")) from None
 
     builder = _tfds_prepared(tfds, name, data_dir)
     feature = _tfds_feature(tfds, builder.info.features, name, feature)
@@ -248,8 +247,7 @@ def _tfds_source(name: str, split: str, data_dir) -> EncodedImages:
 def _tfds_prepared(tfds, name: str, data_dir):
     """The builder of a set that is on disk afterwards."""
     needs_tensorflow = UsageError(
-        f"data source 'tfds:{name}': preparing this set needs TensorFlow (reading it afterwards does not): "
-        "pip install 'mlic_jax[tf]'"
+        extras.missing("tensorflow", f"data source 'tfds:{name}': preparing this set (reading it does not) needs")
     )
     try:
         builder = tfds.builder(name, data_dir=data_dir)

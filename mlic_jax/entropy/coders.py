@@ -30,7 +30,7 @@ import numpy as np
 
 from mlic_jax.entropy import rangecoder
 from mlic_jax.entropy.rounding import NEAREST, Rounding
-from mlic_jax.errors import ModelError
+from mlic_jax.errors import ModelError, UsageError
 
 PROXIES = ("noise", "ste", "mixed", "split")
 # Quantisation-aware training holds the largest activation of every channel as an average over examples ...
@@ -64,6 +64,13 @@ class _Summing:
         self.latents = {name: latent.astype(jnp.float32) for name, latent in latents.items()}
         self.bits: dict[str, jax.Array] = {}
 
+    def _latent(self, name):
+        if name not in self.latents:
+            raise UsageError(
+                f"transmit codes {name!r}, which analyze does not give: it gives {', '.join(self.latents)}"
+            )
+        return self.latents[name]
+
     def _count(self, name, prior, value):
         self.bits[name] = per_example_sum(prior.bits(value))
 
@@ -91,7 +98,7 @@ class Training(_Summing):
         self.keys, self.proxy, self.quantised, self.calls = keys, proxy, quantised, 0
 
     def __call__(self, name, prior):
-        latent = self.latents[name]
+        latent = self._latent(name)
         if self.proxy != "ste":
             # One key per example and latent: noise does not depend on the batch an example is in.
             keys = jax.vmap(jax.random.fold_in, (0, None))(self.keys, self.calls)
@@ -150,7 +157,7 @@ class Estimating(_Summing):
     """
 
     def __call__(self, name, prior):
-        value = self.rounding.values(name, self.latents[name], prior, self.quality)
+        value = self.rounding.values(name, self._latent(name), prior, self.quality)
         self._count(name, prior, value)
         return value
 

@@ -17,6 +17,7 @@ that zero padding stays what it was. docs/format.md has the arithmetic byte by b
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -27,16 +28,16 @@ import numpy as np
 from jax import lax
 
 from mlic_jax.entropy.priors.gaussian import ONE
-from mlic_jax.errors import ModelError
+from mlic_jax.errors import ModelError, UsageError
 from mlic_jax.layers import windows
-from mlic_jax.layers.conv import ConvTranspose, conv, conv_transpose
+from mlic_jax.layers.conv import Conv, ConvTranspose, conv, conv_transpose
 from mlic_jax.layers.stack import LeakyReLU, Stack
 
 # Symbols of a latent that such a network reads are at most this large.
 LARGEST_INPUT = 127
 LARGEST_WEIGHT = 127
 LARGEST_ACTIVATION = 255
-# Below zero a leaky unit's output is a hundredth of what it would be above: this range is ample for it.
+# Below zero a leaky unit's output is a part of what it would be above: of a hundredth, this range is ample.
 LEAST_LEAKY = -32
 LARGEST_OUTPUT = 1 << 22
 # Sums stay below this, so that adding 1/2 for rounding is exact as well.
@@ -83,6 +84,29 @@ class ExactStack(Stack):
     cores: tuple[int, int] = windows.HYPER_CORES
     of_values: bool = False
 
+    def __post_init__(self):
+        self._check_layers()
+        super().__post_init__()
+
+    def _check_layers(self):
+        """Raises UsageError for a layer that integers cannot stand for."""
+        for i, layer in enumerate(self.layers):
+            if isinstance(layer, LeakyReLU):
+                fits = i > 0 and isinstance(self.layers[i - 1], Conv | ConvTranspose) and 0 <= layer.slope < 1
+            else:
+                fits = (
+                    isinstance(layer, Conv | ConvTranspose)
+                    and layer.kernel % 2 == 1
+                    and getattr(layer, "padding", "zero") == "zero"
+                    and layer.use_bias
+                )
+            if not fits:
+                name = layer if isinstance(layer, LeakyReLU) else getattr(layer, "__name__", type(layer).__name__)
+                raise UsageError(
+                    f"layer {i} of an ExactStack, {name}: on the parse path there are Conv and ConvTranspose, with odd "
+                    "kernels, zero padding and a bias, and behind each at most one LeakyReLU (or relu) of slope 0 to 1"
+                )
+
     def parts(self) -> list[tuple[Any, float | None]]:
         """[(convolution, slope of the LeakyReLU behind it or None)]."""
         found = []
@@ -90,8 +114,6 @@ class ExactStack(Stack):
             if isinstance(layer, LeakyReLU):
                 found[-1] = (found[-1][0], layer.slope)
             else:
-                if layer.kernel % 2 == 0 or getattr(layer, "padding", "zero") != "zero":
-                    raise ValueError(f"{layer}: exact networks have odd kernels and zero padding")
                 found.append((layer, None))
         return found
 
@@ -289,7 +311,8 @@ def _to_input(x, step, xp):
 
 
 def _least(slope):
-    return LEAST_LEAKY if slope else 0
+    """The least activation that is held behind a LeakyReLU of a slope."""
+    return min(LEAST_LEAKY, -math.ceil(slope * LARGEST_ACTIVATION)) if slope else 0
 
 
 def _weight_step(kernel, last, xp):

@@ -1,16 +1,83 @@
 """The coders of an export, which walk a model's coding order (mlic_jax.entropy.coders) for what an artifact needs.
 
-`Calibrating` measures activations on pictures, `Tabulating` makes tables and integers, `Checking` looks at those of an
-artifact that was read.
+`Guarding` looks for what encoder and decoder could not agree on, before a model is trained. `Calibrating` measures
+activations on pictures, `Tabulating` makes tables and integers, `Checking` looks at those of an artifact that was read.
 """
 
 from __future__ import annotations
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from mlic_jax.entropy.coders import Estimating, center_of, models_of, ranges_of
+from mlic_jax.entropy.exact import LARGEST_INPUT
+from mlic_jax.errors import UsageError
+from mlic_jax.layers.stack import Stack
+
+
+class _Traced(np.ndarray):
+    """What a network computed in floating point, and what was computed of it: it differs between machines."""
+
+
+class Guarding:
+    """Raises UsageError where a coding order leaves the parse path: where what decides a row of a table, or what an
+    exact network reads, comes from a JAX function or from a network in floating point; where two priors share a table;
+    where a network reads a latent without a limit. It walks like a decoder, on zeros.
+
+    Args:
+      shapes: name -> (1, h, w, C), of latents of any size.
+    """
+
+    def __init__(self, shapes, quality=None):
+        self.shapes, self.quality, self.places = shapes, quality, {}
+
+    def __call__(self, name, prior):
+        if isinstance(prior, nn.Module):
+            if self.places.setdefault(prior.family, prior.path) != prior.path:
+                paths = " and ".join(".".join(path) for path in (self.places[prior.family], prior.path))
+                raise UsageError(f"the priors {paths} share the table {prior.family!r}: give each a family of its own")
+            return np.zeros(self.shapes[name], np.float32)
+        for field, value in getattr(prior, "_asdict", dict)().items():
+            if field != "mean":  # symbols are distances from it: it decides no row
+                self._check(value, f"{field} of the prior of {name!r}")
+        return np.zeros(self.shapes[name], np.float32) + center_of(prior)
+
+    def exact(self, network, latent, prior=None):
+        self._check(latent, f"what the network {network.name!r} reads")
+        limit = None if prior is None else prior.limit
+        if prior is not None and not network.of_values and not (limit and limit <= LARGEST_INPUT):
+            raise UsageError(
+                f"the network {network.name!r} reads a latent whose prior has the limit {limit}: it is exact for "
+                f"symbols of at most {LARGEST_INPUT}, as in limit={LARGEST_INPUT}"
+            )
+        return np.zeros(network.output_shape(latent.shape), np.float32)
+
+    def walk(self, apply) -> None:
+        """Calls `apply(self)`, which has to walk the coding order; networks in it are not evaluated but marked."""
+
+        def mark(call, args, kwargs, context):
+            if context.method_name == "__call__" and isinstance(context.module, Stack):
+                shape = jax.eval_shape(lambda x: call(jnp.asarray(x), *args[1:], **kwargs), np.asarray(args[0])).shape
+                return np.zeros(shape, np.float32).view(_Traced)
+            return call(*args, **kwargs)
+
+        with nn.intercept_methods(mark):
+            apply(self)
+
+    @staticmethod
+    def _check(value, what):
+        if isinstance(value, jax.Array):
+            raise UsageError(
+                f"{what} comes from a JAX function: between `code.exact` and a prior only operators (+, *, [...]) and "
+                "NumPy may stand, whose results are the same on every machine"
+            )
+        if isinstance(value, _Traced):
+            raise UsageError(
+                f"{what} comes from a network in floating point, which computes otherwise on other machines: make it "
+                "an ExactStack, and call it by `code.exact`"
+            )
 
 
 class Calibrating(Estimating):

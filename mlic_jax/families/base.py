@@ -34,6 +34,7 @@ import numpy as np
 
 from mlic_jax.codec import Chunks, Codec, Objective, Params, State, Traits
 from mlic_jax.errors import CorruptStreamError, UsageError
+from mlic_jax.families.importance import importance_map
 from mlic_jax.families.quality import Qualities
 from mlic_jax.fileformat import model_names
 from mlic_jax.fileformat.artifact import Artifact, check_arrays
@@ -203,15 +204,8 @@ class Family:
         check_arrays(nn.meta.unbox(self.boxed["params"]), params, self.model)
 
     def check_importance(self, importance, size: tuple[int, int]) -> np.ndarray | None:
-        """A user's map as an array. Raises UsageError for one that the codec cannot take."""
-        if importance is None:
-            return None
-        if not self.guided:
+        """A user's map as float32 [H, W] in 0..1. Raises UsageError where the codec takes none, InputError for one of
+        another size or kind."""
+        if importance is not None and not self.guided:
             raise UsageError(f"this model of {self.model} takes no importance map")
-        importance = np.asarray(importance)
-        if importance.shape != size or not ((importance >= 0) & (importance <= 1)).all():
-            raise UsageError(
-                f"an importance map has one number from 0 to 1 for each of {size[1]}x{size[0]} pixels: "
-                f"this one has the shape {importance.shape}, or numbers beyond"
-            )
-        return importance
+        return importance_map(importance, size)

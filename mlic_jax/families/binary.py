@@ -29,7 +29,7 @@ from mlic_jax.entropy.coders import per_example_sum
 from mlic_jax.families.base import Family
 from mlic_jax.families.common import mean_psnr_db, mse255, pad, pad_picture, padded_size
 from mlic_jax.layers.precision import in_float32
-from mlic_jax.layers.windows import to_float, to_uint8
+from mlic_jax.layers.windows import Pixels, stored_pixels, to_float, to_uint8
 
 
 class Quantised(NamedTuple):
@@ -204,7 +204,9 @@ class Binary(Family):
         del quality, effort
         padded = pad_picture(image, self.module.stride)[None]
         guide = () if importance is None else (cell_means(importance, self.module.stride)[None],)
-        coder = Encoding(self._apply({"params": artifact.variables["params"]}, padded, *guide, method="analyze"))
+        coder = Encoding(
+            self._apply({"params": artifact.variables["params"]}, Pixels(padded), *guide, method="analyze")
+        )
         self._transmit({"state": artifact.state}, coder)
         return coder.chunks
 
@@ -212,7 +214,7 @@ class Binary(Family):
         del quality
         received = self.receive(artifact, chunks, size)
         variables = {"params": artifact.variables["params"]}
-        return self._apply(variables, received, method="synthesize")[0, : size[0], : size[1]]
+        return stored_pixels(self._apply(variables, received, method="synthesize"))[0, : size[0], : size[1]]
 
     def receive(self, artifact, chunks, size) -> Any:
         """The first half of `decode`, which is the same on every machine: what the encoder's `transmit` returned."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,3 +64,18 @@ def check_whole(model: str, *numbers: tuple) -> None:
 def check_widths(model: str, *widths: tuple) -> None:
     """Raises UsageError for a (name, value, least) that is no whole number from there to LARGEST_WIDTH."""
     check_whole(model, *((*width, LARGEST_WIDTH) for width in widths))
+
+
+def check_architecture(model: str, architecture: Mapping[str, Any]) -> None:
+    """Raises UsageError for a value that a model file cannot hold: what is no JSON scalar or list of such."""
+
+    def fits(value):
+        if isinstance(value, list | tuple):
+            return all(map(fits, value))
+        return value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value))
+
+    for name, value in architecture.items():
+        if not fits(value):
+            raise UsageError(
+                f"{model}: {name}={value!r} cannot be stored: numbers, text, true, false, None and lists of them can"
+            )

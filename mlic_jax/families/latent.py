@@ -30,7 +30,7 @@ from mlic_jax.errors import UsageError
 from mlic_jax.families import calibration
 from mlic_jax.families import latent_coding as coding
 from mlic_jax.families.base import Family
-from mlic_jax.families.common import check_choices, check_widths, mean_psnr_db, pad
+from mlic_jax.families.common import check_architecture, check_choices, mean_psnr_db, pad
 from mlic_jax.families.lagrangian import DISTORTIONS, Lagrangian
 from mlic_jax.families.quality import EveryRate, OneRate
 from mlic_jax.families.refine import STEPS
@@ -101,6 +101,13 @@ class LatentCodec(Family):
 
     def trace(self):
         return {"params": coding.boxed_params(self.module)}
+
+    def init(self, key, image_shape):
+        """See Codec. Raises UsageError where the model's coding order leaves the parse path."""
+        params, state = super().init(key, image_shape)
+        coder = exporting.Guarding(*self._any_picture)
+        coder.walk(functools.partial(self._walk, variables={"params": params, "state": state}))
+        return params, state
 
     def initial_state(self, key):
         if self.quantise_from < 0:
@@ -230,7 +237,8 @@ def latent_codec(
     Args:
       module: the model, with the dtype and precision that it is trained in.
       model: its name in the zoo.
-      architecture: the widths that rebuild it, keyword arguments of its factory; an artifact stores them.
+      architecture: what rebuilds it, keyword arguments of its factory: JSON scalars, or lists of them. An artifact
+        stores them.
       lmbda: the weight of the distortion; for a model of every rate those of quality 0 and 100, between which the
         logarithm is linear.
       distortion: one of lagrangian.DISTORTIONS.
@@ -241,9 +249,9 @@ def latent_codec(
         then, so this is for models whose pictures are sound from the start.
 
     Raises:
-      UsageError: an unknown distortion or proxy, or a width out of range.
+      UsageError: an unknown distortion or proxy, or an architecture that no file can hold.
     """
-    check_widths(model, *((name, value, 1) for name, value in architecture.items()))
+    check_architecture(model, architecture)
     check_choices(
         model,
         ("distortion", distortion, DISTORTIONS),

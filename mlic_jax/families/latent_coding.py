@@ -22,6 +22,7 @@ from mlic_jax.entropy import coders
 from mlic_jax.families import refine
 from mlic_jax.families.common import pad_picture, padded_size
 from mlic_jax.fileformat.artifact import flatten, unflatten
+from mlic_jax.layers.windows import Pixels, stored_pixels
 
 if TYPE_CHECKING:
     from mlic_jax.families.latent import LatentModel
@@ -137,7 +138,7 @@ def encode(
     """
     image = pad_picture(image, module.stride)[None]
     quality = batch_quality(module, quality)
-    latents = module.apply(artifact.variables, image, *conditions(quality), method="analyze")
+    latents = _analyzed(module, artifact.variables, Pixels(image), *conditions(quality))
     rounding = module.rounding
     if effort:
         rounding = module.refined
@@ -146,6 +147,16 @@ def encode(
     coder = coders.Encoding(latents, artifact.models, quality, rounding)
     received = module.apply(artifact.variables, coder, method="transmit")
     return coder.finish(), received
+
+
+def _analyzed(module, variables, image, *more):
+    try:
+        return module.apply(variables, image, *more, method="analyze")
+    except ValueError as reason:
+        if "__jax_array__" not in str(reason):
+            raise
+    # A JAX function, and no Stack, is the first to see the picture: it takes arrays alone.
+    return module.apply(variables, np.asarray(image), *more, method="analyze")
 
 
 def receive(
@@ -167,4 +178,5 @@ def reconstruct(
 ) -> np.ndarray:
     """What `transmit` returned -> uint8 [H, W, 3]; size is (H, W)."""
     more = conditions(batch_quality(module, quality))
-    return module.apply(artifact.variables, received, *more, method="synthesize")[0, : size[0], : size[1]]
+    shown = stored_pixels(module.apply(artifact.variables, received, *more, method="synthesize"))
+    return shown[0, : size[0], : size[1]]

@@ -53,7 +53,7 @@ def only_target(**values: float | None) -> Target:
 
 def best_file(
     target: Target, attempt: Callable[[int, int], Attempt], quality_range: tuple[float, float], effort: int
-) -> bytes:
+) -> Attempt:
     """The file of the highest quality that fits a size or a rate, or of the lowest one that has a PSNR.
 
     Args:
@@ -74,8 +74,8 @@ def best_file(
     towards_easy = 1 if easy > best else -1
     for half_steps in range(best, easy + towards_easy, towards_easy):
         if target.met_by(made := attempt(half_steps, effort)):
-            return made.data
-    return easiest.data
+            return made
+    return easiest
 
 
 def _last_met(is_met: Callable[[int], bool], met: int, missed: int) -> int:

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import google_crc32c
 
 from mlic_jax.entropy.varint import varint
-from mlic_jax.errors import CorruptStreamError, LimitError
+from mlic_jax.errors import CorruptStreamError, InputError, LimitError
 
 SIGNATURE = b"\x8bML"
 VERSION = 1
@@ -150,6 +150,9 @@ def _pack(header: Header, chunks: Sequence[Chunk]) -> bytes:
     _check_table(header.mode, [(chunk.type, len(chunk.content)) for chunk in chunks])
     if len(more) > MOST_CHUNKS or max(len(chunk.content) for chunk in chunks) > _LARGEST_CHUNK:
         raise LimitError(f"{len(chunks)} chunks: at most {MOST_CHUNKS + 1} of less than 4 GiB are possible")
+    parts = []
+    for chunk in chunks:
+        parts += [chunk.content, _CRC.pack(_chunk_crc(chunk.type, chunk.content))]
     has_quality = header.quality is not None
     size = (header.width - 1) | (header.height - 1) << 15 | has_quality << 30 | bool(more) << 31
     start = _FIXED.pack(SIGNATURE, VERSION << 4 | MODES.index(header.mode), size)
@@ -159,10 +162,7 @@ def _pack(header: Header, chunks: Sequence[Chunk]) -> bytes:
     start += varint(len(first.content))
     if more:
         start += varint(len(more)) + b"".join(bytes([c.type]) + varint(len(c.content)) for c in more)
-    parts = [start, _CRC.pack(google_crc32c.value(start))]
-    for chunk in chunks:
-        parts += [chunk.content, _CRC.pack(_chunk_crc(chunk.type, chunk.content))]
-    return b"".join(parts)
+    return b"".join([start, _CRC.pack(google_crc32c.value(start)), *parts])
 
 
 def _chunk_crc(type: int, content: bytes) -> int:
@@ -170,6 +170,12 @@ def _chunk_crc(type: int, content: bytes) -> int:
 
 
 # ---------------------------------------------------------------------- reading
+
+
+def check_content(data) -> None:
+    """Raises InputError for what cannot be the content of a file."""
+    if not isinstance(data, bytes | bytearray | memoryview):
+        raise InputError(f"a {type(data).__name__} is not the content of a file: give its bytes")
 
 
 class _Reader:

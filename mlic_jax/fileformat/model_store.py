@@ -21,10 +21,12 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from mlic_jax import zoo
 from mlic_jax.errors import ModelError
 from mlic_jax.fileformat import model_names
 
 if TYPE_CHECKING:
+    from mlic_jax.fileformat import container
     from mlic_jax.fileformat.artifact import Artifact
 
 # The model file that is used where none is named; without it, it is the package's own.
@@ -51,7 +53,8 @@ def load(model: str | os.PathLike | Artifact | None = None) -> Artifact:
       model: a path; or a name, as "base" or "kltnet-base", where there is no such file here; or an Artifact. None for
         the file that MLIC_MODEL names, or else the package's own.
 
-    Raises ModelError where the file is missing or damaged, or no model has the name; its message lists the names.
+    Raises ModelError where the file is missing, damaged, or of a model that this version does not know, or no model has
+    the name; its message lists the names.
     """
     from mlic_jax.fileformat.artifact import Artifact
 
@@ -61,6 +64,7 @@ def load(model: str | os.PathLike | Artifact | None = None) -> Artifact:
     with _lock:
         if not isinstance(model, Artifact):
             model = _read(_named(os.fspath(model)) or pathlib.Path(model))
+        zoo.stream_id(model.model)
         _by_fingerprint[model.fingerprint] = model
     return model
 
@@ -98,6 +102,32 @@ def find(fingerprint: bytes, wanted: str) -> Artifact:
     if unreadable:
         looked += f" ({', '.join(unreadable)} cannot be read)"
     raise ModelError(f"the file needs {wanted}, and {looked}. {advice(fingerprint)}")
+
+
+def of_file(header: container.Header, model: str | os.PathLike | Artifact | None = None) -> Artifact:
+    """The model that a file was written with: the one given, as for `load`, or else found.
+
+    Raises ModelError where it is missing, or the one given is another.
+    """
+    wanted = describe(header)
+    if model is None:
+        return find(header.fingerprint, wanted)
+    artifact = load(model)
+    if (zoo.stream_id(artifact.model), artifact.fingerprint) != (header.model_id, header.fingerprint):
+        name = model_names.name_of(artifact.fingerprint, artifact.model)
+        given = f"{name} with fingerprint {artifact.fingerprint.hex()}"
+        raise ModelError(f"the file needs {wanted}; given is {given}. {advice(header.fingerprint)}")
+    return artifact
+
+
+def describe(header: container.Header) -> str:
+    """The name of a file's model and its fingerprint. Raises ModelError for a model that this version does not know."""
+    fingerprint = f"with fingerprint {header.fingerprint.hex()}"
+    try:
+        name = model_names.name_of(header.fingerprint, zoo.name_of(header.model_id))
+        return f"the model {name} {fingerprint}"
+    except ModelError as reason:
+        raise ModelError(f"{reason} ({fingerprint}): a newer mlic_jax may") from reason
 
 
 def advice(fingerprint: bytes) -> str:

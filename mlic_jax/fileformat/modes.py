@@ -142,8 +142,8 @@ def from_pillow(
     image = images.choose_frame(image, frame, name)
     container.check_size(*image.size)
     with images.refusing_damage(name, container.LARGEST_PICTURE):
-        colours = samples.colours_unsaid(image)
         tags = metadata.of_tiff(image)  # which has to be read from the file
+        colours = samples.colours_unsaid(image)
         array = images.upright(samples.samples(image), image, (given or {}).get("exif"))
     for loss in colours:
         images.warn(f"{name}: {loss}")

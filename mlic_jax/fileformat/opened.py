@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
-from mlic_jax.errors import CorruptStreamError, InputError, TruncationWarning
+from mlic_jax.errors import CorruptStreamError, TruncationWarning
 from mlic_jax.fileformat import container
 
 if TYPE_CHECKING:
@@ -86,14 +86,8 @@ def open_file(data: bytes) -> Opened:
       InputError: `data` is not bytes.
       CorruptStreamError, LimitError: as `container.unpack_partial`.
     """
-    check_content(data)
+    container.check_content(data)
     header, chunks, places = container.unpack_partial(data)
     parts = tuple(chunk.content for chunk in chunks if chunk.type == container.DATA)
     others = tuple(chunk for chunk in chunks if chunk.type != container.DATA)
     return Opened(header, parts, others, places, len(data))
-
-
-def check_content(data) -> None:
-    """Raises InputError for what cannot be the content of a file."""
-    if not isinstance(data, bytes | bytearray | memoryview):
-        raise InputError(f"a {type(data).__name__} is not the content of a file: give its bytes")

@@ -28,13 +28,14 @@ relu = LeakyReLU()
 class Stack(nn.Module):
     """Applies `layers` one after the other: modules of layers/ or functions of single samples.
 
-    Given a JAX array it is a plain network. Given a NumPy array, as when pictures are coded, it returns one, and works
-    in windows of few shapes (layers/windows.py): any size of picture, bounded memory, nothing compiled twice.
+    Given a JAX array it is a plain network. Given a NumPy array or `windows.Pixels`, as when pictures are coded, it
+    returns the like, and works in windows of few shapes (layers/windows.py): any size of picture, bounded memory,
+    nothing compiled twice.
 
     Attributes:
       layers: in order.
       cores: the sides of windows, see windows.spans_over.
-      pixels: NumPy output is uint8 where JAX output is float in [0, 1]. (NumPy input of uint8 is always scaled.)
+      pixels: the output is a picture, and `windows.Pixels` where NumPy comes out.
     """
 
     layers: tuple[Callable, ...]
@@ -43,10 +44,11 @@ class Stack(nn.Module):
 
     def __call__(self, x, quality=None):
         """[B, h, w, C] -> [B, h', w', C']. quality: float [B], for layers that are `conditional`."""
-        if isinstance(x, np.ndarray) and not self.is_initializing():
+        if isinstance(x, np.ndarray | windows.Pixels) and not self.is_initializing():
             # A copy without scope does not depend on where it stands in which model: it is the key of compiled windows.
             alone, variables = self.unbind()
-            return windows.evaluate(alone, variables, x, quality=quality)
+            y = windows.evaluate(alone, variables, x, quality=quality)
+            return windows.Pixels(y) if self.pixels else y
         return self.within(x, None, quality)
 
     @property

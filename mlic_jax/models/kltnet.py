@@ -43,6 +43,7 @@ from mlic_jax.entropy.exact import ONE, ExactStack
 from mlic_jax.entropy.priors.gaussian import LogMixture
 from mlic_jax.entropy.rounding import Rounding
 from mlic_jax.errors import UsageError
+from mlic_jax.families.common import check_widths
 from mlic_jax.families.latent import LatentModel, latent_codec
 from mlic_jax.layers import init
 from mlic_jax.layers.blocks import ConvBlock, Gain, ShiftBlock, block_transform, interpolation
@@ -331,8 +332,9 @@ def kltnet(
       steps: in which y is transmitted, 2 or 4.
       dtype, precision, training: see latent_codec.
     """
+    widths = {"C": C, "D": D, "M": M, "Z": Z, "F": F, "blocks_8": blocks_8, "blocks_16": blocks_16, "steps": steps}
+    check_widths("kltnet", *((name, value, 1) for name, value in widths.items()))
     if steps not in (2, 4) or M % steps:
         raise UsageError(f"kltnet: steps={steps}, M={M}: steps are 2 or 4, M is a multiple of them")
-    widths = {"C": C, "D": D, "M": M, "Z": Z, "F": F, "blocks_8": blocks_8, "blocks_16": blocks_16, "steps": steps}
     module = KltNet(**widths, dtype=dtype, precision=precision)
     return latent_codec(module, model="kltnet", architecture=widths, lmbda=LAMBDAS, **training)

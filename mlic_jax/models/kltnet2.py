@@ -51,6 +51,7 @@ from mlic_jax.entropy.exact import ExactStack
 from mlic_jax.entropy.priors.gaussian import LogMixture
 from mlic_jax.entropy.rounding import Rounding
 from mlic_jax.errors import UsageError
+from mlic_jax.families.common import check_widths
 from mlic_jax.families.latent import LatentModel, latent_codec
 from mlic_jax.layers import init
 from mlic_jax.layers.blocks import DepthwiseBlock, Gain, block_transform
@@ -365,8 +366,9 @@ def kltnet2(
       M, Z, F: channels of y (a multiple of 4) and z, and of the features of z.
       dtype, precision, training: see latent_codec.
     """
+    widths = {"A": A, "blocks_a": blocks_a, "D": D, "blocks_d": blocks_d, "H": H, "R": R, "M": M, "Z": Z, "F": F}
+    check_widths("kltnet2", *((name, value, 1) for name, value in widths.items()))
     if M % GROUPS:
         raise UsageError(f"kltnet2: M={M} is no multiple of {GROUPS}, the groups in which y is transmitted")
-    widths = {"A": A, "blocks_a": blocks_a, "D": D, "blocks_d": blocks_d, "H": H, "R": R, "M": M, "Z": Z, "F": F}
     module = KltNet2(**widths, dtype=dtype, precision=precision)
     return latent_codec(module, model="kltnet2", architecture=widths, lmbda=LAMBDAS, **training)

@@ -23,6 +23,7 @@ from mlic_jax.codec import Codec
 from mlic_jax.entropy.exact import LARGEST_INPUT, ExactStack
 from mlic_jax.entropy.priors.factorized import DeepFactorized
 from mlic_jax.entropy.priors.gaussian import Gaussian
+from mlic_jax.families.common import check_widths
 from mlic_jax.families.latent import LatentModel, latent_codec
 from mlic_jax.layers.conv import Conv, ConvTranspose
 from mlic_jax.layers.precision import Precision
@@ -76,6 +77,7 @@ class MeanScaleHyperprior(LatentModel):
 
 def mean_scale(*, N: int = 128, M: int = 192, lmbda: float = 0.0130, dtype=None, precision=None, **training) -> Codec:
     """mbt2018-mean. N: width of the transforms and channels of z; M: channels of y; training: see latent_codec."""
+    check_widths("mbt2018-mean", ("N", N, 1), ("M", M, 1))
     architecture = {"N": N, "M": M}
     module = MeanScaleHyperprior(**architecture, dtype=dtype, precision=precision)
     return latent_codec(module, model="mbt2018-mean", architecture=architecture, lmbda=lmbda, **training)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mlic_jax import atomic
+from mlic_jax import atomic, extras
 from mlic_jax.errors import UsageError
 from mlic_jax.toy import quantisers as rounding
 from mlic_jax.toy import vector
@@ -255,7 +255,7 @@ def draw_figure(name: str, shown: dict[str, Any], fmt: str = "svg") -> bytes:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UsageError("figures need matplotlib: pip install matplotlib (or 'mlic_jax[bench]')") from error
+        raise UsageError(extras.missing("matplotlib", "figures need")) from error
     style = {"font.size": 9.5, "svg.fonttype": "path", "svg.hashsalt": "mlic_jax"}
     style |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK)
     with matplotlib.rc_context(style):

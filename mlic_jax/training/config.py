@@ -5,12 +5,12 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
-import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from mlic_jax.errors import MlicError, UsageError
+from mlic_jax.training import config_files
 
 # Keys that may differ between a checkpoint and the run that resumes it: they change neither the model nor what any
 # step computes. (`train.steps`: train longer. A schedule's length is a key of its own, `optimizer.decay_steps`.)
@@ -133,18 +133,20 @@ def phase_at(phases, step: int) -> int:
 
 
 def load(path: str, overrides: list[str]):
-    """The config of a file (`file.py` or `file.py:argument`), with `--config.key=value` overrides, locked.
+    """The config of a file (`file.py` or `file.py:variant`) or of a name (`mbt2018_mean:tiny`), locked, with overrides
+    `--config.key=value`. `config_files` says where names are looked for.
 
     Raises UsageError naming the file or the key that is wrong.
     """
     from absl import flags
     from ml_collections import config_flags
 
-    name = path.split(":")[0]
-    if not pathlib.Path(name).is_file():
-        raise UsageError(f"config {name!r} does not exist: give a file of configs/, as configs/bmshj2018_hyperprior.py")
+    name, colon, variant = path.partition(":")
+    found = config_files.find(name)
+    if found is None:
+        raise config_files.unknown(name)
     values = flags.FlagValues()
-    words = ["mlic", f"--config={path}", *overrides]
+    words = ["mlic", f"--config={found}{colon}{variant}", *overrides]
     config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True, sys_argv=words)
     try:
         rest = values(words)

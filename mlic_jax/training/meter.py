@@ -24,10 +24,11 @@ class Meter:
     Args:
       step: the last one before the run goes on.
       max_bad_steps: non-finite steps in a row at which a run ends.
+      batch_size: examples of a step, over all devices.
     """
 
-    def __init__(self, step: int, max_bad_steps: int):
-        self.max_bad_steps = max_bad_steps
+    def __init__(self, step: int, max_bad_steps: int, batch_size: int):
+        self.max_bad_steps, self.batch_size = max_bad_steps, batch_size
         self._in_flight: collections.deque[tuple[int, Any]] = collections.deque()
         self._measured: list[dict[str, np.ndarray]] = []  # since the last log line
         self._timed_at: float | None = None  # since when, and since which step, the speed is measured
@@ -58,13 +59,15 @@ class Meter:
                 )
 
     def figures(self, step: int) -> dict[str, float]:
-        """Means since this was called last, up to a step that was just added, with "steps_per_second"."""
+        """Means since this was called last, up to a step that was just added, with "steps_per_second" and
+        "examples_per_second"."""
         self.fetch()
         figures = _averages(self._measured)
         self._measured.clear()
         if step > self._timed_step:
             now = time.perf_counter()
             figures["steps_per_second"] = (step - self._timed_step) / (now - self._timed_at)
+            figures["examples_per_second"] = self.batch_size * figures["steps_per_second"]
             self._timed_at, self._timed_step = now, step
         return figures
 

@@ -10,6 +10,7 @@ import optax
 from ml_collections import ConfigDict
 
 from mlic_jax.errors import TrainingError, UsageError
+from mlic_jax.training import parallel
 from mlic_jax.training.matrix_optimizers import muon, soap
 
 SCHEDULES = ("constant", "cosine", "steps", "wsd")
@@ -90,9 +91,25 @@ def make_all(config: ConfigDict) -> dict[str, optax.GradientTransformation]:
         for key in changes:
             if key not in config.optimizer:
                 raise UsageError(f"optimizers.{name}.{key} is not known: use one of {', '.join(config.optimizer)}")
-    made = {}
-    for name in dict.fromkeys(config.schedule):
-        own = config.optimizer.to_dict()
-        own.update(config.optimizers.get(name, {}))
-        made[name] = make(ConfigDict(own))
-    return made
+    return {name: make(_own(config, name)) for name in dict.fromkeys(config.schedule)}
+
+
+def learning_rates(config: ConfigDict, states: Mapping[str, Any]) -> dict[str, float]:
+    """Objective -> the learning rate of its latest update.
+
+    Args:
+      config: a whole config.
+      states: objective -> optax state, on the devices. It has counted the updates: steps that were skipped are not
+        among them.
+    """
+    rates = {}
+    for name, state in states.items():
+        counts = [parallel.local(count) for _, count in optax.tree_utils.tree_get_all_with_path(state, "count")]
+        updates = max(map(int, counts), default=1)
+        rates[name] = float(learning_rate(_own(config, name))(max(updates - 1, 0)))
+    return rates
+
+
+def _own(config: ConfigDict, objective: str) -> ConfigDict:
+    """`optimizer` of a whole config, with what differs for an objective."""
+    return ConfigDict({**config.optimizer.to_dict(), **config.optimizers.get(objective, {})})

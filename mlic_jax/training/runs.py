@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from mlic_jax import zoo
 from mlic_jax.codec import Codec
 from mlic_jax.errors import InputError, TrainingError, UsageError
-from mlic_jax.fileformat.artifact import Artifact, flatten, unflatten
+from mlic_jax.fileformat.artifact import Artifact
 from mlic_jax.layers.precision import Precision
 from mlic_jax.training import config as configs
 from mlic_jax.training import optimizers, parallel
@@ -48,17 +49,12 @@ class Run(NamedTuple):
 
 def make_codec(config: ConfigDict) -> Codec:
     """The codec that a config describes. Raises ModelError or UsageError."""
-    arguments = {key: _hashable(value) for key, value in config.model.arguments.to_dict().items()}
+    arguments = config.model.arguments.to_dict()
     if config.train.bfloat16:
         arguments["dtype"] = jnp.bfloat16
     if config.train.rounded_products:
         arguments["precision"] = Precision.BFLOAT16_OPERANDS
     return zoo.make(config.model.name, **arguments)
-
-
-def _hashable(value):
-    # A config that comes back from a checkpoint is JSON, with lists where it had tuples.
-    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
 
 
 def initialise(codec: Codec, config: ConfigDict, weights: bool = True) -> TrainState:
@@ -91,13 +87,14 @@ def load_weights(path: str, params, state):
       TrainingError: an array has another shape than the model's, or nothing fits at all.
     """
     source = Artifact.load(path) if path.endswith(".mlicm") else load_run(path)
-    old, new = flatten({"params": params, "state": state}), flatten({"params": source.params, "state": source.state})
+    old = flatten_dict({"params": params, "state": state}, sep="/")
+    new = flatten_dict({"params": source.params, "state": source.state}, sep="/")
     common = [name for name in old if name in new]
     wrong = [f"{n}: {new[n].shape} there, {old[n].shape} here" for n in common if new[n].shape != old[n].shape]
     if wrong or not common:
         raise TrainingError(f"init_from {path!r} does not fit the model: {'; '.join(wrong[:5]) or 'no common names'}")
     log.info("init_from %s: %d of %d arrays", path, len(common), len(old))
-    both = unflatten({**old, **{name: new[name] for name in common}})
+    both = unflatten_dict({**old, **{name: new[name] for name in common}}, sep="/")
     return both["params"], both.get("state", {})
 
 

@@ -1,6 +1,6 @@
 """The training loop, to be read from top to bottom.
 
-    mlic train --config configs/bmshj2018_hyperprior.py --workdir runs/hyper
+    mlic train --config bmshj2018_hyperprior --workdir runs/hyper
 
 The same command resumes: where the workdir has a checkpoint, the run goes on from it, with the same batches and the
 same noise that an uninterrupted run would have seen. Weights come from, in this order: the checkpoint in the workdir;
@@ -26,6 +26,7 @@ from mlic_jax import atomic, data
 from mlic_jax.codec import Codec
 from mlic_jax.errors import InputError, TrainingError, UsageError
 from mlic_jax.training import optimizers, parallel
+from mlic_jax.training.banner import opening
 from mlic_jax.training.checkpoint import Checkpoints, differences
 from mlic_jax.training.config import batch_parts, objectives_of_phases, phase_at
 from mlic_jax.training.meter import Meter
@@ -74,8 +75,9 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
     writer = make_writer(workdir, config, train_state, start) if parallel.is_main() else None
 
     # ------------------------------------------------------------------ the loop
-    meter = Meter(start, config.train.max_bad_steps)
+    meter = Meter(start, config.train.max_bad_steps, config.data.batch_size)
     progress = Progress(start, config.train.steps, quiet or not parallel.is_main())
+    progress.say("\n".join(opening(config, train_state.params, batches, workdir, start)))
     with contextlib.ExitStack() as exits:
         for part in (batches, checkpoints, writer):
             if part:
@@ -89,7 +91,7 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
             last, stopping = step == config.train.steps, parallel.any_process(terminated(), step)
 
             if step % config.train.log_every == 0 or last:
-                figures = meter.figures(step)
+                figures = meter.figures(step) | learning_rates(config, train_state, step)
                 progress.show(step, figures)
                 if writer:
                     writer.scalars(step, "train", figures)
@@ -181,6 +183,15 @@ def start_or_resume(
     optimizers.check_resume(saved["optimizer"], config.optimizer, restored.step)
     batches.set_state(restored.data)
     return restored.state, restored.step
+
+
+def learning_rates(config: ConfigDict, train_state: TrainState, step: int) -> dict[str, float]:
+    """The learning rates of a step's updates, for the logs: "learning_rate", or "NAME/learning_rate" for several."""
+    objectives = objectives_of_phases(config)[phase_at(config.phases, step - 1)]
+    states = {name: train_state.optimizer[name] for name in dict.fromkeys(objectives)}
+    prefix = "{}/" if len(train_state.optimizer) > 1 else ""
+    rates = optimizers.learning_rates(config, states)
+    return {f"{prefix.format(name)}learning_rate": rate for name, rate in rates.items()}
 
 
 @contextlib.contextmanager

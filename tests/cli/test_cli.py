@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import threading
@@ -115,10 +116,18 @@ BAD = [
     ("both streams", lambda t, p, m: ["compress", "-", p, "-m", m], 2, "one input"),
     ("many to one stream", lambda t, p, m: ["compress", p, m, "-m", m, "-o", "-"], 2, "one input"),
     ("stream into a folder", lambda t, p, m: ["compress", "-", "-m", m, "-o", t], 2, "standard input has no name"),
-    ("no folder", lambda t, p, m: ["compress", p, m, "-m", m, "-o", t / "x"], 3, "is not a folder"),
-    ("onto itself", lambda t, p, m: ["compress", p, "-m", m, "-o", p, "-f"], 2, "which belongs to"),
-    ("two of one name", lambda t, p, m: ["compress", p, t / "photo.jpg", "-m", m, "-f"], 2, "which belongs to"),
-    ("one twice", lambda t, p, m: ["compress", p, p, "-m", m, "-o", t], 2, "which belongs to"),
+    ("no folder", lambda t, p, m: ["compress", p, m, "-m", m, "-o", t / "x.mlic"], 3, "is not a folder"),
+    ("a file is no folder", lambda t, p, m: ["compress", p, m, "-m", m, "-o", p], 3, "is not a folder"),
+    ("onto itself", lambda t, p, m: ["compress", p, "-m", m, "-o", p, "-f"], 2, "would be written over it: name"),
+    (
+        "a .mlic file",
+        lambda t, p, m: ["compress", t / "short.mlic", "-m", m, "-f"],
+        2,
+        "would be written over it: name",
+    ),
+    ("onto another", lambda t, p, m: ["compress", p, t / "photo.mlic", "-m", m, "-f"], 2, "which is an input too"),
+    ("two of one name", lambda t, p, m: ["compress", p, t / "photo.jpg", "-m", m, "-f"], 2, "would both be"),
+    ("one twice", lambda t, p, m: ["compress", p, p, "-m", m, "-o", t], 2, "twice given, would both be"),
     ("no model", lambda t, p, m: ["compress", p, "-m", t / "none.mlicm"], 5, "none.mlicm"),
     ("not a model", lambda t, p, m: ["compress", p, "-m", p], 5, "not a model file"),
     ("quality of a one-rate model", lambda t, p, m: ["compress", p, "-m", m, "-q", "50"], 2, "one rate"),
@@ -223,6 +232,13 @@ def test_a_batch_of_all_modes(capsys, light, jobs):
     for name in NAMES:
         one, other = (np.asarray(Image.open(folder / name)) for folder in (light, light / "back"))
         np.testing.assert_array_equal(stated(one), other)
+
+
+def test_the_folder_of_a_batch_is_made(capsys, light):
+    status, _, err = run(capsys, "compress", *NAMES, "-m", "m.mlicm", "-o", "made/small", "-j", "2")
+    assert (status, err) == (0, "") and sorted(os.listdir("made/small")) == sorted(STREAMS)
+    status, _, _ = run(capsys, "compress", "L.png", "-m", "m.mlicm", "-o", "one")
+    assert status == 0 and (light / "one").is_file()  # of a single input it is the file
 
 
 def test_a_batch_goes_on_past_bad_files(capsys, light):
@@ -356,7 +372,9 @@ def test_targets_and_effort(capsys, light):
     def record(*words):
         status, out, err = run(capsys, "compress", "RGB.png", "-m", "g.mlicm", "-f", "--json", *words)
         assert status == 0, err
-        return json.loads(out)
+        found = json.loads(out)
+        assert found.pop("seconds") > 0
+        return found
 
     wanted = record("-q", "30")
     size, bpp = wanted["bytes"], wanted["bpp"]
@@ -367,9 +385,29 @@ def test_targets_and_effort(capsys, light):
     assert record("-q", "30", "--effort", "2")["bytes"] == size - 6
     # 140 of 612 samples are wrong by one at quality 30.
     psnr = 10 * np.log10(255**2 * 612 / 140)
-    assert record("--target-psnr", psnr - 1e-6) == wanted and record("--target-psnr", psnr + 1e-6)["quality"] == 30.5
+    assert record("--target-psnr", psnr - 1e-6) == wanted | {"psnr_db": pytest.approx(psnr)}
+    assert record("--target-psnr", psnr + 1e-6)["quality"] == 30.5
     status, _, err = run(capsys, "compress", "RGB.png", "-m", "g.mlicm", "-f", "--target-size", "100")
     assert status == 2 and "no quality meets 100 bytes" in err
+
+
+def test_what_is_printed(capsys, light):
+    """Quality, bytes, rate and seconds; dB where a target asked for them; no quality where there is none."""
+    plain.graded().save("g.mlicm")
+    before, about = os.path.getsize("RGB.png"), ["compress", "RGB.png", "-f", "-m"]
+    status, out, _ = run(capsys, *about, "g.mlicm", "--target-psnr", "54")
+    size = os.path.getsize("RGB.mlic")
+    rate, ratio = 8 * size / (12 * 17), 100 * size / before
+    figures = rf"{before} -> {size} bytes \({ratio:.1f} %\), {rate:.4f} bpp"
+    assert status == 0
+    assert re.fullmatch(
+        rf"RGB.png: quality 2\d(\.5)?, {figures}, 54.\d\d dB, \d+.\d\d s, written to RGB.mlic\n", out
+    ), out
+    assert f"\nbpp: {rate:.4f}\n" in run(capsys, "info", "RGB.mlic")[1]
+    status, out, _ = run(capsys, *about, "m.mlicm", "-q", "40")
+    assert status == 0 and out.startswith("RGB.png: quality 40, ") and "dB" not in out
+    status, out, _ = run(capsys, "decompress", "RGB.mlic", "-m", "m.mlicm", "-f")
+    assert re.fullmatch(r"RGB.mlic: 17x12 pixels of mode RGB, \d+.\d\d s, written to RGB.png\n", out)
 
 
 def test_export_of_packed_models(capsys, tmp_path, model, monkeypatch):
@@ -385,21 +423,51 @@ def test_export_of_packed_models(capsys, tmp_path, model, monkeypatch):
         assert Artifact.load(tmp_path / "x.mlicm").to_bytes() == wanted.to_bytes()
 
 
+# The command, with plain.py's codecs and without jax.
+BARE = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import plain
+from mlic_jax import runtime, zoo
+from mlic_jax.cli import main as cli
+zoo.MODELS.update(plain.ENTRIES)
+runtime.prepare_jax = lambda: None
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
 def test_a_bar_leaves_the_records_alone(light):
     """Standard error is a terminal, standard output is not: the bar goes to one, the records to the other."""
     import pty
 
-    script = "import sys; sys.path.insert(0, sys.argv.pop(1)); import plain; from mlic_jax import runtime, zoo; "
-    script += "from mlic_jax.cli import main as cli; zoo.MODELS.update(plain.ENTRIES); "
-    script += "runtime.prepare_jax = lambda: None; sys.exit(cli.main(sys.argv[1:]))"
     ours, theirs = pty.openpty()
-    words = [sys.executable, "-c", script, str(ROOT / "tests"), "compress", *NAMES, "-m", "m.mlicm"]
+    words = [sys.executable, "-c", BARE, str(ROOT / "tests"), "compress", *NAMES, "-m", "m.mlicm"]
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm"})
     os.close(theirs)
     bar = os.read(ours, 100_000)
     os.close(ours)
     assert done.returncode == 0 and b"%" in bar
     assert [line.split(b":")[0].decode() for line in done.stdout.splitlines()] == NAMES
+
+
+def test_lines_do_not_run_into_the_bar(light):
+    """Both are a terminal: a line is printed above the bar, in one piece however long it is."""
+    import pty
+
+    names = [f"{'a-long-name-' * 9}{name}" for name in NAMES]
+    for name, other in zip(NAMES, names, strict=True):
+        os.rename(name, other)
+    ours, theirs = pty.openpty()
+    words = [sys.executable, "-c", BARE, str(ROOT / "tests"), "compress", *names, "none.png", "-m", "m.mlicm"]
+    done = subprocess.run(words, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm", "COLUMNS": "80"})
+    os.close(theirs)
+    said = os.read(ours, 100_000).decode()
+    os.close(ours)
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said))
+    assert done.returncode == 1 and any("━" in line for line in lines)
+    whole = [line for line in lines if "written to" in line or "error:" in line]
+    assert [line.split(":")[0] for line in whole] == [*names, "mlic"], lines
+    assert all(line.endswith(".mlic") for line in whole[:-1])
 
 
 def test_info_takes_no_time(light, capsys):

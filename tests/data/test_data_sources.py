@@ -198,5 +198,5 @@ def test_tfds_set_that_needs_tensorflow_to_be_prepared(tmp_path):
 
     if importlib.util.find_spec("tensorflow"):
         pytest.skip("TensorFlow is installed")
-    with pytest.raises(UsageError, match=r"pip install 'mlic_jax\[tf\]'"):
+    with pytest.raises(UsageError, match=r"pip install .*\[tf\]"):
         make_source("tfds:clic", "train", tmp_path)

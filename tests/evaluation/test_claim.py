@@ -595,16 +595,14 @@ def test_grey_pictures_are_luma_three_times():
 # ---------------------------------------------------------------------- errors
 
 
-def test_papers_that_are_not_there(here, monkeypatch):
+def test_papers_that_are_not_there(here):
     for name in ("b", "a"):
-        pathlib.Path(f"configs/claims/{name}.py").write_text("")
-    for paper in ("jiang2017", "../steps", "no.py"):
-        with pytest.raises(UsageError, match=f"claim '{paper}' is not known: configs/claims has a, b"):
+        pathlib.Path(f"configs/claims/{name}.py").write_text("def get_claim():\n    pass\n")
+    for paper in ("jpeg", "../steps"):
+        with pytest.raises(UsageError, match=f"claim '{paper}' .*: give the path of a file, or one of a, b, jiang2017"):
             spec.find(paper)
     assert spec.find("a") == spec.find("configs/claims/a.py") == pathlib.Path("configs/claims/a.py")
-    monkeypatch.chdir(here / "photos")
-    with pytest.raises(UsageError, match="there is no claim in configs/claims below this folder"):
-        spec.find("a")
+    assert spec.find("jiang2017").parts[-3:] == ("configs", "claims", "jiang2017.py")
 
 
 @pytest.mark.parametrize(
@@ -686,7 +684,7 @@ def test_the_command_line(here, capsys, monkeypatch):
     monkeypatch.setattr(main.run, "__defaults__", (Trainer(),))
     words = ["claim", "steps", "--images", str(here / "kodak"), "--quiet", "--show", "0"]
     assert cli.main([*words, "--arms", "third", "--limit", "1"]) == 0
-    text = (here / "docs" / "claims" / "steps.md").read_text()
+    text = (here / "runs" / "claims" / "steps" / "steps.md").read_text()
     assert "    mlic claim steps --images kodak --arms third --limit 1\n" in text and str(here) not in text
     assert (here / "runs" / "claims" / "steps" / "third" / "only" / "seed-0" / "model-3.mlicm").exists()
     monkeypatch.setattr(main.run, "__defaults__", (Trainer(fail=("first",)),))
@@ -704,6 +702,42 @@ def test_the_command_line(here, capsys, monkeypatch):
         assert expected in capsys.readouterr().err
     monkeypatch.setattr(main.run, "__defaults__", (Trainer(stop=("first, seed 0",)),))
     assert cli.main(words) == 0  # SIGTERM
+
+
+def test_a_dry_run_says_how_long_it_takes(here, capsys, monkeypatch):
+    """By the claim's speeds, and by those measured here; nothing is trained or written."""
+    arms = (
+        Arm("slow", "configs/steps.py", steps_per_second=0.01),
+        Arm("new", "configs/steps.py", {"optimizer.learning_rate": 0.2}),
+    )
+    CLAIMS["steps"] = claim(**{**SMALL, "arms": arms, "anchors": (), "seeds": (0, 1)})
+    (here / "configs/claims/steps.py").write_text(
+        "import test_claim\ndef get_claim(): return test_claim.CLAIMS['steps']\n"
+    )
+    before = sorted(here.rglob("*"))
+    words = ["claim", "steps", "--images", str(here / "photos"), "--source", str(here / "none"), "--dry-run"]
+    monkeypatch.setattr(measuring, "refuse_overlap", lambda *_: None)
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert "4 trainings, 0 of them done" in said and "slow, seed 1: 3 steps, 5.0 min" in said
+    assert "in all some 10 minutes, and nobody knows for 2 of them" in said
+    assert cli.main([*words, "--steps", "6", "--seeds", "0", "--arms", "slow"]) == 0
+    assert "1 training, 0 of them done\n  slow, seed 0: 6 steps, 10.0 min" in capsys.readouterr().out
+    assert [path for path in sorted(here.rglob("*")) if "__pycache__" not in str(path)] == before
+    # A run that is done here says how fast this machine is.
+    done, left = runs.all_of(claim(**{**SMALL, "arms": arms[:1], "anchors": (), "seeds": (0, 1)}), "work")
+    (done.folder / "checkpoints" / "3").mkdir(parents=True)
+    records = [{"step": step, "kind": "train", "steps_per_second": 0.1} for step in (1, 2, 3)]
+    (done.folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)))
+    assert runs.minutes_left(done, [done, left]) == 0 and runs.minutes_left(left, [done, left]) == pytest.approx(0.5)
+
+
+def test_notes_are_about_the_steps_of_the_claim(here):
+    short = claim(**{**SMALL, "arms": (Arm("only", "configs/steps.py"),), "anchors": (), "codecs": ()})
+    for steps, noted in ((2, False), (3, True)):
+        run(short, steps=steps)
+        text = (here / "docs" / "steps.md").read_text()
+        assert ("Few photos." in text) == noted and ("have other lengths than" in text) != noted
 
 
 # ---------------------------------------------------------------------- processes
@@ -760,7 +794,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(command):
     process, one = command(step + 50)
     written, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    assert f"only, seed 0: {step + 50} steps, from step {step}" in said and "docs/claims/steps.md" in written
+    assert f"only, seed 0: {step + 50} steps, from step {step}" in said and "runs/claims/steps/steps.md" in written
     assert runs.finished(one)
     steps = [line["step"] for line in toys.lines(one.folder)]
     assert steps == list(range(1, step + 51))

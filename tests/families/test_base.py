@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlic_jax.codec import Objective
-from mlic_jax.errors import CorruptStreamError, ModelError, UsageError
+from mlic_jax.errors import CorruptStreamError, InputError, ModelError, UsageError
 from mlic_jax.families import common, quality
 from mlic_jax.families.base import Family
 from mlic_jax.fileformat.artifact import Artifact
@@ -213,8 +213,11 @@ def test_importance_maps():
     assert codec.traits.guided
     codec.compress(artifact, IMAGE, importance=np.full(SIZE, 0.25))
     assert family.calls[-1] == (None, 0, 0.25)
-    for wrong in (np.zeros((7, 5)), np.zeros((5, 7, 1)), np.full(SIZE, 1.5), np.full(SIZE, np.nan)):
-        with pytest.raises(UsageError, match="one number from 0 to 1 for each of 7x5 pixels"):
+    for wrong in (np.zeros((7, 5)), np.zeros((5, 7, 1))):
+        with pytest.raises(InputError, match="the picture 7x5 pixels: one number each"):
+            codec.compress(artifact, IMAGE, importance=wrong)
+    for wrong in (np.full(SIZE, 1.5), np.full(SIZE, np.nan)):
+        with pytest.raises(InputError, match="numbers outside of 0..1"):
             codec.compress(artifact, IMAGE, importance=wrong)
     _, codec, artifact = echo()
     with pytest.raises(UsageError, match="takes no importance map"):

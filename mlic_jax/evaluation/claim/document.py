@@ -1,4 +1,4 @@
-"""A claim's results for people: `docs/claims/<paper>.md` with its plots. All its numbers are those of the JSON."""
+"""A claim's results for people: `<paper>.md` with its plots. All its numbers are those of the JSON."""
 
 from __future__ import annotations
 
@@ -22,6 +22,10 @@ _MEASURED = (
     "result."
 )
 _GREY = "Pictures were turned into their luma (BT.601 weights, full range, as in JFIF), coded and measured as RGB."
+_OTHER_LENGTH = (
+    "**These trainings have other lengths than those of the claim.** What it says above is about those, and what it "
+    "has to say of their results is left out."
+)
 _SEEDS = (
     "± is the sample standard deviation over n seeds. Arms are compared within each seed; the spread of a difference "
     "is that of the n differences."
@@ -98,6 +102,8 @@ def markdown(paper: str, claim: Claim, results: Mapping[str, Any], drawn: Sequen
     parts = [f"# {claim.title}", claim.source, "## What is claimed", claim.text]
     parts += ["## What was done", f"    {results['command']}", tables.markdown_table(_settings(results))]
     parts += [" ".join([_MEASURED, *([_GREY] if claim.grey else []), *([_SEEDS] if len(results["seeds"]) > 1 else [])])]
+    if not results["as_long_as_claimed"]:
+        parts += [_OTHER_LENGTH]
     if results["missing"]:
         lines = [f"- {name}: {reason}" for name, reason in results["missing"].items()]
         parts += ["**Not everything is here:**", "\n".join(lines)]
@@ -107,7 +113,7 @@ def markdown(paper: str, claim: Claim, results: Mapping[str, Any], drawn: Sequen
     parts += _bd_rates(results) + _per_image(results)
     if claim.published:
         parts += ["## The paper's figures", tables.markdown_table(list(claim.published))]
-    if claim.notes:
+    if claim.notes and results["as_long_as_claimed"]:
         parts += ["## The distance to the paper", claim.notes]
     parts += ["## Trainings", _TRAININGS, tables.markdown_table(_trainings(results))]
     about = {curve["name"]: curve["about"] for curve in results["curves"] if curve["family"] != "ours"}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlic_jax import atomic, runtime
+from mlic_jax import atomic, extras, runtime
 from mlic_jax.errors import InputError, TrainingError
 from mlic_jax.evaluation.benchmark import main as benchmark
 from mlic_jax.evaluation.benchmark import results as benchmark_results
@@ -24,7 +24,7 @@ from mlic_jax.evaluation.claim.spec import Claim
 from mlic_jax.evaluation.claim.worker import machine
 from mlic_jax.evaluation.report import tables
 
-WORKDIR, OUT = "runs/claims", "docs/claims"
+WORKDIR = "runs/claims"
 # Bits per pixel of the report's pictures, where a claim asks for no rates.
 SHOWN_AT = 0.3
 
@@ -37,7 +37,7 @@ class Options(NamedTuple):
       source: folder of training photos; None for what the configs say.
       images: what the measured photos are called; None for the bundled ones.
       steps, seeds, arms: instead of the claim's, see `spec.restrict`.
-      out: folder of the document.
+      out: folder of the document; None for the workdir.
       only_report: no training.
       jobs: files at a time when measuring; 0 for one per core.
       shown: how many pictures the HTML report shows at equal rate; 0 for no report.
@@ -51,7 +51,7 @@ class Options(NamedTuple):
     steps: int | None = None
     seeds: Sequence[int] = ()
     arms: Sequence[str] = ()
-    out: str = OUT
+    out: str | None = None
     only_report: bool = False
     jobs: int = 1
     shown: int = 0
@@ -73,6 +73,27 @@ class Outcome(NamedTuple):
     failures: dict[str, str]
 
 
+class _Prepared(NamedTuple):
+    """A claim that is checked: its file, what of it is asked for, its workdir and runs, and the held-out photos."""
+
+    path: pathlib.Path
+    claim: Claim
+    workdir: pathlib.Path
+    all_runs: Sequence[Run]
+    loaded: Sequence[tuple[str, np.ndarray]]
+
+    def as_long_as_claimed(self) -> bool:
+        """Whether trainings have the steps that the claim's words are about."""
+        claimed = runs.all_of(self.claim, self.workdir)
+        return [run.steps for run in claimed] == [run.steps for run in self.all_runs]
+
+
+def dry_run(paper: str, load_pictures: Callable[[], Sequence[tuple[str, np.ndarray]]], options: Options) -> str:
+    """What `run` would train, and how many minutes that takes. Writes nothing. Arguments and errors as for `run`."""
+    ready = _prepare(paper, load_pictures, options)
+    return _plan(ready.claim, ready.all_runs)
+
+
 def run(
     paper: str,
     load_pictures: Callable[[], Sequence[tuple[str, np.ndarray]]],
@@ -90,21 +111,17 @@ def run(
       train: how a run is trained.
 
     Raises:
-      UsageError: an unknown paper, arm, codec, metric or key; a photo that is trained on and measured.
+      UsageError: an unknown paper, arm, codec, metric or key; a library that is missing; a photo that is trained on and
+        measured.
       TrainingError: a run's folder that belongs to another config.
       InputError: photos that cannot be read, files that cannot be written, or nothing to report.
       training.Stopped: SIGTERM or Ctrl-C while training.
     """
-    path = spec.find(paper)
-    claim = spec.restrict(spec.load(path), options.arms, options.seeds, options.steps)
-    workdir = pathlib.Path(options.workdir or pathlib.Path(WORKDIR, path.stem))
-    all_runs = runs.all_of(claim, workdir, options.source, options.steps)
-    for run in all_runs:
-        runs.check(run)
-    loaded = load_pictures()
-    measuring.refuse_overlap(all_runs, loaded)
+    ready = _prepare(paper, load_pictures, options)
+    path, claim, workdir, all_runs, loaded = ready
+    out = options.out or workdir
     atomic.make_folder(workdir)
-    atomic.make_folder(options.out)
+    atomic.make_folder(out)
 
     failures = {} if options.only_report else _train(claim, all_runs, train, options)
     used = {arm.of or arm.name for arm in claim.arms if arm.shown}
@@ -117,16 +134,32 @@ def run(
     with runtime.Bar("measure", count, options.quiet) as bar:
         curves, lacking = measuring.measure_all(claim, all_runs, pictures, cache, options.jobs, bar.done)
     about = _about(path.stem, claim, all_runs, curves, len(pictures), options)
+    about["as_long_as_claimed"] = ready.as_long_as_claimed()
     numbers = tables.finite({**about, "missing": failures | lacking, **results.compute(claim, curves)})
     if not options.only_report:
         failures |= {name: reason for name, reason in lacking.items() if not reason.startswith(measuring.UNTRAINED)}
     written = {name: str(workdir / name) for name in ("results.json", "images.csv")}
     atomic.write_bytes(written["results.json"], (json.dumps(numbers, indent=1, allow_nan=False) + "\n").encode())
     tables.write_csv(written["images.csv"], results.images(curves))
-    written |= document.write(options.out, path.stem, claim, numbers, workdir)
+    written |= document.write(out, path.stem, claim, numbers, workdir)
     if options.shown:
         written["report.html"] = _report(claim, curves, pictures, cache, workdir / "report", options)
     return Outcome(numbers, written, failures)
+
+
+def _prepare(paper: str, load_pictures, options: Options) -> _Prepared:
+    extras.require("a claim's plots need", "matplotlib")
+    if not options.only_report:
+        extras.require("training needs", *extras.TRAINING)
+    path = spec.find(paper)
+    claim = spec.restrict(spec.load(path), options.arms, options.seeds, options.steps)
+    workdir = pathlib.Path(options.workdir or pathlib.Path(WORKDIR, path.stem))
+    all_runs = runs.all_of(claim, workdir, options.source, options.steps)
+    for run in all_runs:
+        runs.check(run)
+    loaded = load_pictures()
+    measuring.refuse_overlap(all_runs, loaded)
+    return _Prepared(path, claim, workdir, all_runs, loaded)
 
 
 def check(outcome: Outcome) -> None:
@@ -148,12 +181,20 @@ def _train(claim: Claim, all_runs: Sequence[Run], train: training.Train, options
 
 
 def _plan(claim: Claim, all_runs: Sequence[Run]) -> str:
-    """What there is to train, in lines."""
-    lines = [f"{claim.title}: {len(all_runs)} trainings, {sum(map(runs.finished, all_runs))} of them done"]
+    """What there is to train and how long that takes, in lines."""
+    trainings = f"{len(all_runs)} training{'s' if len(all_runs) != 1 else ''}"
+    lines, total, unknown = [f"{claim.title}: {trainings}, {sum(map(runs.finished, all_runs))} of them done"], 0.0, 0
     for run in all_runs:
-        steps = runs.done(run)
+        steps, minutes = runs.done(run), runs.minutes_left(run, all_runs)
         state = "done" if runs.finished(run) else f"at step {steps} of {run.steps}" if steps else f"{run.steps} steps"
-        lines.append(f"  {run.name}: {state}")
+        lines.append(f"  {run.name}: {state}" + (f", {minutes:.1f} min" if minutes else ""))
+        total, unknown = total + (minutes or 0), unknown + (minutes is None)
+    if total or unknown:
+        others = f", and nobody knows for {unknown} of them" if unknown else ""
+        lines.append(
+            f"  in all some {total:.0f} minutes{others}, without starting, compiling and measuring; speeds are"
+        )
+        lines.append("  those of trainings that are done here, or else of two CPU cores (docs/claims)")
     return "\n".join(lines)
 
 

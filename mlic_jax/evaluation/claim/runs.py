@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -13,9 +13,8 @@ from mlic_jax import atomic
 from mlic_jax.errors import InputError, TrainingError, UsageError
 from mlic_jax.evaluation.claim.spec import Arm, Claim, slug
 from mlic_jax.training.config import change, load
+from mlic_jax.training.lengths import stretch
 
-# Lengths of a learning rate's schedule, in steps.
-LENGTHS = ("warmup_steps", "decay_steps", "decay_from", "boundaries")
 # In a run's folder, beside what the trainer writes: from which step of which run it began.
 BEGAN = "began_from.json"
 
@@ -90,33 +89,19 @@ def all_of(claim: Claim, workdir, source: str | None = None, steps: int | None =
 def make_config(arm: Arm, point: Mapping[str, Any], steps: int | None, instead: int | None) -> ConfigDict:
     """The config of a point of an arm: the file's, `steps`, the changes, and last `instead`, which replaces the steps.
 
-    Either number of steps stretches the schedule of the learning rate that it finds. Raises UsageError.
+    Either number of steps stretches the phases and schedules that it finds. Raises UsageError.
     """
     config = load(arm.config, [])
     try:
-        stretch(config, steps)
+        if steps is not None:
+            stretch(config, steps)
         for key, value in {**arm.changes, **point}.items():
             change(config, key, value)
-        stretch(config, instead)
+        if instead is not None:
+            stretch(config, instead)
     except UsageError as reason:
         raise UsageError(f"arm {arm.name!r}: {reason}") from reason
     return config
-
-
-def stretch(config: ConfigDict, steps: int | None) -> None:
-    """Sets the steps of a config, and multiplies the lengths of its learning rates' schedules by as much."""
-    if steps is None:
-        return
-    factor = steps / config.train.steps
-    for optimizer in (config.optimizer, *config.optimizers.values()):
-        for key in LENGTHS:
-            if key not in optimizer:
-                continue
-            length = optimizer[key]
-            optimizer[key] = (
-                round(length * factor) if isinstance(length, int) else tuple(round(n * factor) for n in length)
-            )
-    config.train.steps = steps
 
 
 def point_names(arm: Arm) -> list[str]:
@@ -178,6 +163,17 @@ def begin(run: Run) -> None:
     if run.after and not done(run):
         content = {"run": str(run.after.folder), "step": done(run.after)}
         atomic.write_bytes(run.folder / BEGAN, json.dumps(content).encode())
+
+
+def minutes_left(run: Run, others: Sequence[Run]) -> float | None:
+    """How long the steps that a run lacks take: at its own speed, that of others of its arm, or that of the claim's
+    file; None where nothing is known of it."""
+    left = run.steps - done(run)
+    if not left:
+        return 0.0
+    measured = [speed(other)[1] for other in (run, *(other for other in others if other.arm.name == run.arm.name))]
+    rate = next((rate for rate in measured if rate), run.arm.steps_per_second)
+    return left / rate / 60 if rate else None
 
 
 def speed(run: Run) -> tuple[float | None, float | None]:

@@ -9,9 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mlic_jax.errors import UsageError
-
-# Where claim files are looked for, below the current directory.
-FOLDER = "configs/claims"
+from mlic_jax.training import config_files
 
 
 class Arm(NamedTuple):
@@ -19,7 +17,7 @@ class Arm(NamedTuple):
 
     Attributes:
       name: in tables.
-      config: as `mlic train --config` takes it, "configs/jiang2017.py:tiny", from the current directory.
+      config: as `mlic train --config` takes it, by name or path: "jiang2017:tiny".
       changes: dotted keys of the config -> values, {"model.arguments.lmbda": 0.01}.
       after: name of an earlier arm, whose weights of the same seed and point this one begins with.
       points: further changes for each training; all the trainings of a seed are one curve, of models of one rate.
@@ -28,6 +26,8 @@ class Arm(NamedTuple):
       of: name of an earlier arm whose models this one measures again, in place of a config: nothing is trained.
         `changes` are then made to the models after the training, as far as their weights fit what results.
       effort: of the encoder, 0 to 9.
+      steps_per_second: of its trainings on two CPU cores, as the document in docs/claims has it; None where nobody has
+        measured it. What `--dry-run` reckons with.
     """
 
     name: str
@@ -39,6 +39,7 @@ class Arm(NamedTuple):
     shown: bool = True
     of: str = ""
     effort: int = 0
+    steps_per_second: float | None = None
 
 
 class Claim(NamedTuple):
@@ -51,7 +52,7 @@ class Claim(NamedTuple):
       arms: in the order in which they are trained.
       seeds: of the trainings. More than one gives spreads.
       steps: optimiser steps of every training, the one budget; None for what the configs say. Where they differ from a
-        config's, its learning rate's schedule is stretched with them.
+        config's, its phases and learning rates' schedules are stretched with them.
       codecs: names of standard codecs that are measured beside the arms.
       anchors: names of codecs or arms that the shown arms are compared with; gains are those over the first.
       metrics: by name, see mlic_jax.metrics.registry.
@@ -77,19 +78,15 @@ class Claim(NamedTuple):
 
 
 def find(paper: str) -> pathlib.Path:
-    """The claim file of a paper: "jiang2017" -> configs/claims/jiang2017.py; the path of a file is taken as it stands.
+    """The claim file of a paper: "jiang2017" -> configs/claims/jiang2017.py, below the current directory or in the
+    package; the path of a file is taken as it stands.
 
     Raises UsageError naming what there is.
     """
-    path = pathlib.Path(paper)
-    if path.suffix == ".py" and path.is_file():
-        return path
-    path = pathlib.Path(FOLDER, f"{paper}.py")
-    if re.fullmatch(r"[\w.-]+", paper) and path.is_file():
-        return path
-    known = sorted(path.stem for path in pathlib.Path(FOLDER).glob("[!_]*.py"))
-    there = f"{FOLDER} has {', '.join(known)}" if known else f"there is no claim in {FOLDER} below this folder"
-    raise UsageError(f"claim {paper!r} is not known: {there}")
+    path = config_files.find(paper, config_files.CLAIMS)
+    if path is None:
+        raise config_files.unknown(paper, config_files.CLAIMS)
+    return path
 
 
 def load(path: pathlib.Path) -> Claim:

@@ -244,7 +244,7 @@ def _comparison(labels: Sequence[str], width: int, height: int) -> str:
 def _figures(figures: Mapping[str, Any]) -> str:
     """Rate on one line, quality on the next."""
     shown = [_quality(metric, figures[key]) for key, metric in registry.BY_KEY.items() if key in figures]
-    return f"{tables.cell(figures['bytes'])} bytes · {figures['bpp']:.3f} bpp\n{' · '.join(shown)}"
+    return f"{tables.cell(figures['bytes'])} bytes · {figures['bpp']:.4f} bpp\n{' · '.join(shown)}"
 
 
 def _quality(metric: registry.Metric, value: float) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mlic_jax import atomic, errors
+from mlic_jax import atomic, errors, extras
 from mlic_jax.metrics import bd, registry
 
 Curves = Mapping[str, Sequence[Mapping]]
@@ -51,7 +51,7 @@ def rd_plot(
       families: name -> "ours" (bold), "classical" (thin, dashed) or "published" (dotted); "ours" where it says
         nothing.
       bpp_max: right end of the rate axis; by default somewhat beyond the last point of ours, or, where there is none,
-        of standard codecs.
+        of standard codecs, whose first points are seen in any case.
       transparent: leaves the white ground out, for `inline_svg`; a file of its own needs it, or is dark ink on dark.
 
     Returns:
@@ -77,11 +77,13 @@ def rd_plot(
         bpp_max = 1.2 * next(
             max(same) for kind in _STYLES if (same := [end for name, end in ends.items() if kinds[name] == kind])
         )
+        # A model of one low rate may lie below all that a standard codec does: where that begins is shown all the same.
+        bpp_max = max([bpp_max, *(1.3 * lines[name][0, 0] for name in ends if kinds[name] == "classical")])
     try:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise errors.UsageError("plots need matplotlib: pip install matplotlib (or 'mlic_jax[bench]')") from error
+        raise errors.UsageError(extras.missing("matplotlib", "plots need")) from error
     style = {
         "font.size": 10,
         "svg.fonttype": "path",
@@ -109,7 +111,7 @@ def _draw(axes, lines: Mapping[str, np.ndarray], kinds: Mapping[str, str], bpp_m
         kind = kinds[name]
         # Counted over all curves, the empty ones too: a codec has one colour in every plot of a report.
         index = used[kind] = used.get(kind, -1) + 1
-        if not len(line):
+        if not len(line) or line[0, 0] > bpp_max:  # of which the legend would name what is not seen
             continue
         colour = _COLOURS[kind][index % len(_COLOURS[kind])]
         marker = _MARKERS[kind][index % len(_MARKERS[kind])]

@@ -53,6 +53,20 @@ def test_axis_ends_beyond_ours_and_legend_follows_the_curves(monkeypatch):
     assert "vtm (published)" not in colours[1] and colours[1].items() <= colours[0].items()
 
 
+def test_the_legend_names_what_is_seen(monkeypatch):
+    """A model of one rate far below JPEG's least: the axis goes on to where JPEG begins."""
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: drawn.append(self))
+    low = CURVES | {"hyperprior": [{"bpp": 0.05, "psnr_db": 25.0}]}
+    plots.rd_plot(low, families=FAMILIES)
+    plots.rd_plot(low, families=FAMILIES, bpp_max=0.06)
+    wide, narrow = ([text.get_text() for text in figure.axes[0].get_legend().get_texts()] for figure in drawn)
+    assert drawn[0].axes[0].get_xlim()[1] == pytest.approx(0.26) and "jpeg" in wide
+    assert narrow == ["hyperprior"]
+
+
 def test_inline_svgs_share_a_page():
     svg = plots.rd_plot(CURVES, transparent=True)
     one, two = plots.inline_svg(svg, "one-"), plots.inline_svg(svg, "two-")
@@ -72,5 +86,7 @@ def test_bad_plots_are_refused(monkeypatch):
     with pytest.raises(errors.UsageError, match="'best'; known: ours"):
         plots.rd_plot(CURVES, families={"jpeg": "best"})
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    with pytest.raises(errors.UsageError, match="pip install matplotlib"):
+    with pytest.raises(
+        errors.UsageError, match=r"plots need matplotlib, which is not installed: pip install .*\[bench\]"
+    ):
         plots.rd_plot(CURVES)

@@ -1,0 +1,85 @@
+"""From a picture to the bytes of its file: what the codec writes, what stands beside it, and the header before both."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from PIL import Image
+
+from mlic_jax import runtime, zoo
+from mlic_jax.errors import UsageError
+from mlic_jax.fileformat import container, model_store, modes
+from mlic_jax.fileformat.artifact import Artifact
+
+
+class Encoding:
+    """A picture and a model that make files of many qualities.
+
+    Args:
+      picture: what is coded.
+      model: as for `model_store.load`.
+      importance: a user's importance map, or None; `Codec.compress` says what it may be.
+
+    Raises ModelError where there is no such model.
+    """
+
+    def __init__(self, picture: modes.Picture, model=None, importance: np.ndarray | Image.Image | None = None):
+        self.picture, self.importance = picture, importance
+        self.artifact: Artifact = model_store.load(model)
+        self.codec = zoo.codec_of(self.artifact)
+
+    @functools.cached_property
+    def beside(self) -> list[container.Chunk]:
+        """The chunks that no codec writes."""
+        return modes.chunks_beside(self.picture)
+
+    def file(self, quality: float | None, effort: int = 0) -> tuple[bytes, tuple[bytes, ...]]:
+        """The content of a file, and the parts of it that the codec wrote.
+
+        Args:
+          quality: 0..100, rounded to half steps; None for the model's default, or a model of one rate.
+          effort: 0..9.
+
+        Raises:
+          UsageError: a quality or effort out of range, or that the model does not have; an importance map, for a model
+            that takes none.
+          InputError, LimitError: an importance map of another size or kind; too much metadata.
+        """
+        quality, effort, (height, width, _) = check_quality(quality), check_effort(effort), self.picture.rgb.shape
+        if quality is None:
+            quality = self.codec.traits.default_quality
+        header = container.Header(
+            zoo.stream_id(self.artifact.model), self.artifact.fingerprint, width, height, self.picture.mode, quality
+        )
+        beside = self.beside
+        with runtime.jax_of_our_own():
+            parts = self.codec.compress(
+                self.artifact, self.picture.rgb, quality, effort=effort, importance=self.importance
+            )
+        first, *more = [container.Chunk(container.DATA, bytes(part)) for part in parts]
+        # Alpha and metadata stand behind the first part of the picture: of a file that was cut off, they are there.
+        return container.pack(header, [first, *beside, *more]), parts
+
+    def decoded(self, parts: tuple[bytes, ...], quality: float) -> np.ndarray:
+        """What a decoder shows of the parts that the codec wrote at a quality: uint8 [H, W, 3]."""
+        with runtime.jax_of_our_own():
+            return self.codec.decompress(self.artifact, parts, self.picture.rgb.shape[:2], quality)
+
+
+def check_quality(quality: float | None) -> float | None:
+    """A quality as files hold it. Raises UsageError for one that is no number from 0 to 100."""
+    if quality is None:
+        return None
+    number = runtime.number(quality)
+    if number is None or not 0 <= number <= 100:
+        raise UsageError(f"quality {quality} is out of range: a number from 0 to 100 is possible")
+    return round(2 * number) / 2
+
+
+def check_effort(effort: int) -> int:
+    """An effort as an int. Raises UsageError for one that is no whole number from 0 to 9."""
+    number = runtime.number(effort)
+    if number is None or not 0 <= number <= 9 or number != int(number):
+        raise UsageError(f"effort {effort} is out of range: a whole number from 0 to 9 is possible")
+    return int(number)
