@@ -245,11 +245,11 @@ def test_quantisation_aware_training(name):
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
 
     @functools.cache
-    def loss(codec):
-        return jax.jit(jax.value_and_grad(codec.objectives["rd"].loss, has_aux=True))
+    def compiled(loss):
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
     def step(codec, params, state, number):
-        (_, (metrics, state)), grads = loss(codec)(params, state, batch, keys, number)
+        (_, (metrics, state)), grads = compiled(codec.objectives["rd"].loss)(params, state, batch, keys, number)
         return float(metrics["bpp_y"]), state, grads
 
     value, after, _ = step(codec, params, state, 0)
@@ -270,7 +270,7 @@ def test_quantisation_aware_training(name):
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(grads["h_s"]))
     # The order of the batch, and with it the number of devices, does not matter.
     flipped = {key: value[::-1] for key, value in batch.items()}
-    (_, (_, other)), _ = loss(codec)(params, after, flipped, keys[::-1], 3)
+    (_, (_, other)), _ = compiled(codec.objectives["rd"].loss)(params, after, flipped, keys[::-1], 3)
     other, again = jax.device_get((other, again))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), other, again)
 
