@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlic_jax import zoo
 from mlic_jax.errors import ModelError, UsageError
-from mlic_jax.fileformat import container, model_store
+from mlic_jax.fileformat import container, model_names, model_store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 def load_model(model: str | os.PathLike | Artifact | None = None) -> Artifact:
     """A model from its `.mlicm` file (kept for the next call), or the one given.
 
-    None means the file that MLIC_MODEL names, or else the package's own. A bare name, as "talebi2020", is that of a
-    file in the package where there is no such file here.
+    None means the file that MLIC_MODEL names, or else the package's own. A name ("tiny", "base", "talebi2020", or
+    that of its file, as "kltnet-base") is that of a model in the package or in another distribution that is installed,
+    where there is no such file here.
 
-    Raises ModelError where the file is missing, damaged, or of a model this version does not know.
+    Raises ModelError where the file is missing, damaged, or of a model this version does not know. The message about a
+    name that is not known lists those that are; about one that is not installed, it says what installs it.
     """
     return model_store.load(model)
 
@@ -55,7 +57,8 @@ def compress(
     Args:
       image: a PIL image, or an array: uint8 or uint16 [H, W] or [H, W, 1 to 4] (grey, grey and alpha, RGB, RGBA), or
         bool [H, W]. `mlic_jax.fileformat.modes` says how each is coded.
-      model: path of a `.mlicm` file, or what `load_model` returned; None for the one in MLIC_MODEL, or the package's.
+      model: a name, as "base", the path of a `.mlicm` file, or what `load_model` returned; None for the one in
+        MLIC_MODEL, or the package's.
       quality: 0..100 for models of several rates, rounded to half steps; None for their default, and for models of
         one rate.
       effort: 0..9, what is spent on a better file: one of less bits + weight * squared error, at the weight that the
@@ -165,7 +168,8 @@ def decompress(
 
     Args:
       data: the file's content.
-      model: as for `compress`; None to search the models used so far, MLIC_MODEL, and the folders in MLIC_MODELS.
+      model: as for `compress`; None to search the models used so far, those that are installed, MLIC_MODEL, and the
+        folders in MLIC_MODELS.
       iterations: of a progressive file, how many of its parts to use; None for all.
 
     Returns:
@@ -286,8 +290,9 @@ def info(data: bytes, size: int | None = None) -> dict[str, Any]:
       size: the file's length in bytes, where `data` is not all of it.
 
     Returns:
-      {"model", "fingerprint", "width", "height", "mode", "bit_depth", "quality" (or None), "bytes", "bpp",
-       "chunks": [{"type": name, "bytes": length}], "metadata": {name: bytes as stored}}.
+      {"model", "architecture", "fingerprint", "width", "height", "mode", "bit_depth", "quality" (or None), "bytes",
+       "bpp", "chunks": [{"type": name, "bytes": length}], "metadata": {name: bytes as stored}}. "model" is the name
+       that `compress` takes, as "kltnet-base", where the weights have one; else it is that of the architecture.
 
     Raises:
       CorruptStreamError, LimitError: as `decompress`.
@@ -296,11 +301,12 @@ def info(data: bytes, size: int | None = None) -> dict[str, Any]:
     size = len(data) if size is None else size
     header, places = container.read_header(data, size)
     try:
-        name = zoo.name_of(header.model_id)
+        architecture = zoo.name_of(header.model_id)
     except ModelError:
-        name = f"unknown (id {header.model_id})"
+        architecture = f"unknown (id {header.model_id})"
     return {
-        "model": name,
+        "model": model_names.name_of(header.fingerprint, architecture),
+        "architecture": architecture,
         "fingerprint": header.fingerprint.hex(),
         "width": header.width,
         "height": header.height,

@@ -4,13 +4,14 @@
     from PIL import Image
 
     image = Image.open("photo.mlic")           # size, mode, ICC, EXIF and XMP: neither a model nor jax is needed yet
-    image.load()                               # the model: MLIC_MODEL, or found in the folders of MLIC_MODELS
-    image.save("copy.mlic", quality=60, model="model.mlicm")
+    image.load()                               # the model: one that is installed, MLIC_MODEL, or one of MLIC_MODELS
+    image.save("copy.mlic", quality=60, model="base")
 
-`save` takes `model` (default: the file named in MLIC_MODEL), `quality` (0 to 100, for models of several rates) and
-`metadata` (as `mlic_jax.compress`). icc_profile, exif and xmp are those of `image.info`, or given as for Pillow's own
-writers. A file holds one picture: of an image of several frames the one where it is, with a LossWarning where that is
-the first. Pillow loads colours of 16 bits with 8 before it saves; `mlic_jax.compress` reads all.
+`save` takes `model` (a name or a file; default: the one in MLIC_MODEL, or the package's), `quality` (0 to 100, for
+models of several rates) and `metadata` (as `mlic_jax.compress`). icc_profile, exif and xmp are those of `image.info`,
+or given as for Pillow's own writers. A file holds one picture: of an image of several frames the one where it is, with
+a LossWarning where that is the first. Pillow loads colours of 16 bits with 8 before it saves; `mlic_jax.compress` reads
+all.
 
 Errors are those that Pillow's other plugins raise: OSError for damaged files and missing models, ValueError for
 arguments that make no sense, Image.DecompressionBombError for too many pixels.
@@ -26,7 +27,7 @@ from PIL import Image, ImageFile
 
 from mlic_jax import api, zoo
 from mlic_jax.errors import LimitError, MlicError, ModelError, UsageError
-from mlic_jax.fileformat import container, encoding, metadata, modes
+from mlic_jax.fileformat import container, encoding, metadata, model_names, modes
 
 FORMAT = "MLIC"
 
@@ -61,7 +62,7 @@ class MlicImageFile(ImageFile.ImageFile):
             chunks = [self._read_chunk(place) for place in places if place.type in container.METADATA]
             self.info.update(metadata.to_pillow(metadata.from_chunks(chunks)))
         with contextlib.suppress(ModelError):  # the header of a file of an unknown model can be read
-            self.info["model"] = zoo.name_of(header.model_id)
+            self.info["model"] = model_names.name_of(header.fingerprint, zoo.name_of(header.model_id))
         if header.quality is not None:
             self.info["quality"] = header.quality
         self._size = (header.width, header.height)

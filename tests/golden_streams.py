@@ -7,7 +7,8 @@ the way it is told:
 
     python tests/golden_streams.py [--variant NAME] [--model MODEL]
 
-`tests/golden/make.py` made them. They are never made again.
+`tests/golden/make.py` made them. They are never made again. Weights that people use have files of their own there,
+which `tests/golden/make_weights.py` made: `weights.json` has both symbols and looks.
 """
 
 import argparse
@@ -23,6 +24,8 @@ import numpy as np
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
 MODELS = ("bmshj2018-factorized", "bmshj2018-hyperprior", "mbt2018-mean", "kltnet")
+# Weights by their names.
+WEIGHTS = ("kltnet-tiny", "kltnet-base")
 VARIANTS = ("plain", "tensorfloat32", "bfloat16", "highest", "eager", "batch of 7", "4 devices")
 
 
@@ -39,12 +42,25 @@ def content(model, name):
 def weights(model):
     from mlic_jax.fileformat.artifact import Artifact
 
+    if model in WEIGHTS:
+        from mlic_jax import api
+
+        return api.load_model(model)
     return Artifact.load(FOLDER / f"{model}.mlicm")
 
 
 def expected():
     """{model: {name: {"z": digest, "z_rows": .., "y": .., "y_rows": ..}}}."""
-    return json.loads((FOLDER / "symbols.json").read_text())
+    files = json.loads((FOLDER / "weights.json").read_text())
+    symbols = {model: {name: about["symbols"] for name, about in files[model].items()} for model in files}
+    return json.loads((FOLDER / "symbols.json").read_text()) | symbols
+
+
+def looks(model):
+    """{name: what `look` gave}."""
+    if model in WEIGHTS:
+        return {name: about["look"] for name, about in json.loads((FOLDER / "weights.json").read_text())[model].items()}
+    return json.loads((FOLDER / "looks.json").read_text())[model]
 
 
 def look(picture):
@@ -152,7 +168,7 @@ def wanted(model, way="plain"):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--variant", choices=VARIANTS, default="plain")
-    parser.add_argument("--model", choices=MODELS, action="append")
+    parser.add_argument("--model", choices=MODELS + WEIGHTS, action="append")
     arguments = parser.parse_args()
     found = {model: digests(model, arguments.variant) for model in arguments.model or MODELS}
     json.dump(found, sys.stdout, indent=1)

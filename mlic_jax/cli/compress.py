@@ -16,7 +16,7 @@ def add_arguments(parser):
     batch.add_arguments(
         parser,
         "PICTURE",
-        model="model file (.mlicm; default: the one in MLIC_MODEL, or the package's own)",
+        model="tiny, base, talebi2020, or a model file (.mlicm; default: the one in MLIC_MODEL, or tiny)",
         output="(default: beside the input, .mlic)",
     )
     parser.add_argument("-q", "--quality", type=float, help="0 to 100, for models of several rates (default 50)")

@@ -15,7 +15,7 @@ def add_arguments(parser):
     batch.add_arguments(
         parser,
         "FILE",
-        model="model file (default: the package's, MLIC_MODEL, and what is in the folders of MLIC_MODELS)",
+        model="a name or a model file (default: found by the file, in what is installed, MLIC_MODEL and MLIC_MODELS)",
         output="(default: beside the input, .png; PNG goes to standard output)",
     )
     parser.add_argument(

@@ -31,13 +31,15 @@ def info(arguments):
 
 
 def _model_info(name):
+    from mlic_jax.fileformat import model_names
     from mlic_jax.fileformat.artifact import Artifact
 
     data = atomic.read_bytes(name)
     artifact = Artifact.from_bytes(data, repr(name))
     return {
-        "model": artifact.model,
-        "architecture": artifact.architecture,
+        "model": model_names.name_of(artifact.fingerprint, artifact.model),
+        "architecture": artifact.model,
+        "arguments": artifact.architecture,
         "fingerprint": artifact.fingerprint.hex(),
         "bytes": len(data),
         "parameters": int(sum(a.size for name, a in artifact.arrays().items() if name.startswith("params/"))),

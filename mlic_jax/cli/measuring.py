@@ -227,7 +227,7 @@ def add_evaluate_arguments(parser):
         "--model",
         action="append",
         default=[],
-        help="model file, as in benchmark's --models; can be repeated for a curve",
+        help="a name or a model file, as in benchmark's --models; can be repeated for a curve",
     )
     parser.add_argument("--which", default="best", help="checkpoint of --run: best, latest or a step")
     command.add_pictures(parser)
@@ -252,8 +252,8 @@ def add_benchmark_arguments(parser):
         nargs="+",
         default=[],
         metavar="SPEC",
-        help="[label=]path[@effort]: a model file or the workdir of a run, its name, and the encoder's effort, 0 to 9; "
-        "models of one rate that have the same label form one curve",
+        help="[label=]model[@effort]: a name (base), a model file or the workdir of a run, and the encoder's effort, "
+        "0 to 9; models of one rate that have the same label form one curve",
     )
     parser.add_argument("--which", default="best", help="checkpoint of workdirs: best, latest or a step")
     parser.add_argument(

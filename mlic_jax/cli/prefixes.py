@@ -18,7 +18,7 @@ def add_arguments(parser):
         "-o", "--output", help="an animation (.gif), a page to compare them on (.html), or a folder for all (.png)"
     )
     parser.add_argument("--original", metavar="PICTURE", help="what was compressed: metrics are against this")
-    parser.add_argument("-m", "--model", help="model file (default: as for decompress)")
+    parser.add_argument("-m", "--model", help="a name or a model file (default: as for decompress)")
     command.add_metrics(parser)
     command.add_force(parser)
     parser.add_argument("--json", action="store_true", help="print the table as JSON")

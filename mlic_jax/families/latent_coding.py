@@ -21,6 +21,7 @@ import numpy as np
 from mlic_jax.entropy import coders
 from mlic_jax.families import refine
 from mlic_jax.families.common import pad_picture, padded_size
+from mlic_jax.fileformat.artifact import flatten, unflatten
 from mlic_jax.layers.windows import Pixels, stored_pixels
 
 if TYPE_CHECKING:
@@ -61,21 +62,30 @@ def boxed_params(module: LatentModel) -> Mapping[str, Any]:
 
 
 @functools.lru_cache(maxsize=64)
-def _smallest_latents(module):
-    """name -> shape of the latents of the smallest picture."""
+def _smallest_latents(module, shapes=None):
+    """name -> shape of the latents of the smallest picture; shapes: of the parameters, ((path, shape), ...)."""
 
     def analyze(params, image, *quality):
         return module.apply({"params": params}, image, *quality, method="analyze")
 
-    params = nn.meta.unbox(boxed_params(module))
+    if shapes is None:
+        params = nn.meta.unbox(boxed_params(module))
+    else:
+        params = unflatten({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes})
     latents = jax.eval_shape(analyze, params, _picture(module), *conditions(_quality(module)))
     return {name: latent.shape for name, latent in latents.items()}
 
 
-def latent_shapes(module: LatentModel, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
-    """name -> shape of the latents of one picture of (H, W)."""
+def latent_shapes(
+    module: LatentModel, size: tuple[int, int], params: Mapping[str, Any] | None = None
+) -> dict[str, tuple[int, ...]]:
+    """name -> shape of the latents of one picture of (H, W).
+
+    With parameters, those of the model need not be traced first, which takes longer than all else here.
+    """
+    shapes = None if params is None else tuple((path, array.shape) for path, array in flatten(params).items())
     height, width = (side // module.stride for side in padded_size(*size, module.stride))
-    return {name: (1, height * h, width * w, c) for name, (_, h, w, c) in _smallest_latents(module).items()}
+    return {name: (1, height * h, width * w, c) for name, (_, h, w, c) in _smallest_latents(module, shapes).items()}
 
 
 @functools.lru_cache(maxsize=64)
@@ -157,7 +167,7 @@ def receive(
     Raises CorruptStreamError, or ModelError where the model is damaged.
     """
     quality = batch_quality(module, quality)
-    coder = coders.Decoding(stream, latent_shapes(module, size), artifact.models, quality)
+    coder = coders.Decoding(stream, latent_shapes(module, size, artifact.params), artifact.models, quality)
     received = module.apply(artifact.variables, coder, method="transmit")
     coder.finish()
     return received

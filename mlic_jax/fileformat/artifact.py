@@ -26,6 +26,8 @@ _FORMAT = 1
 _DTYPES = ("<f2", "<f4", "<f8", "<i4", "<i8", "|i1", "|u1")
 # Parameters with fewer entries are not worth packing.
 _LEAST_PACKED = 4096
+# Bytes of the JSON document. Ours have some thousand.
+_LONGEST_ABOUT = 1 << 24
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, np.ndarray]:
@@ -244,6 +246,18 @@ class Artifact:
         if artifact.fingerprint.hex() != about["fingerprint"]:
             raise ValueError("its fingerprint does not fit its content")
         return artifact
+
+    @staticmethod
+    def fingerprint_in(path) -> bytes:
+        """The fingerprint that a `.mlicm` file says it has, of which only this is read: `load` checks it.
+
+        Raises ModelError if the file is missing, or none.
+        """
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open("about.json") as about:
+                return bytes.fromhex(json.loads(about.read(_LONGEST_ABOUT))["fingerprint"])
+        except Exception as reason:  # as in `from_bytes`
+            raise ModelError(f"{str(path)!r} is not a model file, or a damaged one: {reason}") from reason
 
     @classmethod
     def load(cls, path) -> Artifact:

@@ -1,21 +1,29 @@
-"""Models of this process, found by a path, by the name of one in the package, or by the fingerprint in a file.
+"""Models of this process, found by a path, by a name, or by the fingerprint in a file.
 
 A model that was used once is kept, so that it is neither read nor put on a device again. Two variables of the
 environment say where models are: MLIC_MODEL names the file that is used where none is given, and MLIC_MODELS the
 folders, separated as in PATH, in which a file's model is looked for.
+
+Names are those of model files in the package and in other distributions. Such a distribution registers an entry point
+of the group "mlic_jax.models" that gives the folder of its model files. Entry points are read only where neither the
+package nor a folder that is named has the model.
 
 All of it can be called from several threads. Importing it needs no NumPy.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 import threading
+import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mlic_jax import zoo
 from mlic_jax.errors import ModelError
+from mlic_jax.fileformat import model_names
 
 if TYPE_CHECKING:
     from mlic_jax.fileformat import container
@@ -25,13 +33,12 @@ if TYPE_CHECKING:
 MODEL = "MLIC_MODEL"
 BUNDLED = pathlib.Path(__file__).parents[1] / "weights"
 OWN_MODEL = BUNDLED / "kltnet-tiny.mlicm"
+# In a clone of the repository, what the second distribution is built from: there it need not be installed.
+BESIDE = pathlib.Path(__file__).parents[2] / "weights" / "mlic_jax_base"
 # Folders in which models are looked for by the fingerprint that a file names.
 FOLDERS = "MLIC_MODELS"
-
-# What a user can do who lacks a model.
-ADVICE = (
-    f"Ask whoever wrote the file for its .mlicm file, and give it as the model or put it into a folder of {FOLDERS}"
-)
+# Entry points of other distributions: each gives a folder, as a path.
+GROUP = "mlic_jax.models"
 
 _lock = threading.RLock()
 # Path -> ((time, size) of the file when it was read, its model).
@@ -43,10 +50,11 @@ def load(model: str | os.PathLike | Artifact | None = None) -> Artifact:
     """A model from its file (read again only where the file has changed), or the one given.
 
     Args:
-      model: a path; or the bare name of a file in the package, as "talebi2020", where there is no such file here; or
-        an Artifact. None for the file that MLIC_MODEL names, or else the package's own.
+      model: a path; or a name, as "base" or "kltnet-base", where there is no such file here; or an Artifact. None for
+        the file that MLIC_MODEL names, or else the package's own.
 
-    Raises ModelError where the file is missing, damaged, or of a model that this version does not know.
+    Raises ModelError where the file is missing, damaged, or of a model that this version does not know, or no model has
+    the name; its message lists the names.
     """
     from mlic_jax.fileformat.artifact import Artifact
 
@@ -55,40 +63,45 @@ def load(model: str | os.PathLike | Artifact | None = None) -> Artifact:
     model = model or os.environ.get(MODEL) or OWN_MODEL
     with _lock:
         if not isinstance(model, Artifact):
-            model = _read(_bundled(model) or pathlib.Path(model))
+            model = _read(_named(os.fspath(model)) or pathlib.Path(model))
         zoo.stream_id(model.model)
         _by_fingerprint[model.fingerprint] = model
     return model
 
 
 def find(fingerprint: bytes, wanted: str) -> Artifact:
-    """The model that a file was written with: one used before, or one in MLIC_MODEL, the package, or MLIC_MODELS.
+    """The model that a file was written with: one used before, or one in MLIC_MODEL, the package, MLIC_MODELS, or
+    another distribution.
 
     Args:
       fingerprint: of the weights, from the file's header.
       wanted: how the error names the model.
 
-    Raises ModelError where there is none; its message says where was looked, and which files there cannot be read.
+    Raises ModelError where there is none; its message says where was looked, which files there cannot be read, and
+    what installs the model if it is known.
     """
-    from mlic_jax.fileformat.artifact import SUFFIX
+    from mlic_jax.fileformat.artifact import SUFFIX, Artifact
 
     named = os.environ.get(MODEL)
-    folders = [folder for folder in os.environ.get(FOLDERS, "").split(os.pathsep) if folder]
+    folders = [pathlib.Path(folder) for folder in os.environ.get(FOLDERS, "").split(os.pathsep) if folder]
     unreadable = []
     with _lock:
         if fingerprint in _by_fingerprint:
             return _by_fingerprint[fingerprint]
-        paths = [path for folder in folders for path in sorted(pathlib.Path(folder).glob(f"*{SUFFIX}"))]
-        for path in ([named] if named else []) + sorted(BUNDLED.glob(f"*{SUFFIX}")) + paths:
+        files = (path for folder in _folders(folders) for path in sorted(folder.glob(f"*{SUFFIX}")))
+        for path in itertools.chain([named] if named else [], files):
             try:
-                if (model := load(path)).fingerprint == fingerprint:
-                    return model
+                path = _named(os.fspath(path)) or path
+                # Models are large: only the one that is needed is read whole.
+                if Artifact.fingerprint_in(path) == fingerprint:
+                    return load(path)
             except ModelError:
                 unreadable.append(str(path))
-    looked = f"none of the {SUFFIX} files in {', '.join(folders)} is it" if folders else f"{FOLDERS} names no folder"
+    looked = f"none of the {SUFFIX} files in {', '.join(map(str, folders))} is it"
+    looked = looked if folders else f"{FOLDERS} names no folder"
     if unreadable:
         looked += f" ({', '.join(unreadable)} cannot be read)"
-    raise ModelError(f"the file needs {wanted}, and {looked}. {ADVICE}")
+    raise ModelError(f"the file needs {wanted}, and {looked}. {advice(fingerprint)}")
 
 
 def of_file(header: container.Header, model: str | os.PathLike | Artifact | None = None) -> Artifact:
@@ -101,8 +114,9 @@ def of_file(header: container.Header, model: str | os.PathLike | Artifact | None
         return find(header.fingerprint, wanted)
     artifact = load(model)
     if (zoo.stream_id(artifact.model), artifact.fingerprint) != (header.model_id, header.fingerprint):
-        given = f"{artifact.model} with fingerprint {artifact.fingerprint.hex()}"
-        raise ModelError(f"the file needs {wanted}; given is {given}. {ADVICE}")
+        name = model_names.name_of(artifact.fingerprint, artifact.model)
+        given = f"{name} with fingerprint {artifact.fingerprint.hex()}"
+        raise ModelError(f"the file needs {wanted}; given is {given}. {advice(header.fingerprint)}")
     return artifact
 
 
@@ -110,19 +124,68 @@ def describe(header: container.Header) -> str:
     """The name of a file's model and its fingerprint. Raises ModelError for a model that this version does not know."""
     fingerprint = f"with fingerprint {header.fingerprint.hex()}"
     try:
-        return f"the model {zoo.name_of(header.model_id)} {fingerprint}"
+        name = model_names.name_of(header.fingerprint, zoo.name_of(header.model_id))
+        return f"the model {name} {fingerprint}"
     except ModelError as reason:
         raise ModelError(f"{reason} ({fingerprint}): a newer mlic_jax may") from reason
 
 
-def _bundled(name) -> pathlib.Path | None:
-    """The package's model of a bare name, unless a file here has this name."""
-    if os.path.basename(name) != os.fspath(name) or os.path.exists(name):
-        return None
+def advice(fingerprint: bytes) -> str:
+    """What a user can do who lacks the model of a fingerprint."""
+    if known := model_names.by_fingerprint(fingerprint):
+        return known.advice
+    return f"Ask whoever wrote the file for its .mlicm file: give it as the model, or put it into a folder of {FOLDERS}"
+
+
+def _folders(between: list[pathlib.Path] = ()) -> Iterator[pathlib.Path]:
+    """Where models are: in the package, in a clone, in folders that the caller names, in other distributions."""
+    yield BUNDLED
+    yield BESIDE
+    yield from between
+    yield from _registered()
+
+
+def _registered() -> Iterator[pathlib.Path]:
+    """The folders that other distributions register. One that is broken is passed over with a warning."""
+    import importlib.metadata
+
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        try:
+            folder = pathlib.Path(entry.load())
+        except Exception as reason:  # whatever the module of someone else trips over
+            warnings.warn(f"models of {entry.value!r} cannot be found: {reason!r}", stacklevel=2)
+        else:
+            yield folder
+
+
+def _named(name: str) -> pathlib.Path | None:
+    """The model file of a name; None for a path, and where a file here has the name. Raises ModelError, see `load`."""
     from mlic_jax.fileformat.artifact import SUFFIX
 
-    path = BUNDLED / f"{os.fspath(name).removesuffix(SUFFIX)}{SUFFIX}"
-    return path if path.exists() else None
+    if os.path.basename(name) != name or os.path.isfile(name):
+        return None
+    known = model_names.by_name(name.removesuffix(SUFFIX))
+    file = f"{known.name if known else name.removesuffix(SUFFIX)}{SUFFIX}"
+    for folder in _folders():
+        if (folder / file).is_file():
+            return folder / file
+    if known:
+        raise ModelError(f"the model {known.name} is not installed: {known.advice}")
+    if name.endswith(SUFFIX):
+        return None
+    raise ModelError(f"{name!r} is neither a file here nor a model that is known: there are {_names()}")
+
+
+def _names() -> str:
+    """The names that `load` takes, for people."""
+    from mlic_jax.fileformat.artifact import SUFFIX
+
+    there = {path.stem for folder in _folders() for path in folder.glob(f"*{SUFFIX}")}
+    words = []
+    for known in model_names.KNOWN:
+        word = known.name if known.short == known.name else f"{known.short} or {known.name}"
+        words.append(word if known.name in there else f"{word} (not here: {known.advice})")
+    return "; ".join(words + sorted(there - {known.name for known in model_names.KNOWN}))
 
 
 def _read(path: pathlib.Path) -> Artifact:

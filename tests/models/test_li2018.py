@@ -352,6 +352,7 @@ def learn(codec, params, images, steps):
     return jax.device_get(run(params))
 
 
+@pytest.mark.slow
 def test_bits_go_where_they_are_needed():
     """After a brief training, in the paper's two stages, the map sends more bits to the half that is not flat."""
     size = {**li2018.TOY, "n": 16, "levels": 4, "width": 24}

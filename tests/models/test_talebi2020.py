@@ -127,6 +127,7 @@ def _change_of_rate(codec, artifact, quality=20):
     return np.expm1(np.mean(changes))
 
 
+@pytest.mark.slow
 def test_bits_fall_as_they_are_weighed_more():
     sizes = []
     for rate in (0.0, 1.0, 4.0):
@@ -147,6 +148,7 @@ def test_noise_makes_a_good_editor_and_straight_through_rounding_a_bad_one():
     assert straight > noise + 0.1
 
 
+@pytest.mark.slow
 def test_the_trap_shows_soon():
     noise = _change_of_rate(*_trained(60, low=20, high=20, rounding="noise"))
     straight = _change_of_rate(*_trained(60, low=20, high=20, rounding="ste"))

@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from unittest import mock
 
 import golden_streams as golden
 import jax
@@ -13,15 +14,17 @@ import numpy as np
 import pytest
 
 import mlic_jax
-from mlic_jax import reference
+from mlic_jax import reference, zoo
 from mlic_jax.entropy import coders
 from mlic_jax.entropy.priors.gaussian import scale_index
 from mlic_jax.errors import CorruptStreamError
-from mlic_jax.fileformat import container
+from mlic_jax.families import latent_coding
+from mlic_jax.fileformat import container, model_names
 
 HYPERPRIORS = golden.MODELS[1:3]
 EXACT = golden.MODELS[1:]
 models = pytest.mark.parametrize("model", golden.MODELS)
+weights = pytest.mark.parametrize("model", golden.WEIGHTS)
 
 
 def test_there_are_enough():
@@ -66,6 +69,56 @@ def test_symbols_of_other_processes(way, cores, flags):
     assert json.loads(done.stdout) == {"mbt2018-mean": golden.wanted("mbt2018-mean", way)}
 
 
+# Weights that people use: fewer files, and fewer ways, as Base has 24 kMAC a pixel on its parse path.
+
+
+@weights
+def test_weights_have_files_of_every_rate(model):
+    assert set(golden.names(model)) == set(golden.expected()[model])
+    headers = [container.unpack(golden.content(model, name))[0] for name in golden.names(model)]
+    assert {header.fingerprint for header in headers} == {golden.weights(model).fingerprint}
+    qualities = sorted(header.quality for header in headers)
+    assert qualities[0] == 0 and qualities[-1] == 100 and len(set(qualities)) == len(qualities)
+
+
+@weights
+def test_weights_are_sound(model):
+    """Codecs do not check weights that are known: it would take a third of a first picture."""
+    artifact = golden.weights(model)
+    family = zoo.codec_of(artifact).compress.__self__
+    assert model_names.by_name(model).fingerprint == artifact.fingerprint.hex()
+    with mock.patch.object(type(family), "check_params", side_effect=AssertionError("checked")):
+        family.check(artifact)
+    family.check_params(artifact.params)
+    family.check_state(artifact)
+    assert latent_coding.latent_shapes(family.exact, (70, 130)) == latent_coding.latent_shapes(
+        family.exact, (70, 130), artifact.params
+    )
+
+
+@weights
+def test_symbols_of_weights(model):
+    assert golden.digests(model) == golden.wanted(model)
+
+
+@weights
+def test_symbols_of_weights_at_another_precision(model):
+    artifact = golden.weights(model)
+    with golden.variant("bfloat16"):
+        for name in ("hike-1", "one-pixel"):
+            found = golden.symbols(golden.content(model, name), artifact)
+            assert {key: golden.digest(array) for key, array in found.items()} == golden.expected()[model][name]
+
+
+@weights
+def test_reference_decoder_reads_files_of_weights(model):
+    artifact = golden.weights(model)
+    for name in ("one-pixel", "mode-l"):  # one of them refined
+        found = reference.decode(golden.content(model, name), artifact)
+        wanted = golden.expected()[model][name]
+        assert {key: golden.digest(found[key]) for key in wanted} == wanted, name
+
+
 _ON_CORES = """
 import ast, os, runpy, sys
 os.sched_setaffinity(0, ast.literal_eval(sys.argv[1]))
@@ -75,10 +128,10 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@models
+@pytest.mark.parametrize("model", golden.MODELS + golden.WEIGHTS)
 def test_pictures(model):
     artifact = golden.weights(model)
-    looks = json.loads((golden.FOLDER / "looks.json").read_text())[model]
+    looks = golden.looks(model)
     for name in golden.names(model):
         wanted, found = looks[name], golden.look(mlic_jax.decompress(golden.content(model, name), artifact))
         assert (found["shape"], found["dtype"]) == (wanted["shape"], wanted["dtype"]), name
@@ -167,7 +220,7 @@ def test_floats_fail(model):
 
 
 @pytest.mark.gpu
-@models
+@pytest.mark.parametrize("model", golden.MODELS + golden.WEIGHTS)
 def test_symbols_on_a_gpu(model):
     assert jax.default_backend() == "gpu"
     for way in ("plain", "tensorfloat32", "bfloat16"):

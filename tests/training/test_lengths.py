@@ -1,6 +1,7 @@
 """Runs of another length than their config's: all of it in proportion, or a word about what is not reached."""
 
 import pathlib
+import types
 
 import pytest
 from commands import run
@@ -79,7 +80,9 @@ def test_what_is_not_reached_is_said(name, words, said):
 def test_the_command(capsys, monkeypatch):
     """`--steps` shortens all; a key of one's own comes after it; what is not reached is a warning."""
     seen = []
-    monkeypatch.setattr("mlic_jax.training.train.train", lambda config, *_: seen.append(config))
+    stopped = types.SimpleNamespace(step=0)
+    monkeypatch.setattr("mlic_jax.training.train.train", lambda config, *_: seen.append(config) or stopped)
+    monkeypatch.setattr("mlic_jax.training.parallel.local", lambda tree: tree)
     monkeypatch.setattr("mlic_jax.training.parallel.use_all_cores", lambda *_: None)
     words = ["train", "--config", "li2018:tiny", "--workdir", "never-made"]
     status, _, err = run(capsys, *words, "--steps", 150, "--config.optimizer.warmup_steps=3")

@@ -16,7 +16,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 from mlic_jax.entropy import tables
 from mlic_jax.errors import ModelError
@@ -91,6 +90,8 @@ def quantiles(params, probabilities) -> np.ndarray:
     Returns:
       float64 [C, n], within SEARCH_RADIUS.
     """
+    from scipy import special  # late: see priors/gaussian.py
+
     logits, channels = _logits64(params), len(params["matrix_0"])
     return np.stack([_bisect(logits, special.logit(p), channels, np)[:, 0, 0] for p in probabilities], axis=1)
 
@@ -182,6 +183,8 @@ class DeepFactorized(nn.Module):
 
     def tabulate(self) -> tables.Table:
         """Integer tables, one row a channel, for symbols round(x - median)."""
+        from scipy import special  # late: see priors/gaussian.py
+
         medians = self.medians().astype(np.float64)
         low, high = quantiles(self.variables["params"], [TAIL_MASS / 2, 1 - TAIL_MASS / 2]).T
         first = np.minimum(np.floor(low - medians), 0).astype(int)

@@ -13,6 +13,7 @@ import mlic_jax
 from mlic_jax import api, classical, zoo
 from mlic_jax.data import images
 from mlic_jax.errors import UsageError
+from mlic_jax.fileformat import model_names
 from mlic_jax.fileformat.artifact import Artifact
 
 # The step of our quality scale.
@@ -103,8 +104,8 @@ def models(specs: Sequence[Spec], load: Callable[[str], Artifact]) -> list[Entra
     """Our models as entrants.
 
     Models of one rate that have the same label form one curve, in the order in which they are given; a model of
-    several rates is a curve by itself. Without a label, a model has its name in the zoo, and its effort if there is
-    one.
+    several rates is a curve by itself. Without a label, a model has its own name, or its architecture's, and its effort
+    if there is one.
 
     Args:
       specs: the models.
@@ -117,7 +118,8 @@ def models(specs: Sequence[Spec], load: Callable[[str], Artifact]) -> list[Entra
     curves: dict[str, list[tuple[Spec, Artifact]]] = {}
     for spec in specs:
         artifact = load(spec.path)
-        label = spec.label or artifact.model + (f", effort {spec.effort}" if spec.effort else "")
+        name = model_names.name_of(artifact.fingerprint, artifact.model)
+        label = spec.label or name + (f", effort {spec.effort}" if spec.effort else "")
         curves.setdefault(label, []).append((spec, artifact))
     return [_entrant(label, members) for label, members in curves.items()]
 

@@ -518,6 +518,7 @@ def trained():
     return params, values
 
 
+@pytest.mark.slow
 def test_training_pays_and_whole_numbers_cost_nothing():
     params, values = trained()
     assert values[0] == pytest.approx(1, abs=1e-5)
