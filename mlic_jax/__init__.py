@@ -7,6 +7,7 @@
     image = mlic.decompress(data)                # bytes -> an array of the same kind
     image = mlic.decompress_image(data)          # bytes -> a PIL image, with ICC, EXIF and XMP
     for part in mlic.prefixes(data): ...         # what a progressive file shows while it arrives
+    model = mlic.load("tiny")                    # its networks, for a program's own jit and grad
 
 Everything is imported when it is first used: `import mlic_jax` is instant and needs no accelerator.
 """
@@ -34,6 +35,7 @@ _HOME = {
     "decompress_image": "api",
     "info": "api",
     "prefixes": "api",
+    "load": "api",
     "load_model": "api",
     "Artifact": "fileformat.artifact",
 }

@@ -1,5 +1,5 @@
-"""Pictures to files and back, for programs: `compress`, `decompress`, `decompress_image`, `prefixes`, `info` and
-`load_model`.
+"""Pictures to files and back, for programs: `compress`, `decompress`, `decompress_image`, `prefixes`, `info`, `load`
+and `load_model`.
 
 All of it can be called from several threads. `info` imports neither NumPy nor jax.
 """
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
+    from mlic_jax.families.loaded import Model
     from mlic_jax.families.targets import Attempt
     from mlic_jax.fileformat.artifact import Artifact
     from mlic_jax.fileformat.modes import Picture
@@ -37,6 +38,16 @@ def load_model(model: str | os.PathLike | Artifact | None = None) -> Artifact:
     name that is not known lists those that are; about one that is not installed, it says what installs it.
     """
     return model_store.load(model)
+
+
+def load(model: str | os.PathLike | Artifact | None = None) -> Model:
+    """A model for programs: its networks within jit, grad and vmap, its parameters, and its files.
+
+    Arguments and errors as of `load_model`; see `mlic_jax.families.loaded.Model`.
+    """
+    from mlic_jax.families import loaded
+
+    return loaded.Model(load_model(model))
 
 
 # ---------------------------------------------------------------------- compress

@@ -62,6 +62,24 @@ class Traits(NamedTuple):
     guided: bool = False
 
 
+class Networks(NamedTuple):
+    """What a user's own program may call of a codec: pure, differentiable, of float images [B, H, W, 3] of any size.
+
+    All take variables, {"params", "state"} of an Artifact or of training, and a quality float [B], None for models of
+    one rate. Rounding passes gradients as if it were not there.
+
+    Attributes:
+      analyze: (variables, image, quality) -> name -> latent [B, h, w, C].
+      synthesize: (variables, latents, quality) -> image, whose sides are multiples of the model's stride.
+      estimate: (variables, image, quality) -> {"bits": name -> [B], "reconstruction": float [B, H, W, 3]}: what a file
+        weighs and shows, but for the last digits.
+    """
+
+    analyze: Callable
+    synthesize: Callable
+    estimate: Callable
+
+
 class Codec(NamedTuple):
     """A trainable (or fixed) image codec.
 
@@ -86,6 +104,7 @@ class Codec(NamedTuple):
         Raises CorruptStreamError. A progressive codec takes any number of leading chunks, one at least, and gives the
         picture that they hold.
       traits: what the codec is: see Traits.
+      networks: see Networks; None where a codec has none.
     """
 
     init: Callable
@@ -95,3 +114,4 @@ class Codec(NamedTuple):
     compress: Callable
     decompress: Callable
     traits: Traits = Traits()
+    networks: Networks | None = None

@@ -171,6 +171,20 @@ class Estimating(_Summing):
         return jnp.where(network.get_variable("state", "quantised"), network.quantised(latent, ranges), network(latent))
 
 
+class Differentiable(Estimating):
+    """Values and bits as `Estimating` has them; gradients pass rounding as if it were not there."""
+
+    def __call__(self, name, prior):
+        latent = self._latent(name)
+        value = latent + jax.lax.stop_gradient(self.rounding.values(name, latent, prior, self.quality) - latent)
+        self._count(name, prior, value)
+        return value
+
+    def exact(self, network, latent, prior=None):
+        plain = network(latent)
+        return plain + jax.lax.stop_gradient(super().exact(network, latent, prior) - plain)
+
+
 def models_of(prior, models):
     if prior.family not in models:
         raise ModelError(f"the model has no table {prior.family!r}: it has {', '.join(models) or 'none'}")

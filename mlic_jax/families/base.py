@@ -32,7 +32,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from mlic_jax.codec import Chunks, Codec, Objective, Params, State, Traits
+from mlic_jax.codec import Chunks, Codec, Networks, Objective, Params, State, Traits
 from mlic_jax.errors import CorruptStreamError, UsageError
 from mlic_jax.families.importance import importance_map
 from mlic_jax.families.quality import Qualities
@@ -113,6 +113,10 @@ class Family:
         """uint8 [H, W, 3] of chunks; all arguments but the chunks' content are checked. Raises CorruptStreamError."""
         raise NotImplementedError
 
+    def networks(self) -> Networks | None:
+        """See Codec."""
+        return None
+
     def initial_state(self, key: jax.Array) -> State:
         """The state before training."""
         return initialisers.materialise(self.boxed.get("state", {}), key)
@@ -123,7 +127,8 @@ class Family:
         """The tuple of functions that the rest of the package knows."""
         # Who owns what is found by tracing, which would be half of the time that a small picture takes to decode.
         objectives = _WhenAsked(self.objectives)
-        return Codec(self.init, objectives, self.estimate, self.export, self.compress, self.decompress, self.traits())
+        functions = self.init, objectives, self.estimate, self.export, self.compress, self.decompress
+        return Codec(*functions, self.traits(), self.networks())
 
     def traits(self) -> Traits:
         rule = self.qualities

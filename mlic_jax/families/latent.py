@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlic_jax.codec import Codec, Objective
+from mlic_jax.codec import Codec, Networks, Objective
 from mlic_jax.entropy import coders, exporting
 from mlic_jax.entropy.rounding import NEAREST
 from mlic_jax.errors import UsageError
@@ -73,6 +73,25 @@ def _estimate(module, variables, image, quality):
     reconstruction, coder = module.apply(variables, pad(to_float(image), module.stride), make_coder, quality)
     reconstruction = to_uint8(reconstruction)[:, : size[0], : size[1]]
     return reconstruction, sum(coder.bits.values())
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _analyzed(module, variables, image, quality):
+    return module.apply(variables, pad(image, module.stride), *coding.conditions(quality), method="analyze")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _synthesized(module, variables, latents, quality):
+    coder = coders.Differentiable(latents, quality, module.rounding)
+    received = module.apply(variables, coder, method="transmit")
+    return module.apply(variables, received, *coding.conditions(quality), method="synthesize")
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(module, variables, image, quality):
+    make_coder = functools.partial(coders.Differentiable, rounding=module.rounding)
+    shown, coder = module.apply(variables, pad(image, module.stride), make_coder, quality)
+    return {"bits": coder.bits, "reconstruction": jnp.clip(shown[:, : image.shape[1], : image.shape[2]], 0, 1)}
 
 
 def _without_integers(state):
@@ -171,6 +190,9 @@ class LatentCodec(Family):
         of_distortion, of_loss = self.lagrangian.weights(quality)
         loss = of_loss * (of_distortion * cost + bits / (image.shape[1] * image.shape[2]))
         return {"loss": loss, "bits": bits, "mse255": squared, "reconstruction": reconstruction}
+
+    def networks(self):
+        return Networks(*(functools.partial(function, self.exact) for function in (_analyzed, _synthesized, _forward)))
 
     def _walk(self, coder, variables):
         """Lets a coder of exports visit every prior and exact network."""

@@ -566,7 +566,7 @@ def test_evaluate_is_the_benchmark_of_one_curve(folder, capsys):
     size = len(api.compress(photo(0, 168, 176), model(ladder=False)))
     rate = 8 * size / (168 * 176)
     assert lines[0].startswith(
-        f"one, photo0: {size} bytes, {rate:.4f} bpp (estimated {1000 / 168 / 176:.4f}), PSNR-Y dB "
+        f"one, photo0: {size} bytes, {rate:.4f} bpp (estimated {1000 / 168 / 176:.4f} bpp), PSNR-Y dB "
     )
     assert ", SSIM 0." in lines[0] and lines[3].startswith("other, photo1: ")
     assert lines[4] == "| codec | point | bpp | estimated bpp | PSNR-Y dB | SSIM | encode s | decode s |"

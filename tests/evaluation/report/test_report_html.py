@@ -81,7 +81,7 @@ def test_pictures_come_out_as_they_went_in(tmp_path):
     assert (crop == shown.versions[1].image[y : y + 64, x : x + 64]).all()
     text = " ".join(page.text)
     assert "PSNR 31.23 dB · MS-SSIM 0.9500 (13.0 dB)" in text
-    assert f"{shown.versions[0].figures['bpp']:.3f} bpp" in text and "A caveat." in text
+    assert f"{shown.versions[0].figures['bpp']:.4f} bpp" in text and "A caveat." in text
 
 
 def test_nothing_is_loaded_from_elsewhere(tmp_path):
