@@ -120,13 +120,14 @@ def test_initial_values(name):
 def test_export(name):
     codec = zoo.make(name, **small.WIDTHS)
     params, state = codec.init(jax.random.key(0), (64, 64, 3))
-    artifact = codec.export(params, state)
-    on_device = codec.export(jax.tree.map(jnp.asarray, params), jax.tree.map(jnp.asarray, state))
+    images = list(small.crops(2, 64))
+    artifact = codec.export(params, state, images)
+    on_device = codec.export(jax.tree.map(jnp.asarray, params), jax.tree.map(jnp.asarray, state), images)
     assert on_device.to_bytes() == artifact.to_bytes()
     with jax.disable_jit():
-        assert codec.export(params, state).to_bytes() == artifact.to_bytes()
+        assert codec.export(params, state, images).to_bytes() == artifact.to_bytes()
     # Exporting what was exported changes nothing: the medians are those of the state.
-    assert codec.export(artifact.params, artifact.state).to_bytes() == artifact.to_bytes()
+    assert codec.export(artifact.params, artifact.state, images).to_bytes() == artifact.to_bytes()
     (prior,) = (part for part in artifact.state if part.startswith("prior"))
     assert artifact.state[prior]["medians"].shape == (len(params[prior]["matrix_0"]),)
     assert set(artifact.state) - {prior} == ({"h_s"} if prior == "prior_z" else set())
@@ -196,6 +197,7 @@ def test_priors_alone(name):
     assert loss_and_step(lower)[0] < value
 
 
+@pytest.mark.slow
 def test_loss_of_the_mixed_proxy():
     # The rate of noise, the distortion of rounding.
     mixed, noise, ste = (metrics_of("bmshj2018-factorized", proxy=proxy) for proxy in ("mixed", "noise", "ste"))
@@ -281,7 +283,7 @@ def test_quantisation_aware_training(name):
 
     def exported(room):
         largest = {key: room * np.asarray(value) for key, value in again["h_s"]["largest"].items()}
-        return codec.export(params, {"h_s": {**again["h_s"], "largest": largest}})
+        return codec.export(params, {"h_s": {**again["h_s"], "largest": largest}}, list(small.crops(2, 64)))
 
     artifact, roomy = exported(1), exported(16)
     assert set(artifact.state["h_s"]) == {"layer_0", "layer_1", "layer_2"}

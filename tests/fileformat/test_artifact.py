@@ -283,7 +283,8 @@ def test_a_model_whose_parts_do_not_fit(artifact):
         "N=0 is out of range": changed(a, architecture={"N": 0, "M": 12}),
         "width": changed(a, architecture={"N": 8, "M": 12, "width": 3}),
         "is needed": changed(a, architecture={"N": 8, "M": 13}),
-        "cannot be made": changed(a, architecture={"N": [8], "M": 12}),
+        "N=(8,) is out of range": changed(a, architecture={"N": [8], "M": 12}),
+        "cannot be made": changed(a, architecture={"N": {"a": 8}, "M": 12}),
         "'vgg' is not known": changed(a, model="vgg"),
         "parameters missing": changed(a, model="mbt2018-mean", params={}),
     }
