@@ -116,7 +116,7 @@ def _factory(name: str) -> Callable:
 
 def _check_trust(name: str) -> None:
     """Raises ModelError for a model of a package that nobody here asked for."""
-    top = name.partition(":")[0].partition(".")[0]
+    top = _entry(name).factory.partition(":")[0].partition(".")[0]
     named = [word.strip() for word in os.environ.get(MODULES, "").split(",")]
     if name not in MODELS and top not in named and top not in sys.modules:
         raise ModelError(

@@ -11,7 +11,7 @@ from small import crops
 from mlic_jax import zoo
 from mlic_jax.entropy.bits import heights as height_maps
 from mlic_jax.entropy.bits import raw
-from mlic_jax.errors import CorruptStreamError, UsageError
+from mlic_jax.errors import CorruptStreamError, InputError, UsageError
 from mlic_jax.families import recurrent, recurrent_codec
 from mlic_jax.layers import init
 from mlic_jax.models import johnston2018, toderici2017
@@ -232,7 +232,7 @@ def test_a_users_map_decides_where_bits_go():
     assert codec.decompress(artifact, chunks, SIZE, 66.5).shape == photo().shape
     assert heights_in(codec.compress(artifact, photo(), 66.5)) is None
     for wrong in (importance[1:], importance + 1, np.full(SIZE, np.nan)):
-        with pytest.raises(UsageError):
+        with pytest.raises(InputError):
             codec.compress(artifact, photo(), 66.5, importance=wrong)
 
 

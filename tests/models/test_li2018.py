@@ -12,7 +12,7 @@ from small import crops, photos
 
 from mlic_jax import zoo
 from mlic_jax.entropy.bits import raw
-from mlic_jax.errors import CorruptStreamError, ModelError, UsageError
+from mlic_jax.errors import CorruptStreamError, InputError, ModelError, UsageError
 from mlic_jax.families import binary
 from mlic_jax.fileformat.artifact import Artifact, flatten, unflatten
 from mlic_jax.layers.windows import geometry
@@ -252,7 +252,7 @@ def test_a_user_says_where_bits_go():
         np.testing.assert_array_equal(shown["right"][0][:, 72:], shown["all"][0][:, 72:])
         assert (shown["left"][0] != shown["none"][0]).any()
         for wrong in (left[:-1], left * 2, left - 0.1, np.where(left, np.nan, 0)):
-            with pytest.raises(UsageError, match="importance map"):
+            with pytest.raises(InputError, match="importance map"):
                 codec.compress(artifact, image, importance=wrong)
 
 
