@@ -7,4 +7,4 @@ export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
 cd "$ROOT"
 ruff check .
 ruff format --check .
-python -m pytest -n "${WORKERS:-2}" --dist loadgroup "$@"
+python -m pytest -n "${WORKERS:-2}" "$@"

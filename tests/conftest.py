@@ -26,15 +26,7 @@ def _has_gpu():
     return jax.default_backend() == "gpu"
 
 
-# Modules whose tests share no program: a worker takes them one by one, the rest by module, since two workers that
-# compile the same program at the same time both compile it.
-BY_ONE = {"test_contract.py", "test_notebooks.py"}
-
-
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(item.name if item.path.name in BY_ONE else item.path.name))
     gpu = any("gpu" in item.keywords for item in items) and _has_gpu()
     for item in items:
         if "slow" in item.keywords and not config.getoption("--slow"):

@@ -24,7 +24,10 @@ COVERED = {
     "demo:all": "kltnet:toy",
     "jiang2017:toy_alternating": "jiang2017:toy",
     "jiang2017:toy_heic": "jiang2017:toy_jpeg2000",
-    "johnston2018:toy": "johnston2018:toy_adaptive",
+    "johnston2018:toy": "toderici2017:toy",
+    "johnston2018:toy_adaptive": "toderici2017:toy",
+    "kltnet:toy-priors": "kltnet:toy",
+    "kltnet2:toy": "kltnet:toy",
     "li2018:toy_no_map": "li2018:toy",
 }
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
