@@ -21,26 +21,26 @@ from mlic_jax.cli import common
 from mlic_jax.families import latent_coding
 from mlic_jax.families.calibration import pictures as middles
 from mlic_jax.fileformat.artifact import flatten, unflatten
+from mlic_jax.metrics import psnr
 
 
 def coded(image, model, quality):
     """(bytes, PSNR in dB) of a picture, by its file."""
     data = api.compress(image, model, quality)
-    error = np.mean((api.decompress(data, model).astype(np.float64) - image) ** 2)
-    return len(data), 10 * np.log10(255**2 / error)
+    return len(data), psnr.psnr_db(image, api.decompress(data, model))
 
 
 def costs(full, packed, pictures, qualities):
     rows = []
     for name, image in pictures:
-        sizes, psnr = np.transpose([coded(image, full, quality) for quality in qualities])
-        packed_sizes, packed_psnr = np.transpose([coded(image, packed, quality) for quality in qualities])
-        rate, db = 100 * (packed_sizes / sizes - 1), packed_psnr - psnr
-        cost = rate - db * 100 * np.gradient(np.log(sizes), psnr)
+        sizes, shown = np.transpose([coded(image, full, quality) for quality in qualities])
+        packed_sizes, packed_shown = np.transpose([coded(image, packed, quality) for quality in qualities])
+        rate, db = 100 * (packed_sizes / sizes - 1), packed_shown - shown
+        cost = rate - db * 100 * np.gradient(np.log(sizes), shown)
         rows.append((rate, db, cost))
         for i, quality in enumerate(qualities):
             print(
-                f"{name}, quality {quality:g}: {sizes[i]:.0f} bytes, {psnr[i]:.3f} dB; packed {rate[i]:+.2f} % of "
+                f"{name}, quality {quality:g}: {sizes[i]:.0f} bytes, {shown[i]:.3f} dB; packed {rate[i]:+.2f} % of "
                 f"bytes, {db[i]:+.4f} dB: {cost[i]:+.2f} % of bits at equal PSNR",
                 flush=True,
             )

@@ -95,10 +95,7 @@ def stored_pixels(image) -> np.ndarray:
     """What a picture is in 8 bits: `Pixels` or uint8 as they are, floats in [0, 1] rounded and clipped."""
     if isinstance(image, Pixels):
         return image.stored
-    image = np.asarray(image)
-    if image.dtype == np.uint8:
-        return image
-    return np.rint(np.clip(image.astype(np.float32), 0, 1) * np.float32(255)).astype(np.uint8)
+    return np.asarray(image if image.dtype == np.uint8 else to_uint8(image))
 
 
 def to_uint8(image):

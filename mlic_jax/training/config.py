@@ -106,6 +106,11 @@ def defaults() -> ConfigDict:
     return c
 
 
+def optimizer_of(config: ConfigDict, objective: str) -> ConfigDict:
+    """`optimizer` of a whole config, with what differs for an objective."""
+    return ConfigDict({**config.optimizer.to_dict(), **config.optimizers.get(objective, {})})
+
+
 def objectives_of_phases(config: ConfigDict) -> list[tuple[str, ...]]:
     """The objectives of a step, for each of the phases; all of them in every step where there are none.
 

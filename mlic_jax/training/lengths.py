@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from typing import Any
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from mlic_jax.errors import UsageError
+from mlic_jax.training.config import optimizer_of
 
 # A part of a schedule that may be missing without a word: at its end little happens.
 HARDLY = 0.05
@@ -45,7 +45,7 @@ def as_overrides(config: ConfigDict, steps: int) -> list[str]:
     """What `stretch` changes of a config, as words for `config.load`. Raises as `stretch`."""
     other = ConfigDict(config.to_dict())
     stretch(other, steps)
-    before, after = _flat(config.to_dict()), _flat(other.to_dict())
+    before, after = (flatten_dict(one.to_dict(), sep=".") for one in (config, other))
     return [f"--config.{key}={value}" for key, value in after.items() if value != before[key]]
 
 
@@ -83,17 +83,10 @@ def steps_of(config: ConfigDict, name: str, steps: int) -> int:
 
 def _course(config: ConfigDict, name: str) -> tuple[int, int, str, float]:
     """(an objective's own steps, those until its learning rate's schedule ends, the schedule, its final fraction)."""
-    own = {**config.optimizer.to_dict(), **config.optimizers.get(name, {})}
+    own = optimizer_of(config, name)
     length = {
         "cosine": own["decay_steps"],
         "wsd": own["decay_from"] + own["decay_steps"],
         "steps": max(own["boundaries"], default=0),
     }.get(own["schedule"], own["warmup_steps"])
     return steps_of(config, name, config.train.steps), length, own["schedule"], own["final_fraction"]
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat

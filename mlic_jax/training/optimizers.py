@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from mlic_jax.errors import TrainingError, UsageError
 from mlic_jax.training import parallel
+from mlic_jax.training.config import optimizer_of
 from mlic_jax.training.matrix_optimizers import muon, soap
 
 SCHEDULES = ("constant", "cosine", "steps", "wsd")
@@ -91,7 +92,7 @@ def make_all(config: ConfigDict) -> dict[str, optax.GradientTransformation]:
         for key in changes:
             if key not in config.optimizer:
                 raise UsageError(f"optimizers.{name}.{key} is not known: use one of {', '.join(config.optimizer)}")
-    return {name: make(_own(config, name)) for name in dict.fromkeys(config.schedule)}
+    return {name: make(optimizer_of(config, name)) for name in dict.fromkeys(config.schedule)}
 
 
 def learning_rates(config: ConfigDict, states: Mapping[str, Any]) -> dict[str, float]:
@@ -106,10 +107,5 @@ def learning_rates(config: ConfigDict, states: Mapping[str, Any]) -> dict[str, f
     for name, state in states.items():
         counts = [parallel.local(count) for _, count in optax.tree_utils.tree_get_all_with_path(state, "count")]
         updates = max(map(int, counts), default=1)
-        rates[name] = float(learning_rate(_own(config, name))(max(updates - 1, 0)))
+        rates[name] = float(learning_rate(optimizer_of(config, name))(max(updates - 1, 0)))
     return rates
-
-
-def _own(config: ConfigDict, objective: str) -> ConfigDict:
-    """`optimizer` of a whole config, with what differs for an objective."""
-    return ConfigDict({**config.optimizer.to_dict(), **config.optimizers.get(objective, {})})
