@@ -93,7 +93,7 @@ def compress(
     from mlic_jax.fileformat import encoding
 
     picture = _picture(image, metadata, frame)
-    return encoding.Encoding(picture, model, importance).file(quality, effort)[0]
+    return encoding.Encoding(picture, model, importance).file(quality, effort).data
 
 
 def compress_to(
@@ -152,12 +152,10 @@ def meet_target(
 
     @functools.cache
     def attempt(half_steps: int, effort: int) -> targets.Attempt:
-        data, parts = made.file(half_steps / 2, effort)
-        reached = None
-        if wanted.name == "psnr_db":
-            reached = psnr.psnr_db(picture.rgb, made.decoded(parts, half_steps / 2))
+        file = made.file(half_steps / 2, effort)
+        reached = psnr.psnr_db(picture.rgb, file.decoded()) if wanted.name == "psnr_db" else None
         # The rate is computed as `info` does: what it says of a file, that file meets.
-        return targets.Attempt(data, 8 * len(data) / (height * width), reached)
+        return targets.Attempt(file.data, 8 * len(file.data) / (height * width), reached)
 
     return targets.best_file(wanted, attempt, made.codec.traits.quality_range, encoding.check_effort(effort))
 

@@ -103,8 +103,8 @@ def _save(image, file, filename):
     own = {key: given[key] for key in metadata.PILLOW.values() if key in given}
     with _as_pillow():
         picture = modes.from_pillow(image, metadata.choose(given.get("metadata", "all")), given=own)
-        data, _ = encoding.Encoding(picture, given.get("model")).file(given.get("quality"))
-    file.write(data)
+        made = encoding.Encoding(picture, given.get("model")).file(given.get("quality"))
+    file.write(made.data)
 
 
 def register() -> None:

@@ -38,10 +38,12 @@ class Entry(NamedTuple):
     Attributes:
       stream_id: what files carry, 1..65535.
       factory: "module:function", called with keyword arguments, returns a Codec.
+      has_weights: whether it needs a model file; a codec without is there by its name alone.
     """
 
     stream_id: int
     factory: str
+    has_weights: bool = True
 
 
 MODELS = {
@@ -55,6 +57,7 @@ MODELS = {
     "toderici2017": Entry(8, "mlic_jax.models.toderici2017:toderici2017"),
     "johnston2018": Entry(9, "mlic_jax.models.johnston2018:johnston2018"),
     "kltnet2": Entry(10, "mlic_jax.models.kltnet2:kltnet2"),
+    "bitmap": Entry(11, "mlic_jax.families.bitmap:bitmap", has_weights=False),
 }
 
 

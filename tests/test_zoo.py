@@ -20,6 +20,7 @@ IDS = {
     "toderici2017": 8,
     "johnston2018": 9,
     "kltnet2": 10,
+    "bitmap": 11,
 }
 OWN = {name: entry for name, entry in zoo.MODELS.items() if entry.factory.startswith("mlic_jax.")}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -11,6 +12,32 @@ from mlic_jax import runtime, zoo
 from mlic_jax.errors import UsageError
 from mlic_jax.fileformat import container, model_store, modes
 from mlic_jax.fileformat.artifact import Artifact
+
+if TYPE_CHECKING:
+    from mlic_jax.codec import Codec
+
+
+class File(NamedTuple):
+    """A file that was made.
+
+    Attributes:
+      data: its content.
+      parts: what of it the codec wrote.
+      artifact, codec: the model.
+      header: of the file.
+    """
+
+    data: bytes
+    parts: tuple[bytes, ...]
+    artifact: Artifact
+    codec: Codec
+    header: container.Header
+
+    def decoded(self) -> np.ndarray:
+        """What a decoder shows of it: uint8 [H, W, 3]."""
+        size = self.header.height, self.header.width
+        with runtime.jax_of_our_own():
+            return self.codec.decompress(self.artifact, self.parts, size, self.header.quality)
 
 
 class Encoding:
@@ -34,8 +61,8 @@ class Encoding:
         """The chunks that no codec writes."""
         return modes.chunks_beside(self.picture)
 
-    def file(self, quality: float | None, effort: int = 0) -> tuple[bytes, tuple[bytes, ...]]:
-        """The content of a file, and the parts of it that the codec wrote.
+    def file(self, quality: float | None, effort: int = 0) -> File:
+        """The file of a quality; of a picture of 1 bit, the exact one where that is not longer.
 
         Args:
           quality: 0..100, rounded to half steps; None for the model's default, or a model of one rate.
@@ -46,25 +73,31 @@ class Encoding:
             that takes none.
           InputError, LimitError: an importance map of another size or kind; too much metadata.
         """
-        quality, effort, (height, width, _) = check_quality(quality), check_effort(effort), self.picture.rgb.shape
+        quality, effort = check_quality(quality), check_effort(effort)
         if quality is None:
             quality = self.codec.traits.default_quality
+        made = self._made(self.artifact, quality, effort=effort, importance=self.importance)
+        return min(self._exact, made, key=lambda file: len(file.data)) if self._exact else made
+
+    @functools.cached_property
+    def _exact(self) -> File | None:
+        """Of a picture of 1 bit, the file without loss, unless what the model writes is more than a picture."""
+        traits, exact = self.codec.traits, model_store.without_weights("bitmap")
+        if self.picture.mode != "1" or traits.extension or traits.progressive or self.artifact is exact:
+            return None
+        return self._made(exact, None)
+
+    def _made(self, artifact, quality, **how):
+        codec, (height, width, _) = zoo.codec_of(artifact), self.picture.rgb.shape
         header = container.Header(
-            zoo.stream_id(self.artifact.model), self.artifact.fingerprint, width, height, self.picture.mode, quality
+            zoo.stream_id(artifact.model), artifact.fingerprint, width, height, self.picture.mode, quality
         )
         beside = self.beside
         with runtime.jax_of_our_own():
-            parts = self.codec.compress(
-                self.artifact, self.picture.rgb, quality, effort=effort, importance=self.importance
-            )
+            parts = codec.compress(artifact, self.picture.rgb, quality, **how)
         first, *more = [container.Chunk(container.DATA, bytes(part)) for part in parts]
         # Alpha and metadata stand behind the first part of the picture: of a file that was cut off, they are there.
-        return container.pack(header, [first, *beside, *more]), parts
-
-    def decoded(self, parts: tuple[bytes, ...], quality: float) -> np.ndarray:
-        """What a decoder shows of the parts that the codec wrote at a quality: uint8 [H, W, 3]."""
-        with runtime.jax_of_our_own():
-            return self.codec.decompress(self.artifact, parts, self.picture.rgb.shape[:2], quality)
+        return File(container.pack(header, [first, *beside, *more]), parts, artifact, codec, header)
 
 
 def check_quality(quality: float | None) -> float | None:

@@ -13,6 +13,7 @@ All of it can be called from several threads. Importing it needs no NumPy.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import pathlib
@@ -61,12 +62,22 @@ def load(model: str | os.PathLike | Artifact | None = None) -> Artifact:
     if not isinstance(model, str | os.PathLike | Artifact | None):
         raise ModelError(f"a model is the path of a .mlicm file or an Artifact: a {type(model).__name__} is neither")
     model = model or os.environ.get(MODEL) or OWN_MODEL
+    if isinstance(model, str) and model in zoo.MODELS and not zoo.MODELS[model].has_weights:
+        return without_weights(model)
     with _lock:
         if not isinstance(model, Artifact):
             model = _read(_named(os.fspath(model)) or pathlib.Path(model))
         zoo.stream_id(model.model)
         _by_fingerprint[model.fingerprint] = model
     return model
+
+
+@functools.cache
+def without_weights(name: str) -> Artifact:
+    """The model of a codec that has none: its name."""
+    from mlic_jax.fileformat.artifact import Artifact
+
+    return Artifact(name, {}, {}, {}, {})
 
 
 def find(fingerprint: bytes, wanted: str) -> Artifact:
@@ -107,9 +118,14 @@ def find(fingerprint: bytes, wanted: str) -> Artifact:
 def of_file(header: container.Header, model: str | os.PathLike | Artifact | None = None) -> Artifact:
     """The model that a file was written with: the one given, as for `load`, or else found.
 
+    The one given is of no account to a file that needs no weights.
+
     Raises ModelError where it is missing, or the one given is another.
     """
     wanted = describe(header)
+    name = zoo.name_of(header.model_id)
+    if name in zoo.MODELS and not zoo.MODELS[name].has_weights:
+        model = name
     if model is None:
         return find(header.fingerprint, wanted)
     artifact = load(model)

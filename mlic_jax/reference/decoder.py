@@ -9,7 +9,7 @@ import numpy as np
 
 from mlic_jax.errors import CorruptStreamError, ModelError
 from mlic_jax.fileformat.artifact import Artifact
-from mlic_jax.reference import container, latents, recurrent, trimmed
+from mlic_jax.reference import bitmap, container, latents, recurrent, trimmed
 from mlic_jax.reference.rangecoder import Mirrored
 
 
@@ -34,6 +34,7 @@ MODELS = {
     8: ("toderici2017", recurrent.read_codes),
     9: ("johnston2018", recurrent.read_codes),
     10: ("kltnet2", functools.partial(_one_stream, latents.kltnet2)),
+    11: ("bitmap", bitmap.read_bits),
 }
 
 
@@ -49,7 +50,8 @@ def decode(data: bytes, model: Artifact) -> dict[str, np.ndarray]:
       under its name, the table rows they were coded with as "y_rows", and the means in steps of 1/256, where there are
       any, as "y_means": the latent is y + y_means / 256. Of recurrent models: "codes" [K, h, w, C], -1 or +1, and 0 for
       what is not sent, and "heights" [h, w], where the file has them. Of li2018: "bits" [h, w, n], 0 or 1, and 0 for
-      what is not sent, and "levels" [h, w], where the model has an importance map.
+      what is not sent, and "levels" [h, w], where the model has an importance map. Of bitmap: "bits" [H, W], 1 for
+      white.
 
     Raises:
       CorruptStreamError: a damaged file.
