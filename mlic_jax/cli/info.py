@@ -41,6 +41,7 @@ def _model_info(name):
         "architecture": artifact.model,
         "arguments": artifact.architecture,
         "fingerprint": artifact.fingerprint.hex(),
+        "portable": artifact.card.get("portable", True),
         "bytes": len(data),
         "parameters": int(sum(a.size for name, a in artifact.arrays().items() if name.startswith("params/"))),
         "card": artifact.card,

@@ -49,8 +49,9 @@ class Encoding:
         quality, effort, (height, width, _) = check_quality(quality), check_effort(effort), self.picture.rgb.shape
         if quality is None:
             quality = self.codec.traits.default_quality
+        weights, portable = self.artifact.fingerprint, self.codec.traits.portable
         header = container.Header(
-            zoo.stream_id(self.artifact.model), self.artifact.fingerprint, width, height, self.picture.mode, quality
+            zoo.stream_id(self.artifact.model), weights, width, height, self.picture.mode, quality, portable
         )
         beside = self.beside
         with runtime.jax_of_our_own():

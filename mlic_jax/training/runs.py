@@ -153,5 +153,5 @@ def export_run(
     for key, value in (changes or {}).items():
         configs.change(run.config, key, value)
     artifact = make_codec(run.config).export(run.params, run.state, images)
-    artifact.card = card | ({"changed": dict(changes)} if changes else {})
+    artifact.card |= card | ({"changed": dict(changes)} if changes else {})
     return artifact
