@@ -108,6 +108,8 @@ class Codec(NamedTuple):
         that they hold.
       traits: what the codec is: see Traits.
       networks: see Networks; None where a codec has none.
+      kmac_per_pixel: () -> {"analysis", "probabilities", "synthesis"}, thousands of multiply-accumulates; None where
+        they are not counted. Encoding is the first two, decoding the last two.
     """
 
     init: Callable
@@ -118,3 +120,4 @@ class Codec(NamedTuple):
     decompress: Callable
     traits: Traits = Traits()
     networks: Networks | None = None
+    kmac_per_pixel: Callable = lambda: None

@@ -118,6 +118,10 @@ class Family:
         """See Codec."""
         return None
 
+    def kmac_per_pixel(self) -> dict[str, float] | None:
+        """See Codec."""
+        return None
+
     def initial_state(self, key: jax.Array) -> State:
         """The state before training."""
         return initialisers.materialise(self.boxed.get("state", {}), key)
@@ -129,7 +133,7 @@ class Family:
         # Who owns what is found by tracing, which would be half of the time that a small picture takes to decode.
         objectives = _WhenAsked(self.objectives)
         functions = self.init, objectives, self.estimate, self.export, self.compress, self.decompress
-        return Codec(*functions, self.traits(), self.networks())
+        return Codec(*functions, self.traits(), self.networks(), self.kmac_per_pixel)
 
     def traits(self) -> Traits:
         rule = self.qualities

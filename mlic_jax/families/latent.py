@@ -31,6 +31,7 @@ from mlic_jax.families import calibration
 from mlic_jax.families import latent_coding as coding
 from mlic_jax.families.base import Family
 from mlic_jax.families.common import check_architecture, check_choices, mean_psnr_db, pad
+from mlic_jax.families.complexity import kmac_per_pixel
 from mlic_jax.families.lagrangian import DISTORTIONS, Lagrangian
 from mlic_jax.families.quality import EveryRate, OneRate
 from mlic_jax.families.refine import STEPS
@@ -196,6 +197,9 @@ class LatentCodec(Family):
 
     def networks(self):
         return Networks(*(functools.partial(function, self.exact) for function in (_analyzed, _synthesized, _forward)))
+
+    def kmac_per_pixel(self):
+        return kmac_per_pixel(self.exact, nn.meta.unbox(self.boxed["params"]))
 
     def _walk(self, coder, variables):
         """Lets a coder of exports visit every prior and exact network."""
