@@ -180,7 +180,7 @@ class Artifact:
     @property
     def portable(self) -> bool:
         """Whether every machine reads its files, see mlic_jax.codec.Traits."""
-        return self.card.get("portable", True)
+        return self.card.get("portable") is not False
 
     @property
     def parameters(self) -> int:

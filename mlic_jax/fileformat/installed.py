@@ -20,8 +20,8 @@ class Installed(NamedTuple):
       fingerprint: of the weights, in hexadecimal digits.
       path: of its file or folder.
       bytes: of that.
-      bpp: bits per pixel: of its lowest and its highest quality on Kodak, or twice what it was estimated to have at the
-        default quality when it was trained. None where its card does not say.
+      bpp: bits per pixel of its lowest and its highest quality, on Kodak; for one that was exported here the same number
+        twice, estimated on validation patches at its default quality. None where its card does not say.
       kmac_per_pixel: thousands of multiply-accumulates of encoding and of decoding, or None.
       portable: whether every machine reads its files.
       default: whether it is the one that is used where none is named.
@@ -55,15 +55,21 @@ def models() -> list[Installed]:
 def _one(name, path):
     about = Artifact.about_in(path)
     known, card = model_names.by_fingerprint(bytes.fromhex(about["fingerprint"])), about["card"]
-    bpp, work = card.get("validation", {}).get("bpp"), card.get("kmac_per_pixel")
     return Installed(
         known.short if known else name,
         about["model"],
         about["fingerprint"],
         str(path.absolute()),
         model_folder.size_of(path),
-        known.bpp if known else bpp and (bpp, bpp),
-        known.kmac_per_pixel if known else work and (work["encoding"], work["decoding"]),
-        card.get("portable", True),
+        known.bpp if known else _numbers(card, "validation", "bpp", "bpp"),
+        known.kmac_per_pixel if known else _numbers(card, "kmac_per_pixel", "encoding", "decoding"),
+        card.get("portable") is not False,
         path.resolve() == model_store.default().resolve(),
     )
+
+
+def _numbers(card, key, *names):
+    """Numbers on a card, which anybody may have written; None where there are none."""
+    found = card.get(key)
+    values = tuple(found.get(name) for name in names) if isinstance(found, dict) else (None,)
+    return values if all(isinstance(value, int | float) for value in values) else None

@@ -53,10 +53,12 @@ def test_what_is_listed(here, capsys, monkeypatch):
 
 def test_what_cannot_be_read_is_passed_over(here, monkeypatch):
     (here / "bad.mlicm").write_bytes(b"PK")
+    model(9, validation="good", kmac_per_pixel={"encoding": "few"}).save(here / "odd.mlicm")
     monkeypatch.setenv("MLIC_MODELS", str(here))
     with pytest.warns(UserWarning, match="a model is passed over: .*bad.mlicm' is not a model file"):
-        names = [found.name for found in mlic.models()]
-    assert names == ["tiny", "talebi2020"]
+        *_, odd = found = mlic.models()
+    assert [one.name for one in found] == ["tiny", "talebi2020", "odd"]
+    assert odd.bpp is None and odd.kmac_per_pixel is None
 
 
 def test_the_package_and_the_list_share_a_name(here):
