@@ -20,8 +20,8 @@ class Installed(NamedTuple):
       fingerprint: of the weights, in hexadecimal digits.
       path: of its file or folder.
       bytes: of that.
-      bpp: bits per pixel of its lowest and its highest quality, on Kodak; for one that was exported here the same number
-        twice, estimated on validation patches at its default quality. None where its card does not say.
+      bpp: bits per pixel of its lowest and its highest quality, on Kodak; for one that somebody exported, twice an
+        estimate on validation patches at its default quality. None where its card does not say.
       kmac_per_pixel: thousands of multiply-accumulates of encoding and of decoding, or None.
       portable: whether every machine reads its files.
       default: whether it is the one that is used where none is named.
