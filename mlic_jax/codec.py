@@ -51,6 +51,7 @@ class Traits(NamedTuple):
         needs no decoder of ours; else None.
       progressive: whether any number of leading chunks is a picture.
       guided: whether a user's importance map is taken.
+      portable: whether every machine reads its files; where not, those that compute otherwise refuse them.
     """
 
     ladder: tuple[float, ...] = ()
@@ -60,6 +61,7 @@ class Traits(NamedTuple):
     extension: str | None = None
     progressive: bool = False
     guided: bool = False
+    portable: bool = True
 
 
 class Networks(NamedTuple):
@@ -101,10 +103,13 @@ class Codec(NamedTuple):
         have, or has to have, and for an effort or an importance map that its traits exclude; InputError for a map of
         another size or kind.
       decompress: (artifact, chunks, (H, W), quality=None) -> uint8 [H, W, 3]; quality as it was given to compress.
-        Raises CorruptStreamError. A progressive codec takes any number of leading chunks, one at least, and gives the
-        picture that they hold.
+        Raises CorruptStreamError; ModelError where a model that is not portable computes otherwise than it did when the
+        file was written. A progressive codec takes any number of leading chunks, one at least, and gives the picture
+        that they hold.
       traits: what the codec is: see Traits.
       networks: see Networks; None where a codec has none.
+      kmac_per_pixel: () -> {"analysis", "probabilities", "synthesis"}, thousands of multiply-accumulates; None where
+        they are not counted. Encoding is the first two, decoding the last two.
     """
 
     init: Callable
@@ -115,3 +120,4 @@ class Codec(NamedTuple):
     decompress: Callable
     traits: Traits = Traits()
     networks: Networks | None = None
+    kmac_per_pixel: Callable = lambda: None

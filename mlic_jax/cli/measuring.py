@@ -140,8 +140,10 @@ def _loader(which: str, runs=()):
     A folder is a run, and what `runs` names is one whether it is there or not.
     """
 
+    from mlic_jax.fileformat import model_folder
+
     def load(path):
-        if path in runs or os.path.isdir(path):
+        if path in runs or (os.path.isdir(path) and not model_folder.is_one(path)):
             from mlic_jax.training.runs import export_run  # a model file needs none of training's libraries
 
             return export_run(path, which)

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import google_crc32c
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -202,6 +203,11 @@ def _exact(network, latent, prior=None):
     return network.integers(np.rint(latent - center_of(prior)))
 
 
+def _checksum(rows: np.ndarray) -> int:
+    """CRC-32C of the rows of a latent, as numbers of 16 bits in raster order."""
+    return google_crc32c.value(rows.astype("<u2").tobytes())
+
+
 class Encoding:
     """Writes the latents of one picture. `finish()` gives the stream.
 
@@ -210,12 +216,14 @@ class Encoding:
       models: family -> rangecoder.Models.
       quality: float [1], or None for models of one rate.
       rounding: see mlic_jax.entropy.rounding.
+      portable: whether every machine computes the same rows; where not, a checksum of them stands before each latent.
 
     Raises ModelError for latents that no sane model makes.
     """
 
-    def __init__(self, latents, models, quality=None, rounding: Rounding = NEAREST):
+    def __init__(self, latents, models, quality=None, rounding: Rounding = NEAREST, portable=True):
         self.latents, self.models, self.quality, self.rounding = latents, models, quality, rounding
+        self.portable = portable
         self._encoder = rangecoder.Encoder()
 
     def __call__(self, name, prior):
@@ -231,6 +239,8 @@ class Encoding:
         models = models_of(prior, self.models)
         rows = prior.indexes(symbols.shape, models.table)
         self.rounding.move(name, exact, symbols, prior, self.quality)
+        if not self.portable:
+            self._encoder.write_word(_checksum(rows))
         self._encoder.write(symbols.astype(np.int32), rows, models, prior.limit)
         return symbols + center
 
@@ -247,14 +257,24 @@ class Decoding:
       data: the stream.
       shapes: name -> (1, h, w, C).
       models: family -> rangecoder.Models.
+      portable: as for Encoding.
+
+    Raises ModelError for a latent of which the rows are not those of the encoder.
     """
 
-    def __init__(self, data, shapes, models, quality=None):
+    def __init__(self, data, shapes, models, quality=None, portable=True):
         self.shapes, self.models, self.quality, self._decoder = shapes, models, quality, rangecoder.Decoder(data)
+        self.portable = portable
 
     def __call__(self, name, prior):
         models = models_of(prior, self.models)
-        symbols = self._decoder.read(prior.indexes(self.shapes[name], models.table), models, prior.limit)
+        rows = prior.indexes(self.shapes[name], models.table)
+        if not self.portable and self._decoder.read_word() != _checksum(rows):
+            raise ModelError(
+                f"the probabilities of {name!r} are others here than where the file was written: its model is not "
+                "portable, so its files are read on machines of one kind, by one version of jax, with the very weights"
+            )
+        symbols = self._decoder.read(rows, models, prior.limit)
         return symbols.astype(np.float32) + center_of(prior)
 
     exact = staticmethod(_exact)

@@ -28,10 +28,11 @@ class Guarding:
 
     Args:
       shapes: name -> (1, h, w, C), of latents of any size.
+      portable: False for a model that may leave the parse path, since it says that its files are not portable.
     """
 
-    def __init__(self, shapes, quality=None):
-        self.shapes, self.quality, self.places = shapes, quality, {}
+    def __init__(self, shapes, quality=None, portable=True):
+        self.shapes, self.quality, self.portable, self.places = shapes, quality, portable, {}
 
     def __call__(self, name, prior):
         if isinstance(prior, nn.Module):
@@ -66,17 +67,16 @@ class Guarding:
         with nn.intercept_methods(mark):
             apply(self)
 
-    @staticmethod
-    def _check(value, what):
-        if isinstance(value, jax.Array):
+    def _check(self, value, what):
+        if self.portable and isinstance(value, jax.Array):
             raise UsageError(
                 f"{what} comes from a JAX function: between `code.exact` and a prior only operators (+, *, [...]) and "
-                "NumPy may stand, whose results are the same on every machine"
+                "NumPy may stand, whose results are the same on every machine; or let the model say `portable = False`"
             )
-        if isinstance(value, _Traced):
+        if self.portable and isinstance(value, _Traced):
             raise UsageError(
                 f"{what} comes from a network in floating point, which computes otherwise on other machines: make it "
-                "an ExactStack, and call it by `code.exact`"
+                "an ExactStack, and call it by `code.exact`; or let the model say `portable = False`"
             )
 
 

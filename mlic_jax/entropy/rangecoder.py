@@ -175,6 +175,10 @@ class Encoder:
             raise ValueError("bits other than 0 and 1 cannot be coded")
         self._coder.encode(bits.astype(np.int32), _BIT, _probabilities(frequencies))
 
+    def write_word(self, word: int) -> None:
+        """Codes an integer of 32 bits, each as likely as the others."""
+        self._coder.encode(np.array([word & 0xFFFF, word >> _HALF], np.int32), _UNIFORM(1 << _HALF))
+
     def finish(self) -> bytes:
         """The stream, a multiple of four bytes."""
         return self._coder.get_compressed().astype("<u4").tobytes()
@@ -234,6 +238,11 @@ class Decoder:
         Raises CorruptStreamError: the data cannot be that.
         """
         return self._decode(_BIT, _probabilities(np.ravel(frequencies))).reshape(np.shape(frequencies))
+
+    def read_word(self) -> int:
+        """The integer that `write_word` wrote. Raises CorruptStreamError: the data cannot be that."""
+        low, high = self._decode(_UNIFORM(1 << _HALF), 2).tolist()
+        return high << _HALF | low
 
     def _read_block(self, indexes, models):
         """int32 [n], in raster order."""

@@ -65,7 +65,7 @@ class Family:
       model: its name in the zoo.
       architecture: keyword arguments of its factory that rebuild it; an artifact stores them.
       qualities: the rule about quality, see mlic_jax.families.quality.
-      efforts, extension, progressive, guided: see mlic_jax.codec.Traits.
+      efforts, extension, progressive, guided, portable: see mlic_jax.codec.Traits.
     """
 
     model: str
@@ -75,6 +75,7 @@ class Family:
     extension: str | None = None
     progressive: bool = False
     guided: bool = False
+    portable: bool = True
     _checked: weakref.WeakSet = dataclasses.field(default_factory=weakref.WeakSet, init=False, repr=False)
 
     # ------------------------------------------------------------------ what a subclass gives
@@ -117,6 +118,10 @@ class Family:
         """See Codec."""
         return None
 
+    def kmac_per_pixel(self) -> dict[str, float] | None:
+        """See Codec."""
+        return None
+
     def initial_state(self, key: jax.Array) -> State:
         """The state before training."""
         return initialisers.materialise(self.boxed.get("state", {}), key)
@@ -128,13 +133,12 @@ class Family:
         # Who owns what is found by tracing, which would be half of the time that a small picture takes to decode.
         objectives = _WhenAsked(self.objectives)
         functions = self.init, objectives, self.estimate, self.export, self.compress, self.decompress
-        return Codec(*functions, self.traits(), self.networks())
+        return Codec(*functions, self.traits(), self.networks(), self.kmac_per_pixel)
 
     def traits(self) -> Traits:
         rule = self.qualities
-        return Traits(
-            rule.ladder, rule.default, rule.range, self.efforts, self.extension, self.progressive, self.guided
-        )
+        own = self.efforts, self.extension, self.progressive, self.guided, self.portable
+        return Traits(rule.ladder, rule.default, rule.range, *own)
 
     @functools.cached_property
     def boxed(self) -> Mapping[str, Any]:
@@ -161,7 +165,8 @@ class Family:
         variables = jax.device_get({"params": params, "state": state})
         self.check_params(variables["params"])
         state, tables = self.tabulate(variables, images)
-        return Artifact(self.model, self.architecture, variables["params"], state, tables)
+        card = {} if self.portable else {"portable": False}
+        return Artifact(self.model, self.architecture, variables["params"], state, tables, card)
 
     def compress(
         self,

@@ -31,6 +31,7 @@ from mlic_jax.families import calibration
 from mlic_jax.families import latent_coding as coding
 from mlic_jax.families.base import Family
 from mlic_jax.families.common import check_architecture, check_choices, mean_psnr_db, pad
+from mlic_jax.families.complexity import kmac_per_pixel
 from mlic_jax.families.lagrangian import DISTORTIONS, Lagrangian
 from mlic_jax.families.quality import EveryRate, OneRate
 from mlic_jax.families.refine import STEPS
@@ -45,11 +46,14 @@ class LatentModel(nn.Module):
     Attributes of subclasses:
       stride: see above.
       has_quality: whether it is a model of every rate.
+      portable: False lets `transmit` compute in floating point. Files can then be read only where all that decides a
+        probability comes out the same, and are refused elsewhere.
       rounding: how an encoder makes integers of the latents, a mlic_jax.entropy.rounding.Rounding.
       refined: the same for latents that were refined (mlic_jax.families.refine); None for a model without refinement.
     """
 
     has_quality = False
+    portable = True
     # Without types: Flax makes arguments of what has one.
     rounding = NEAREST
     refined = None
@@ -124,7 +128,7 @@ class LatentCodec(Family):
     def init(self, key, image_shape):
         """See Codec. Raises UsageError where the model's coding order leaves the parse path."""
         params, state = super().init(key, image_shape)
-        coder = exporting.Guarding(*self._any_picture)
+        coder = exporting.Guarding(*self._any_picture, self.portable)
         coder.walk(functools.partial(self._walk, variables={"params": params, "state": state}))
         return params, state
 
@@ -193,6 +197,9 @@ class LatentCodec(Family):
 
     def networks(self):
         return Networks(*(functools.partial(function, self.exact) for function in (_analyzed, _synthesized, _forward)))
+
+    def kmac_per_pixel(self):
+        return kmac_per_pixel(self.exact, nn.meta.unbox(self.boxed["params"]))
 
     def _walk(self, coder, variables):
         """Lets a coder of exports visit every prior and exact network."""
@@ -288,6 +295,7 @@ def latent_codec(
         qualities=EveryRate() if module.has_quality else OneRate(),
         # Only models of every rate know what to optimise: see Lagrangian.of_distortion.
         efforts=len(STEPS) if module.has_quality and module.refined else 0,
+        portable=module.portable,
         module=module,
         lagrangian=Lagrangian(lmbda, distortion),
         proxy=proxy,

@@ -144,7 +144,7 @@ def encode(
         rounding = module.refined
         steps = refine.STEPS[effort - 1]
         latents = refine.refine(module, artifact.variables, image, latents, quality, weight, steps)
-    coder = coders.Encoding(latents, artifact.models, quality, rounding)
+    coder = coders.Encoding(latents, artifact.models, quality, rounding, module.portable)
     received = module.apply(artifact.variables, coder, method="transmit")
     return coder.finish(), received
 
@@ -164,10 +164,11 @@ def receive(
 ) -> Any:
     """What the encoder's `transmit` returned, from the stream that `encode` wrote; size is (H, W).
 
-    Raises CorruptStreamError, or ModelError where the model is damaged.
+    Raises CorruptStreamError, or ModelError where the model is damaged, or is not portable and computes otherwise here.
     """
     quality = batch_quality(module, quality)
-    coder = coders.Decoding(stream, latent_shapes(module, size, artifact.params), artifact.models, quality)
+    shapes = latent_shapes(module, size, artifact.params)
+    coder = coders.Decoding(stream, shapes, artifact.models, quality, module.portable)
     received = module.apply(artifact.variables, coder, method="transmit")
     coder.finish()
     return received

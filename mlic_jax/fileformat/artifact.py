@@ -11,6 +11,8 @@ import hashlib
 import io
 import json
 import math
+import os
+import pathlib
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +22,7 @@ import numpy as np
 from mlic_jax import atomic
 from mlic_jax.entropy.tables import Table, check
 from mlic_jax.errors import ModelError
+from mlic_jax.fileformat import model_folder
 
 SUFFIX = ".mlicm"
 _FORMAT = 1
@@ -108,6 +111,17 @@ def _unpacked(packed: Mapping[str, np.ndarray]) -> np.ndarray:
     return integers.astype(np.float32) * scale
 
 
+def _checked_about(about):
+    """The same. Raises ValueError, TypeError or KeyError for what `Artifact.about` never gives."""
+    if about["format"] != _FORMAT:
+        raise ValueError(f"format {about['format']} is not known, {_FORMAT} is")
+    if not (isinstance(about["model"], str) and isinstance(about["architecture"], dict)):
+        raise TypeError("it names no model")
+    if not isinstance(about["card"], dict) or len(bytes.fromhex(about["fingerprint"])) != 6:
+        raise ValueError("its card or fingerprint makes no sense")
+    return about
+
+
 class Artifact:
     """A model ready for use.
 
@@ -163,6 +177,16 @@ class Artifact:
             digest.update(array.tobytes())
         return digest.digest()[:6]
 
+    @property
+    def portable(self) -> bool:
+        """Whether every machine reads its files, see mlic_jax.codec.Traits."""
+        return self.card.get("portable") is not False
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were trained."""
+        return sum(array.size for array in flatten(self.params).values())
+
     @functools.cached_property
     def variables(self) -> dict[str, Any]:
         """{"params", "state"} on the default device, put there once."""
@@ -177,24 +201,31 @@ class Artifact:
 
         return {family: rangecoder.Models(table) for family, table in self.tables.items()}
 
-    def to_bytes(self) -> bytes:
-        """The content of a `.mlicm` file. The same artifact gives the same bytes."""
-        about = {
+    def about(self) -> dict[str, Any]:
+        """What is stored of it beside arrays."""
+        return {
             "format": _FORMAT,
             "model": self.model,
             "architecture": self.architecture,
             "card": self.card,
             "fingerprint": self.fingerprint.hex(),
         }
+
+    def stored(self) -> dict[str, np.ndarray]:
+        """The arrays that are stored of it, by name, contiguous and little-endian."""
+        whole = self.arrays()
+        for name in self.packed:
+            del whole[f"params/{name}"]
+        return {name: _portable(array) for name, array in {**whole, **flatten({"packed": self.packed})}.items()}
+
+    def to_bytes(self) -> bytes:
+        """The content of a `.mlicm` file. The same artifact gives the same bytes."""
         out = io.BytesIO()
         with zipfile.ZipFile(out, "w") as archive:
-            entries = {"about.json": json.dumps(about, indent=1, sort_keys=True).encode()}
-            stored = {
-                name: array for name, array in self.arrays().items() if name.removeprefix("params/") not in self.packed
-            }
-            for name, array in {**stored, **flatten({"packed": self.packed})}.items():
+            entries = {"about.json": json.dumps(self.about(), indent=1, sort_keys=True).encode()}
+            for name, array in self.stored().items():
                 buffer = io.BytesIO()
-                np.lib.format.write_array(buffer, _portable(array), (1, 0), allow_pickle=False)
+                np.lib.format.write_array(buffer, array, (1, 0), allow_pickle=False)
                 entries[f"{name}.npy"] = buffer.getvalue()
             for name, content in entries.items():
                 archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), content)
@@ -223,11 +254,13 @@ class Artifact:
                 raise ValueError("it has two entries of one name")
             contents = {entry.filename: archive.read(entry) for entry in entries}
         about = json.loads(contents.pop("about.json"))
-        if about["format"] != _FORMAT:
-            raise ValueError(f"format {about['format']} is not known, {_FORMAT} is")
-        if not (isinstance(about["model"], str) and isinstance(about["architecture"], dict)):
-            raise TypeError("it names no model")
-        tree = unflatten({entry.removesuffix(".npy"): _read_array(content) for entry, content in contents.items()})
+        return cls.of_stored(about, {name.removesuffix(".npy"): _read_array(array) for name, array in contents.items()})
+
+    @classmethod
+    def of_stored(cls, about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Artifact:
+        """Of what `about` and `stored` gave. Raises whatever the content of a damaged file trips over."""
+        about = _checked_about(about)
+        tree = unflatten(arrays)
         if not tree.keys() <= {"params", "packed", "state", "tables"}:
             raise ValueError(f"it has unknown parts: {', '.join(tree)}")
         packed: dict[str, dict[str, np.ndarray]] = {}
@@ -248,20 +281,32 @@ class Artifact:
         return artifact
 
     @staticmethod
-    def fingerprint_in(path) -> bytes:
-        """The fingerprint that a `.mlicm` file says it has, of which only this is read: `load` checks it.
+    def about_in(path) -> dict[str, Any]:
+        """What a `.mlicm` file or a model's folder says of itself, as `about` has it; nothing else of it is read, and
+        `load` checks whether it is true.
 
-        Raises ModelError if the file is missing, or none.
+        Raises ModelError if there is none.
         """
         try:
-            with zipfile.ZipFile(path) as archive, archive.open("about.json") as about:
-                return bytes.fromhex(json.loads(about.read(_LONGEST_ABOUT))["fingerprint"])
+            if os.path.isdir(path):
+                content = pathlib.Path(path, model_folder.CONFIG).read_bytes()
+            else:
+                with zipfile.ZipFile(path) as archive, archive.open("about.json") as about:
+                    content = about.read(_LONGEST_ABOUT)
+            return _checked_about(json.loads(content))
         except Exception as reason:  # as in `from_bytes`
             raise ModelError(f"{str(path)!r} is not a model file, or a damaged one: {reason}") from reason
 
     @classmethod
+    def fingerprint_in(cls, path) -> bytes:
+        """The fingerprint that `about_in` has. Raises ModelError as it does."""
+        return bytes.fromhex(cls.about_in(path)["fingerprint"])
+
+    @classmethod
     def load(cls, path) -> Artifact:
-        """Reads a `.mlicm` file. Raises ModelError if it is missing or damaged."""
+        """Reads a `.mlicm` file or a model's folder. Raises ModelError if it is missing or damaged."""
+        if os.path.isdir(path):
+            return model_folder.load(path)
         return cls.from_bytes(atomic.read_bytes(path, ModelError), repr(str(path)))
 
     def __repr__(self):

@@ -38,8 +38,16 @@ VERSION = 1
 # that files carry.
 MODES = ("L", "LA", "RGB", "RGBA", "1", "L;16", "LA;16", "RGB;16", "RGBA;16")
 
-DATA, ALPHA, ICC, EXIF, XMP, PAD = 0, 1, 128, 129, 130, 131
-NAMES = {DATA: "data", ALPHA: "alpha", ICC: "icc", EXIF: "exif", XMP: "xmp", PAD: "pad"}
+DATA, ALPHA, NOT_PORTABLE, ICC, EXIF, XMP, PAD = 0, 1, 2, 128, 129, 130, 131
+NAMES = {
+    DATA: "data",
+    ALPHA: "alpha",
+    NOT_PORTABLE: "not-portable",
+    ICC: "icc",
+    EXIF: "exif",
+    XMP: "xmp",
+    PAD: "pad",
+}
 METADATA = (ICC, EXIF, XMP)
 
 LARGEST_SIDE = 32768
@@ -66,6 +74,7 @@ class Header(NamedTuple):
       width, height: in pixels.
       mode: one of MODES.
       quality: 0..100 in half steps, or None for a model of one rate.
+      portable: whether every machine reads it; False where its model's parse path is floating point.
     """
 
     model_id: int
@@ -74,6 +83,7 @@ class Header(NamedTuple):
     height: int
     mode: str = "RGB"
     quality: float | None = None
+    portable: bool = True
 
 
 class Chunk(NamedTuple):
@@ -120,9 +130,11 @@ def _check_table(mode: str, table: Sequence[tuple[int, int]]) -> None:
     for type, length in table:
         if type < 0x80 and type not in NAMES:
             raise CorruptStreamError(f"the picture cannot be read without chunk {chunk_name(type)}, which is not known")
+        if type == NOT_PORTABLE and length:
+            raise CorruptStreamError(f"a {NAMES[type]} chunk of {length} bytes: it has none")
         if type in METADATA and length > LARGEST_METADATA:
             raise LimitError(f"{NAMES[type]} of {length} bytes: at most {LARGEST_METADATA} are possible")
-    for type in (ALPHA, *METADATA):
+    for type in (ALPHA, NOT_PORTABLE, *METADATA):
         if types.count(type) > 1:
             raise CorruptStreamError(f"two {NAMES[type]} chunks: one is possible")
     if (ALPHA in types) != has_alpha(mode):
@@ -138,6 +150,8 @@ def pack(header: Header, chunks: Sequence[Chunk]) -> bytes:
     Raises LimitError for a picture or metadata too large, or too many chunks.
     """
     check_size(header.width, header.height)
+    if not header.portable:
+        chunks = [*chunks, Chunk(NOT_PORTABLE, b"")]
     data = _pack(header, chunks)
     missing = -(-header.width * header.height // PIXELS_PER_BYTE) - len(data)
     return data if missing <= 0 else _pack(header, [*chunks, Chunk(PAD, bytes(missing))])
@@ -254,7 +268,8 @@ def read_header(data: bytes, size: int | None = None, partial: bool = False) -> 
     if width * height > PIXELS_PER_BYTE * size:
         raise LimitError(f"{width}x{height} pixels in {size} bytes: at most {PIXELS_PER_BYTE} a byte are accepted")
     quality = None if half_steps is None else half_steps / 2
-    return Header(model_id, fingerprint, width, height, mode, quality), tuple(places)
+    portable = all(place.type != NOT_PORTABLE for place in places)
+    return Header(model_id, fingerprint, width, height, mode, quality, portable), tuple(places)
 
 
 def read_chunk(place: Place, stored: bytes) -> bytes:
@@ -273,8 +288,8 @@ def read_chunk(place: Place, stored: bytes) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[Header, tuple[Chunk, ...]]:
-    """Header and chunks of a whole file, without padding and ancillary chunks that are not known. Raises as
-    `read_header` and `read_chunk` do; the checksums of all chunks are verified."""
+    """Header and chunks of a whole file, without those that say nothing more: NOT_PORTABLE, padding, and ancillary ones
+    that are not known. Raises as `read_header` and `read_chunk` do; the checksums of all chunks are verified."""
     header, places = read_header(data)
     return header, _chunks(data, places)
 
@@ -299,7 +314,7 @@ def end_of(place: Place) -> int:
 def _chunks(data, places):
     view = memoryview(data)
     chunks = [Chunk(place.type, read_chunk(place, bytes(view[place.offset : end_of(place)]))) for place in places]
-    return tuple(chunk for chunk in chunks if chunk.type in NAMES and chunk.type != PAD)
+    return tuple(chunk for chunk in chunks if chunk.type in NAMES and chunk.type not in (NOT_PORTABLE, PAD))
 
 
 def inflate(content: bytes, at_most: int, what: str) -> bytes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mlic_jax import runtime, zoo
-from mlic_jax.errors import UsageError
+from mlic_jax.errors import CorruptStreamError, UsageError
 from mlic_jax.fileformat import model_store, modes, opened
 
 if TYPE_CHECKING:
@@ -57,5 +57,7 @@ def open_with(data: bytes, model=None) -> Decoding:
     file = opened.open_file(data)
     artifact = model_store.of_file(file.header, model)
     codec = zoo.codec_of(artifact)
+    if file.header.portable != codec.traits.portable:
+        raise CorruptStreamError(f"a file of {artifact.model} says wrongly whether every machine can read it")
     file.check_length(codec.traits.progressive)
     return Decoding(file, artifact, codec)

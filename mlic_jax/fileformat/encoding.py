@@ -89,8 +89,9 @@ class Encoding:
 
     def _made(self, artifact, quality, **how):
         codec, (height, width, _) = zoo.codec_of(artifact), self.picture.rgb.shape
+        weights, portable = artifact.fingerprint, codec.traits.portable
         header = container.Header(
-            zoo.stream_id(artifact.model), artifact.fingerprint, width, height, self.picture.mode, quality
+            zoo.stream_id(artifact.model), weights, width, height, self.picture.mode, quality, portable
         )
         beside = self.beside
         with runtime.jax_of_our_own():

@@ -4,9 +4,9 @@ A model that was used once is kept, so that it is neither read nor put on a devi
 environment say where models are: MLIC_MODEL names the file that is used where none is given, and MLIC_MODELS the
 folders, separated as in PATH, in which a file's model is looked for.
 
-Names are those of model files in the package and in other distributions. Such a distribution registers an entry point
-of the group "mlic_jax.models" that gives the folder of its model files. Entry points are read only where neither the
-package nor a folder that is named has the model.
+Names are those of model files in the package, in the folders of MLIC_MODELS, and in other distributions. Such a
+distribution registers an entry point of the group "mlic_jax.models" that gives the folder of its model files. Entry
+points are read only where neither the package nor a folder that is named has the model.
 
 All of it can be called from several threads. Importing it needs no NumPy.
 """
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from mlic_jax import zoo
 from mlic_jax.errors import ModelError
-from mlic_jax.fileformat import model_names
+from mlic_jax.fileformat import model_folder, model_names
 
 if TYPE_CHECKING:
     from mlic_jax.fileformat import container
@@ -51,8 +51,9 @@ def load(model: str | os.PathLike | Artifact | None = None) -> Artifact:
     """A model from its file (read again only where the file has changed), or the one given.
 
     Args:
-      model: a path; or a name, as "base" or "kltnet-base", where there is no such file here; or an Artifact. None for
-        the file that MLIC_MODEL names, or else the package's own.
+      model: the path of a `.mlicm` file, or of a model's folder (see model_folder.py); or a name, as "base" or
+        "kltnet-base", where there is no such file here; or an Artifact. None for the one that MLIC_MODEL names, or else
+        the package's own.
 
     Raises ModelError where the file is missing, damaged, or of a model that this version does not know, or no model has
     the name; its message lists the names.
@@ -60,7 +61,7 @@ def load(model: str | os.PathLike | Artifact | None = None) -> Artifact:
     from mlic_jax.fileformat.artifact import Artifact
 
     if not isinstance(model, str | os.PathLike | Artifact | None):
-        raise ModelError(f"a model is the path of a .mlicm file or an Artifact: a {type(model).__name__} is neither")
+        raise ModelError(f"a model is a path, a name or an Artifact: a {type(model).__name__} is none of these")
     model = model or os.environ.get(MODEL) or OWN_MODEL
     if isinstance(model, str) and model in zoo.MODELS and not zoo.MODELS[model].has_weights:
         return without_weights(model)
@@ -94,12 +95,12 @@ def find(fingerprint: bytes, wanted: str) -> Artifact:
     from mlic_jax.fileformat.artifact import SUFFIX, Artifact
 
     named = os.environ.get(MODEL)
-    folders = [pathlib.Path(folder) for folder in os.environ.get(FOLDERS, "").split(os.pathsep) if folder]
+    folders = _of_the_user()
     unreadable = []
     with _lock:
         if fingerprint in _by_fingerprint:
             return _by_fingerprint[fingerprint]
-        files = (path for folder in _folders(folders) for path in sorted(folder.glob(f"*{SUFFIX}")))
+        files = (path for folder in _folders() for path in _models_in(folder))
         for path in itertools.chain([named] if named else [], files):
             try:
                 path = _named(os.fspath(path)) or path
@@ -153,12 +154,39 @@ def advice(fingerprint: bytes) -> str:
     return f"Ask whoever wrote the file for its .mlicm file: give it as the model, or put it into a folder of {FOLDERS}"
 
 
-def _folders(between: list[pathlib.Path] = ()) -> Iterator[pathlib.Path]:
-    """Where models are: in the package, in a clone, in folders that the caller names, in other distributions."""
+def default() -> pathlib.Path:
+    """The model that is used where none is named. Raises ModelError as `load`."""
+    named = os.environ.get(MODEL)
+    return (_named(named) or pathlib.Path(named)) if named else OWN_MODEL
+
+
+def installed() -> Iterator[tuple[str, pathlib.Path]]:
+    """(what `load` takes, file or folder) of the models of this machine; of one in two places, twice."""
+    if named := os.environ.get(MODEL):
+        yield named, default()
+    for folder in _folders():
+        yield from ((path.stem, path) for path in _models_in(folder))
+
+
+def _of_the_user() -> list[pathlib.Path]:
+    return [pathlib.Path(folder) for folder in os.environ.get(FOLDERS, "").split(os.pathsep) if folder]
+
+
+def _folders() -> Iterator[pathlib.Path]:
+    """Where models are: in the package, in a clone, in the folders of MLIC_MODELS, in other distributions."""
     yield BUNDLED
     yield BESIDE
-    yield from between
+    yield from _of_the_user()
     yield from _registered()
+
+
+def _models_in(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Model files, and folders of models."""
+    from mlic_jax.fileformat.artifact import SUFFIX
+
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix == SUFFIX or model_folder.is_one(path))
 
 
 def _registered() -> Iterator[pathlib.Path]:
@@ -178,13 +206,14 @@ def _named(name: str) -> pathlib.Path | None:
     """The model file of a name; None for a path, and where a file here has the name. Raises ModelError, see `load`."""
     from mlic_jax.fileformat.artifact import SUFFIX
 
-    if os.path.basename(name) != name or os.path.isfile(name):
+    if os.path.basename(name) != name or os.path.isfile(name) or model_folder.is_one(name):
         return None
     known = model_names.by_name(name.removesuffix(SUFFIX))
-    file = f"{known.name if known else name.removesuffix(SUFFIX)}{SUFFIX}"
+    stem = known.name if known else name.removesuffix(SUFFIX)
     for folder in _folders():
-        if (folder / file).is_file():
-            return folder / file
+        for path in (folder / f"{stem}{SUFFIX}", folder / stem):
+            if path.is_file() or model_folder.is_one(path):
+                return path
     if known:
         raise ModelError(f"the model {known.name} is not installed: {known.advice}")
     if name.endswith(SUFFIX):
@@ -194,9 +223,7 @@ def _named(name: str) -> pathlib.Path | None:
 
 def _names() -> str:
     """The names that `load` takes, for people."""
-    from mlic_jax.fileformat.artifact import SUFFIX
-
-    there = {path.stem for folder in _folders() for path in folder.glob(f"*{SUFFIX}")}
+    there = {path.stem for folder in _folders() for path in _models_in(folder)}
     words = []
     for known in model_names.KNOWN:
         word = known.name if known.short == known.name else f"{known.short} or {known.name}"
@@ -209,7 +236,7 @@ def _read(path: pathlib.Path) -> Artifact:
 
     path = path.absolute()
     try:
-        stat = path.stat()
+        stat = (path / model_folder.CONFIG if path.is_dir() else path).stat()
     except OSError as reason:
         raise ModelError(f"model {str(path)!r} cannot be read: {reason.strerror}") from reason
     state = (stat.st_mtime_ns, stat.st_size)

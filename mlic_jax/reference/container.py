@@ -13,7 +13,7 @@ MODES = 9
 MODES_WITH_ALPHA = (1, 3, 6, 8)
 MOST_PIXELS = 178_956_970
 PIXELS_PER_BYTE = 65536
-DATA, ALPHA, ANCILLARY = 0, 1, 128
+DATA, ALPHA, NOT_PORTABLE, ANCILLARY = 0, 1, 2, 128
 METADATA = (128, 129, 130)
 LARGEST_METADATA = 8 << 20
 
@@ -27,7 +27,8 @@ class File(NamedTuple):
       model_id: what chose the codec.
       fingerprint: the first 6 bytes of the SHA-256 of the weights.
       quality: in half steps, 0..200, or None.
-      chunks: (type, content) in the order of the file.
+      chunks: (type, content) in the order of the file, but for the one that says that it is not portable.
+      portable: whether every machine can read it.
     """
 
     mode: int
@@ -37,6 +38,7 @@ class File(NamedTuple):
     fingerprint: bytes
     quality: int | None
     chunks: tuple[tuple[int, bytes], ...]
+    portable: bool = True
 
 
 @functools.cache
@@ -118,18 +120,23 @@ def parse(data: bytes) -> File:
     if reader.number(4) != crc:
         raise CorruptStreamError("the header's checksum does not fit")
     kinds = [kind for kind, _ in announced]
-    if kinds.count(ALPHA) != (mode in MODES_WITH_ALPHA) or any(kinds.count(kind) > 1 for kind in METADATA):
+    if kinds.count(ALPHA) != (mode in MODES_WITH_ALPHA) or any(
+        kinds.count(kind) > 1 for kind in (NOT_PORTABLE, *METADATA)
+    ):
         raise CorruptStreamError(f"chunks of types {kinds} make no picture of mode {mode}")
     chunks = []
     for kind, length in announced:
-        if kind not in (DATA, ALPHA) and kind < ANCILLARY:
+        if kind not in (DATA, ALPHA, NOT_PORTABLE) and kind < ANCILLARY:
             raise CorruptStreamError(f"the file has a chunk of type {kind}, which cannot be left out and is not known")
+        if kind == NOT_PORTABLE and length:
+            raise CorruptStreamError(f"the chunk of type {kind} has {length} bytes: it is empty")
         if kind in METADATA and length > LARGEST_METADATA:
             raise CorruptStreamError(f"{length} bytes of metadata: at most {LARGEST_METADATA} are possible")
         content = reader.take(length)
         if reader.number(4) != crc32c(bytes([kind]) + content):
             raise CorruptStreamError(f"the checksum of a chunk of type {kind} does not fit")
-        chunks.append((kind, content))
+        if kind != NOT_PORTABLE:
+            chunks.append((kind, content))
     if reader.at != len(data):
         raise CorruptStreamError("something follows the last chunk")
-    return File(mode, height, width, model_id, fingerprint, quality, tuple(chunks))
+    return File(mode, height, width, model_id, fingerprint, quality, tuple(chunks), NOT_PORTABLE not in kinds)

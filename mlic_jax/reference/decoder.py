@@ -64,6 +64,8 @@ def decode(data: bytes, model: Artifact) -> dict[str, np.ndarray]:
     if name != model.model or file.fingerprint != model.fingerprint[:6]:
         wanted = f"{name} {file.fingerprint.hex()}"
         raise ModelError(f"the file was written with {wanted}, not with {model.model} {model.fingerprint.hex()}")
+    if not file.portable:
+        raise CorruptStreamError(f"the file is not portable, and those of {name} are")
     chunks = [content for kind, content in file.chunks if kind == container.DATA]
     return decode_chunks(chunks, model, file.height, file.width, file.quality)
 

@@ -66,7 +66,7 @@ def defaults() -> ConfigDict:
     c.schedule = ("rd",)
     # Or each of them alone for so many steps, in turn, over and over: as many numbers as the schedule has objectives.
     c.phases = ()
-    # Weights to begin with: the workdir of a run, or a .mlicm file. Parameters that it lacks keep their initial values.
+    # Weights to begin with: the workdir of a run, a model's file or folder. Parameters that it lacks stay as they are.
     c.init_from = ""
 
     c.data = ConfigDict()

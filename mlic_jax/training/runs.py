@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,12 +22,14 @@ from ml_collections import ConfigDict
 from mlic_jax import zoo
 from mlic_jax.codec import Codec
 from mlic_jax.errors import InputError, TrainingError, UsageError
-from mlic_jax.fileformat.artifact import Artifact
+from mlic_jax.fileformat import model_folder
+from mlic_jax.fileformat.artifact import SUFFIX, Artifact
 from mlic_jax.layers.precision import Precision
 from mlic_jax.training import config as configs
 from mlic_jax.training import optimizers, parallel
 from mlic_jax.training.checkpoint import Checkpoints
 from mlic_jax.training.step import TrainState, initial_state
+from mlic_jax.training.writer import METRICS, line_step
 
 log = logging.getLogger(__name__)
 
@@ -79,14 +82,14 @@ def load_weights(path: str, params, state):
     """Weights of a previous stage, for `config.init_from`.
 
     Args:
-      path: the workdir of a run (its best checkpoint is taken) or a .mlicm file.
+      path: the workdir of a run (its best checkpoint is taken), a .mlicm file, or a model's folder.
       params, state: what they replace; what the file lacks stays, what it has beyond is left.
 
     Raises:
       InputError, ModelError: nothing there.
       TrainingError: an array has another shape than the model's, or nothing fits at all.
     """
-    source = Artifact.load(path) if path.endswith(".mlicm") else load_run(path)
+    source = Artifact.load(path) if path.endswith(SUFFIX) or model_folder.is_one(path) else load_run(path)
     old = flatten_dict({"params": params, "state": state}, sep="/")
     new = flatten_dict({"params": source.params, "state": source.state}, sep="/")
     common = [name for name in old if name in new]
@@ -136,7 +139,8 @@ def export_run(
     images: Sequence[np.ndarray] | None = None,
     changes: Mapping[str, Any] | None = None,
 ) -> Artifact:
-    """The model of a run. Its card has the config that it was trained with, and the step.
+    """The model of a run. Its card has the config that it was trained with, the step, what it was like on the run's
+    validation patches then (estimated, at its default quality), and what it computes for a pixel.
 
     Args:
       workdir, which: as for `load_run`.
@@ -152,6 +156,22 @@ def export_run(
     run.config.train.bfloat16 = run.config.train.rounded_products = False  # how it was trained, not what it is
     for key, value in (changes or {}).items():
         configs.change(run.config, key, value)
-    artifact = make_codec(run.config).export(run.params, run.state, images)
-    artifact.card = card | ({"changed": dict(changes)} if changes else {})
+    codec = make_codec(run.config)
+    artifact = codec.export(run.params, run.state, images)
+    work = codec.kmac_per_pixel()
+    artifact.card |= card | ({"changed": dict(changes)} if changes else {}) | _validated(workdir, run.step)
+    if work is not None:
+        parts = work["analysis"], work["synthesis"]
+        encoding, decoding = (round(part + work["probabilities"], 2) for part in parts)
+        artifact.card["kmac_per_pixel"] = {"encoding": encoding, "decoding": decoding}
     return artifact
+
+
+def _validated(workdir, step):
+    """{"validation": figures} of a step, where the run was validated then."""
+    path = pathlib.Path(workdir) / METRICS
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    for record in (json.loads(line) for line in lines if line_step(line) == step):
+        if record["kind"] == "validation":
+            return {"validation": {key: record[key] for key in ("bpp", "psnr_db")}}
+    return {}

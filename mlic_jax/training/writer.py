@@ -12,6 +12,8 @@ import numpy as np
 
 from mlic_jax import atomic
 
+METRICS = "metrics.jsonl"
+
 
 class Writer:
     """Writes what a run measures.
@@ -25,7 +27,7 @@ class Writer:
     """
 
     def __init__(self, workdir, step: int = 0):
-        self.path = pathlib.Path(workdir) / "metrics.jsonl"
+        self.path = pathlib.Path(workdir) / METRICS
         if self.path.exists():
             atomic.write_bytes(self.path, b"".join(line for line in _lines(self.path) if line_step(line) <= step))
         self._file = self.path.open("a")

@@ -19,6 +19,7 @@ NEEDY = [
     (["train", "--config", "mbt2018_mean:tiny", "--workdir", "w"], "train"),
     (["export", "--run", "w", "-o", "x.mlicm"], "train"),
     (["evaluate", "--run", "w"], "train"),
+    (["export", "-m", "m.mlicm", "--folder", "f"], "hub"),
     (["evaluate", "--model", "m.mlicm", "--images", "p", "--out", "o"], "bench"),
     (["benchmark", "--models", "m.mlicm", "--images", "p", "--codecs", "", "--out", "o"], "bench"),
     (["benchmark", "--images", "p", "--codecs", "jpegxl", "--out", "o"], "bench"),

@@ -27,6 +27,7 @@ from mlic_jax.fileformat.container import (
     LONGEST_HEADER,
     MODES,
     MOST_CHUNKS,
+    NOT_PORTABLE,
     PAD,
     XMP,
     Chunk,
@@ -56,6 +57,10 @@ def test_layout():
     assert full == b"".join(
         [head, crc(head), b"ab", crc(b"\x00ab"), bytes(200), crc(bytes(201)), b"\x04", crc(b"\x01\x04"), crc(b"\x80")]
     )
+    bound = pack(Header(2, b"fprint", 300, 5, portable=False), [Chunk(DATA, b"ab")])
+    head = bytes.fromhex("8b4d4c 12 2b010280 02") + b"fprint" + bytes.fromhex("02 01 02 00")
+    assert bound == head + crc(head) + b"ab" + crc(b"\x00ab") + crc(b"\x02")
+    assert unpack(bound) == (Header(2, b"fprint", 300, 5, portable=False), (Chunk(DATA, b"ab"),))
     assert [MODES.index(mode) for mode in MODES] == list(range(9))
     assert (DATA, ALPHA, ICC, EXIF, XMP, PAD) == (0, 1, 128, 129, 130, 131)
     assert google_crc32c.value(b"123456789") == 0xE3069283  # CRC-32C, not one of its many relatives
@@ -203,12 +208,17 @@ FORGED = {
     "endless varint": (dict(lengths=[b"\xff" * 2000]), "out of range"),
     "no more chunks": (dict(count=b"\0"), "makes no sense"),
     "256 more chunks": (dict(count=varint(256)), "out of range"),
-    "unknown critical": (dict(chunks=(*ONE, Chunk(2, b""))), "chunk type 2, which is not known"),
+    "unknown critical": (dict(chunks=(*ONE, Chunk(3, b""))), "chunk type 3, which is not known"),
     "unknown critical 127": (dict(chunks=(*ONE, Chunk(127, b""))), "chunk type 127"),
     "alpha of RGB": (dict(chunks=(*ONE, Chunk(ALPHA, b""))), "mode RGB with an alpha"),
     "RGBA without alpha": (dict(mode=3), "mode RGBA without an alpha"),
     "two alphas": (dict(mode=3, chunks=(*ONE, Chunk(ALPHA, b""), Chunk(ALPHA, b""))), "two alpha chunks"),
     "two profiles": (dict(chunks=(*ONE, Chunk(ICC, b""), Chunk(ICC, b""))), "two icc chunks"),
+    "twice not portable": (
+        dict(chunks=(*ONE, Chunk(NOT_PORTABLE, b""), Chunk(NOT_PORTABLE, b""))),
+        "two not-portable chunks",
+    ),
+    "words on portability": (dict(chunks=(*ONE, Chunk(NOT_PORTABLE, b"no"))), "not-portable chunk of 2 bytes"),
     "something behind": (dict(tail=b"\0"), "behind its last chunk"),
     "too long": (dict(lengths=[varint(41)]), "is truncated"),
     "too short": (dict(lengths=[varint(39)]), "behind its last chunk"),

@@ -65,6 +65,13 @@ def test_the_table_is_that_of_the_files():
         assert (files[known.name].parent == model_store.BUNDLED) == (known.distribution == "mlic_jax")
         card = files[known.name].with_suffix(".md").read_text()
         assert known.fingerprint in card
+        if known.bpp is not None:
+            assert "{:.2f} to {:.2f} bits per pixel on Kodak".format(*known.bpp) in card
+        encoding, decoding = known.kmac_per_pixel
+        work = zoo.codec_of(Artifact.load(files[known.name])).kmac_per_pixel()
+        if work is not None:
+            assert encoding == pytest.approx(work["analysis"] + work["probabilities"], abs=0.05)
+            assert decoding == pytest.approx(work["probabilities"] + work["synthesis"], abs=0.05)
     assert model_store.OWN_MODEL == files["kltnet-tiny"]
     words = [word for known in model_names.KNOWN for word in {known.name, known.short}]
     assert len(set(words)) == len(words) and not set(words) & {"kltnet", "kltnet2"}

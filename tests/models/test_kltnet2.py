@@ -1,11 +1,7 @@
 """KltNet 2: what its receiver costs, the codec that it is before training, and what its files depend on."""
 
 import functools
-import importlib.util
-import pathlib
-import sys
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +17,6 @@ from mlic_jax.layers import init, windows
 from mlic_jax.layers.space import SpaceToDepth
 from mlic_jax.metrics.psnr import psnr_db
 from mlic_jax.models import kltnet, kltnet2
-
-BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 
 
 def picture(height=128, width=192):
@@ -46,12 +40,8 @@ def noisy():
 
 @pytest.mark.parametrize(("widths", "receiver"), [(kltnet2.NANO, 5.5), (kltnet2.TINY2, 20)], ids=["nano", "tiny2"])
 def test_work_of_a_receiver(widths, receiver):
-    """By the script that docs quote; and every part counted by hand."""
-    spec = importlib.util.spec_from_file_location("complexity", BENCHMARKS / "complexity.py")
-    complexity = sys.modules["complexity"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(complexity)
-    module = kltnet2.KltNet2(**widths)
-    found = complexity.parts(module, nn.meta.unbox(latent_coding.boxed_params(module)))
+    """Every part counted by hand."""
+    found = zoo.make("kltnet2", **widths).kmac_per_pixel()
     D, H, R, M, Z, F = (widths[name] for name in "DHRMZF")
     block = 9 * D + 4 * D * D
     body = M * D + widths["blocks_d"] * block + (M + D) * 768 + 2 * D * H
