@@ -184,7 +184,7 @@ def test_priors_alone(name):
         (value, (metrics, state)), slope = jax.value_and_grad(
             lambda params: objective.loss(params, {}, batch, keys, 0), has_aux=True
         )(params)
-        return value, metrics, state, slope, jax.tree.map(lambda a, g: a - 1e-3 * g, params, slope)
+        return value, metrics, state, slope, jax.tree.map(lambda a, g: a - 0.1 * g, params, slope)
 
     value, metrics, state, slope, lower = loss_and_step(params)
     assert state == {} and value == metrics["loss"] == metrics["bpp"]
