@@ -14,6 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# Symbols whose bits are computed together: what that takes on the way is many times the memory of the symbols.
+_AT_ONCE = 1 << 18
+
 
 @dataclasses.dataclass(frozen=True)
 class Rounding:
@@ -70,12 +73,14 @@ class Rounding:
         if not self.weighs(name):
             return
         weight = np.ravel(self.weight(name, quality))[0]
-        places = np.flatnonzero(symbols)
-        exact, nearest = exact.reshape(-1)[places], symbols.reshape(-1)[places]
-        smaller = nearest - np.sign(nearest)
-        saved = prior.symbol_bits(nearest, places, symbols.shape) - prior.symbol_bits(smaller, places, symbols.shape)
-        better = saved > weight * ((exact - smaller) ** 2 - (exact - nearest) ** 2)
-        symbols.flat[places[better]] = smaller[better]
+        exact, shape = exact.reshape(-1), symbols.shape
+        for start in range(0, symbols.size, _AT_ONCE):
+            places = start + np.flatnonzero(symbols.flat[start : start + _AT_ONCE])
+            nearest = symbols.flat[places]
+            smaller = nearest - np.sign(nearest)
+            saved = prior.symbol_bits(nearest, places, shape) - prior.symbol_bits(smaller, places, shape)
+            better = saved > weight * ((exact[places] - smaller) ** 2 - (exact[places] - nearest) ** 2)
+            symbols.flat[places[better]] = smaller[better]
 
 
 NEAREST = Rounding()

@@ -285,18 +285,26 @@ class KltNet(LatentModel):
         z = code("z", self.prior_z(code.quality))
         xp, M = module_of(z), self.M
         found = code.exact(self.h_s, xp.concatenate([z * LATENT_UNIT, quality_channels(z, code.quality)], axis=-1))
-        features = xp.maximum(found[..., 2 * M :], 0)
-        mean, log_scale = found[..., :M] * MEAN_UNIT, found[..., M : 2 * M]
+        # Means, in MEAN_UNIT, and log-scales of all that is still to come. Of large pictures they are hundreds of
+        # megabytes: NumPy adds in place, to a copy of its own.
+        moments, features = xp.array(found[..., : 2 * M]), xp.maximum(found[..., 2 * M :], 0)
+        del found
         y = None
         for step in range(self.steps):
             if step:
-                seen = xp.concatenate([features, y * LATENT_UNIT, self._which(y, step)], axis=-1)
-                change = code.exact(self.context, seen)
-                mean, log_scale = mean + change[..., :M] * MEAN_UNIT, log_scale + change[..., M:]
-            prior = LogMixture(gather(log_scale, step, self.steps), gather(mean, step, self.steps))
-            part = scatter(code(f"y_{step}", prior), step, self.steps)
-            y = part if y is None else y + part
+                moments += self._change(code, features, y, step)
+            mean, log_scale = (gather(part, step, self.steps) for part in (moments[..., :M], moments[..., M:]))
+            part = scatter(code(f"y_{step}", LogMixture(log_scale, mean * MEAN_UNIT)), step, self.steps)
+            if step:
+                y += part
+            else:
+                y = part
         return y
+
+    def _change(self, code, features, y, step):
+        """Of the moments, by what is known of y."""
+        seen = module_of(y).concatenate([features, y * LATENT_UNIT, self._which(y, step)], axis=-1)
+        return code.exact(self.context, seen)
 
     def _which(self, like, step):
         """The number of the step as channels, one that is 1 and zeros: one network serves all steps."""

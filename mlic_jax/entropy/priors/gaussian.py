@@ -160,11 +160,16 @@ class LogGaussian(NamedTuple):
     def indexes(self, shape: tuple[int, ...], table: tables.Table) -> np.ndarray:
         """Row of the table for every entry, uint8: how many thresholds 256 log_scale has reached."""
         log_scale = np.asarray(self.log_scale, np.float32)
-        fixed = np.rint(np.clip(log_scale, 2 * LOG_MIN, 2 * LOG_MAX) * np.float32(ONE)).astype(np.int32)
         lowest = table.thresholds[0] - 1
         # Looked up rather than searched for: there are few different values, and many entries.
         rows = np.searchsorted(table.thresholds, np.arange(lowest, table.thresholds[-1] + 1), side="right")
-        found = rows.astype(np.uint8)[np.clip(fixed, lowest, table.thresholds[-1]) - lowest]
+        rows, found = rows.astype(np.uint8), np.empty(log_scale.shape, np.uint8)
+        # Row by row of the picture: see `Gaussian`.
+        for y in range(log_scale.shape[-3]):
+            fixed = np.rint(np.clip(log_scale[..., y, :, :], 2 * LOG_MIN, 2 * LOG_MAX) * np.float32(ONE)).astype(
+                np.int32
+            )
+            found[..., y, :, :] = rows[np.clip(fixed, lowest, table.thresholds[-1]) - lowest]
         return np.broadcast_to(found, shape)
 
     def symbol_bits(self, symbols: np.ndarray, places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -175,7 +180,7 @@ class LogGaussian(NamedTuple):
           places: [n], where they stand in the flattened latent.
           shape: of the latent.
         """
-        log_scale = np.broadcast_to(np.asarray(self.log_scale, np.float64), shape).reshape(-1)[places]
+        log_scale = np.broadcast_to(np.asarray(self.log_scale), shape).reshape(-1)[places].astype(np.float64)
         scale = np.exp(np.clip(log_scale, LOG_MIN, LOG_MAX))
         return -np.log2(np.maximum(_mass(np.abs(symbols), scale, self.mixture), LIKELIHOOD_FLOOR))
 
