@@ -14,10 +14,35 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+CONTRACTS = "test_contract.py::test_contract"
+UNOPTIMISED = "--xla_backend_optimization_level=0"
 
 
 def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_configure(config):
+    """Programs are compiled without optimisation: half the time of a run is compiling. `--slow` optimises, as users do.
+
+    Golden files were written by optimised programs, and integers have to come out the same from either.
+    """
+    if not config.getoption("--slow"):
+        flags = os.environ.get("XLA_FLAGS", "").split()
+        if UNOPTIMISED not in flags:
+            os.environ["XLA_FLAGS"] = " ".join([*flags, UNOPTIMISED])
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """One worker runs a module's tests, as they share compiled programs. A contract shares its programs with none."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return nodeid if CONTRACTS in nodeid else super()._split_scope(nodeid)
+
+    config.option.loadscopereorder = False  # keeps the order of pytest_collection_modifyitems
+    return Scheduling(config, log)
 
 
 def _has_gpu():
@@ -27,6 +52,7 @@ def _has_gpu():
 
 
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: CONTRACTS not in item.nodeid)  # the longest first, so that workers end together
     gpu = any("gpu" in item.keywords for item in items) and _has_gpu()
     for item in items:
         if "slow" in item.keywords and not config.getoption("--slow"):

@@ -57,7 +57,7 @@ def test_symbols(model, way):
     ("way", "cores", "flags"), [("plain", 1, 1), ("4 devices", 2, 4)], ids=["1 thread", "4 devices"]
 )
 def test_symbols_of_other_processes(way, cores, flags):
-    # Threads are those of the process: of one core, XLA makes one.
+    # Threads are those of the process: of one core, XLA makes one. Programs are optimised here, unlike in most tests.
     script = pathlib.Path(golden.__file__)
     command = [sys.executable, str(script), "--variant", way, "--model", "mbt2018-mean"]
     if hasattr(os, "sched_setaffinity"):

@@ -5,6 +5,7 @@ of the CPU, which jax makes at its start: so each number of them is a process of
 where a test needs it.
 """
 
+import os
 import signal
 import socket
 import time
@@ -66,7 +67,7 @@ def jobs(tmp_path_factory, toy_zoo):
 
     started = {}
     for devices in ("8", "2"):
-        flags = f"--xla_force_host_platform_device_count={devices}"
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         started[devices] = [toys.start_training(runs(devices), folder / f"log {devices}", XLA_FLAGS=flags)]
     together = {"MLIC_COORDINATOR": f"localhost:{free_port()}", "MLIC_PROCESSES": "2"}
     # The last run of the two processes goes on until the test of SIGTERM ends it.
