@@ -57,12 +57,13 @@ def ranges_of(network):
 
 
 class _Summing:
-    """A coder that sums the code length. `bits`: name -> float32 [B]."""
+    """A coder that sums the code length. `bits`: name -> float32 [B]; `received`: name -> what it returned."""
 
     def __init__(self, latents: Mapping[str, jax.Array], quality=None, rounding: Rounding = NEAREST):
         self.quality, self.rounding = quality, rounding
         self.latents = {name: latent.astype(jnp.float32) for name, latent in latents.items()}
         self.bits: dict[str, jax.Array] = {}
+        self.received: dict[str, jax.Array] = {}
 
     def _latent(self, name):
         if name not in self.latents:
@@ -86,32 +87,44 @@ class Training(_Summing):
         everything downstream (Minnen and Singh 2020). "split", of ours: as "mixed" for latents and means; scales learn
         from rounded latents, and the bits are those of these. (With noise they become too small where most symbols are
         zero: rare symbols cost more, rounded, than noise shows. Means would learn nothing from a symbol that is zero.)
+        Or name of a latent -> its own.
       quantised: bool scalar, whether exact networks compute with their rounding by now; None: not in this training.
         Otherwise the collection "state" must be mutable: it keeps the largest activations.
       quality: float [B] or None.
       rounding: the encoder's, which proxies that round take for latents that it weighs; to nearest by default, as a
         latent that is rounded for rate has no gradient.
+      count_rounded: whether `rounded_bits`, name -> float32 [B], is to hold the bits of rounded latents, too, by the
+        priors that `bits` are counted with. They have no gradient.
     """
 
-    def __init__(self, latents, keys, proxy, quantised=None, quality=None, rounding: Rounding = NEAREST):
+    def __init__(
+        self, latents, keys, proxy, quantised=None, quality=None, rounding: Rounding = NEAREST, count_rounded=False
+    ):
         super().__init__(latents, quality, rounding)
-        self.keys, self.proxy, self.quantised, self.calls = keys, proxy, quantised, 0
+        self.keys, self.quantised, self.calls = keys, quantised, 0
+        self.proxies = dict.fromkeys(self.latents, proxy) if isinstance(proxy, str) else proxy
+        self.count_rounded, self.rounded_bits = count_rounded, {}
 
     def __call__(self, name, prior):
         latent = self._latent(name)
-        if self.proxy != "ste":
+        proxy = self.proxies[name]
+        if proxy != "ste":
             # One key per example and latent: noise does not depend on the batch an example is in.
             keys = jax.vmap(jax.random.fold_in, (0, None))(self.keys, self.calls)
             noise = jax.vmap(lambda key: jax.random.uniform(key, latent.shape[1:], minval=-0.5, maxval=0.5))(keys)
             noisy = latent + noise
         self.calls += 1
-        if self.proxy != "noise":
+        if proxy != "noise":
             rounded = self._rounded(name, prior)
-        if self.proxy == "split":
+        if proxy == "split":
             self._split(name, prior, rounded, noisy)
         else:
-            self._count(name, prior, rounded if self.proxy == "ste" else noisy)
-        return noisy if self.proxy == "noise" else rounded
+            self._count(name, prior, rounded if proxy == "ste" else noisy)
+        if self.count_rounded:
+            value = self.rounding.values(name, latent, prior, self.quality)
+            self.rounded_bits[name] = per_example_sum(jax.lax.stop_gradient(prior.bits(value)))
+        self.received[name] = noisy if proxy == "noise" else rounded
+        return self.received[name]
 
     def _rounded(self, name, prior):
         latent = self.latents[name]
@@ -157,7 +170,7 @@ class Estimating(_Summing):
     """
 
     def __call__(self, name, prior):
-        value = self.rounding.values(name, self._latent(name), prior, self.quality)
+        value = self.received[name] = self.rounding.values(name, self._latent(name), prior, self.quality)
         self._count(name, prior, value)
         return value
 
@@ -177,6 +190,7 @@ class Differentiable(Estimating):
     def __call__(self, name, prior):
         latent = self._latent(name)
         value = latent + jax.lax.stop_gradient(self.rounding.values(name, latent, prior, self.quality) - latent)
+        self.received[name] = value
         self._count(name, prior, value)
         return value
 
