@@ -15,9 +15,10 @@ training, in integers when files are written and read. `code.quality` is the qua
 float [B] in 0..100 (JAX or NumPy as the latents are), or None for models of one rate. `code.latents` holds all latents
 where they are known; coders that read a file, or make what an artifact needs, have no such attribute.
 
-A prior has `bits(x)`, `center` (latents are rounded to integer distances from it), `limit` (of those distances, or
-None), `indexes(shape, table)` (rows of its table), `tabulate()`, `family` (its table's name) and `export_state()` (what
-of it an artifact stores as state).
+A prior has `bits(x)`, `mass(low, high)` (the probability between bounds, for other intervals than those of rounding),
+`center` (latents are rounded to integer distances from it), `limit` (of those distances, or None), `indexes(shape,
+table)` (rows of its table), `tabulate()`, `family` (its table's name) and `export_state()` (what of it an artifact
+stores as state). One without a family has no table but `distributions(row)`: see mlic_jax.entropy.cumulative.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlic_jax.entropy import rangecoder
+from mlic_jax.entropy import cumulative, rangecoder
 from mlic_jax.entropy.rounding import NEAREST, Rounding
 from mlic_jax.errors import ModelError, UsageError
 
@@ -242,10 +243,13 @@ class Encoding:
             )
         if prior.limit is not None:
             np.clip(symbols, -prior.limit, prior.limit, out=symbols)
-        models = models_of(prior, self.models)
-        rows = prior.indexes(symbols.shape, models.table)
         self.rounding.move(name, exact, symbols, prior, self.quality)
-        self._encoder.write(symbols.astype(np.int32), rows, models, prior.limit)
+        if prior.family is None:
+            cumulative.write(self._encoder, symbols, prior)
+        else:
+            models = models_of(prior, self.models)
+            rows = prior.indexes(symbols.shape, models.table)
+            self._encoder.write(symbols.astype(np.int32), rows, models, prior.limit)
         return symbols + center
 
     exact = staticmethod(_exact)
@@ -267,8 +271,11 @@ class Decoding:
         self.shapes, self.models, self.quality, self._decoder = shapes, models, quality, rangecoder.Decoder(data)
 
     def __call__(self, name, prior):
-        models = models_of(prior, self.models)
-        symbols = self._decoder.read(prior.indexes(self.shapes[name], models.table), models, prior.limit)
+        if prior.family is None:
+            symbols = cumulative.read(self._decoder, self.shapes[name], prior)
+        else:
+            models = models_of(prior, self.models)
+            symbols = self._decoder.read(prior.indexes(self.shapes[name], models.table), models, prior.limit)
         return symbols.astype(np.float32) + center_of(prior)
 
     exact = staticmethod(_exact)

@@ -111,7 +111,7 @@ class Tabulating:
         self.shapes, self.largest, self.tables, self.state, self.quality = shapes, largest, {}, {}, quality
 
     def __call__(self, name, prior):
-        if prior.family not in self.tables:
+        if prior.family is not None and prior.family not in self.tables:
             self.tables[prior.family] = prior.tabulate()
         self.state.update(prior.export_state())
         return np.zeros(self.shapes[name], np.float32)
@@ -134,7 +134,8 @@ class Checking:
         self.shapes, self.models, self.quality = shapes, models, quality
 
     def __call__(self, name, prior):
-        prior.indexes(self.shapes[name], models_of(prior, self.models).table)
+        if prior.family is not None:
+            prior.indexes(self.shapes[name], models_of(prior, self.models).table)
         return np.zeros(self.shapes[name], np.float32) + center_of(prior)
 
     def exact(self, network, latent, prior=None):

@@ -123,7 +123,7 @@ class LatentCodec(Family):
         return {"params": coding.boxed_params(self.module)}
 
     def init(self, key, image_shape):
-        """See Codec. Raises UsageError where the model's coding order leaves the parse path, or latents lack a proxy."""
+        """See Codec. Raises UsageError where the model's coding order leaves the parse path, or proxies do not fit."""
         params, state = super().init(key, image_shape)
         latents = set(self._any_picture[0])
         if not isinstance(self.proxy, str) and set(self.proxy) != latents:
