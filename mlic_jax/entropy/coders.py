@@ -14,6 +14,7 @@ to a latent and the prior it came by, or, without a prior, to values made of wha
 training, in integers when files are written and read. `code.quality` is the quality that the picture is coded with,
 float [B] in 0..100 (JAX or NumPy as the latents are), or None for models of one rate. `code.latents` holds all latents
 where they are known; coders that read a file, or make what an artifact needs, have no such attribute.
+`code.scan(name, order, prior, side)` is for a latent whose positions see others of it: see mlic_jax.entropy.scanning.
 
 A prior has `bits(x)`, `mass(low, high)` (the probability between bounds, for other intervals than those of rounding),
 `center` (latents are rounded to integer distances from it), `limit` (of those distances, or None), `indexes(shape,
@@ -23,13 +24,14 @@ stores as state). One without a family has no table but `distributions(row)`: se
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlic_jax.entropy import cumulative, rangecoder
+from mlic_jax.entropy import cumulative, rangecoder, scanning
 from mlic_jax.entropy.rounding import NEAREST, Rounding
 from mlic_jax.errors import ModelError, UsageError
 
@@ -110,10 +112,7 @@ class Training(_Summing):
         latent = self._latent(name)
         proxy = self.proxies[name]
         if proxy != "ste":
-            # One key per example and latent: noise does not depend on the batch an example is in.
-            keys = jax.vmap(jax.random.fold_in, (0, None))(self.keys, self.calls)
-            noise = jax.vmap(lambda key: jax.random.uniform(key, latent.shape[1:], minval=-0.5, maxval=0.5))(keys)
-            noisy = latent + noise
+            noisy = self._noisy(latent)
         self.calls += 1
         if proxy != "noise":
             rounded = self._rounded(name, prior)
@@ -126,6 +125,18 @@ class Training(_Summing):
             self.rounded_bits[name] = per_example_sum(jax.lax.stop_gradient(prior.bits(value)))
         self.received[name] = noisy if proxy == "noise" else rounded
         return self.received[name]
+
+    def scan(self, name, order, prior, side=None):
+        """Of the proxy's latents all at once: those that are rounded, around zero, as no mean is known before."""
+        latent = self._latent(name)
+        known = self._noisy(latent) if self.proxies[name] == "noise" else straight_through_round(latent)
+        return self(name, prior(jnp.where(scanning.seen(order, latent.shape), known, 0), side))
+
+    def _noisy(self, latent):
+        # One key per example and latent: noise does not depend on the batch an example is in.
+        keys = jax.vmap(jax.random.fold_in, (0, None))(self.keys, self.calls)
+        noise = jax.vmap(lambda key: jax.random.uniform(key, latent.shape[1:], minval=-0.5, maxval=0.5))(keys)
+        return latent + noise
 
     def _rounded(self, name, prior):
         latent = self.latents[name]
@@ -170,19 +181,58 @@ class Estimating(_Summing):
       rounding: the encoder's.
     """
 
+    _apart: dict | None = None  # while scanning: name -> network without its scope
+
     def __call__(self, name, prior):
         value = self.received[name] = self.rounding.values(name, self._latent(name), prior, self.quality)
         self._count(name, prior, value)
         return value
 
+    def scan(self, name, order, prior, side=None):
+        latent, self._apart = self._latent(name), {}
+        waves = order.waves(*latent.shape[1:3])[None, ..., None]
+
+        def values(known):
+            return self.rounding.values(name, latent, prior(known, side), self.quality)
+
+        def wave(number, known):
+            return jnp.where(waves == number, values(known), known)
+
+        # The first wave outside of the loop notes the networks, too.
+        known = jnp.where(waves < waves.max(), wave(0, jnp.zeros_like(latent)), 0)
+        known = jax.lax.stop_gradient(jax.lax.fori_loop(1, int(waves.max()), wave, known))
+        self._apart = None
+        return self(name, prior(self._known(latent, known, waves), side))
+
+    def _known(self, latent, known, waves):
+        del latent, waves
+        return known
+
     def exact(self, network, latent, prior=None):
         """In integers where the state is an artifact's, as trained where it is a run's."""
+        if self._apart is None:
+            return self._exact(network, latent, prior)
+        # A loop of JAX cannot look into the scope of a Flax module around it.
+        if network.name not in self._apart:
+            self._apart[network.name] = network.unbind()
+        alone, variables = self._apart[network.name]
+        return alone.apply(variables, method=lambda network: self._exact(network, latent, prior))
+
+    def _exact(self, network, latent, prior):
         if network.has_variable("state", "layer_0"):
             return network.integers_whole(latent if prior is None else jnp.round(latent - prior.center))
         ranges = ranges_of(network)
         if ranges is None:
             return network(latent)
         return jnp.where(network.get_variable("state", "quantised"), network.quantised(latent, ranges), network(latent))
+
+
+class AtOnce(Estimating):
+    """`Estimating` for shapes and ranges, where it is enough that a scan knows latents as they are, rounded."""
+
+    def scan(self, name, order, prior, side=None):
+        latent = self._latent(name)
+        return self(name, prior(jnp.where(scanning.seen(order, latent.shape), jnp.round(latent), 0), side))
 
 
 class Differentiable(Estimating):
@@ -195,9 +245,12 @@ class Differentiable(Estimating):
         self._count(name, prior, value)
         return value
 
-    def exact(self, network, latent, prior=None):
+    def _known(self, latent, known, waves):
+        return jnp.where(waves < waves.max(), latent + jax.lax.stop_gradient(known - latent), 0)
+
+    def _exact(self, network, latent, prior):
         plain = network(latent)
-        return plain + jax.lax.stop_gradient(super().exact(network, latent, prior) - plain)
+        return plain + jax.lax.stop_gradient(super()._exact(network, latent, prior) - plain)
 
 
 def models_of(prior, models):
@@ -210,14 +263,27 @@ def center_of(prior):
     return np.asarray(prior.center, np.float32)
 
 
-def _exact(network, latent, prior=None):
-    if prior is None:
-        return network.integers(latent)
-    # The latent is symbol + median in float32: their difference is the symbol but for rounding.
-    return network.integers(np.rint(latent - center_of(prior)))
+class _Coding:
+    """What coders of files share."""
+
+    _scans = False  # whether a wave is being coded
+
+    def scan(self, name, order, prior, side=None):
+        self._scans = True
+        values = scanning.scan(order, self._shape(name), prior, side, functools.partial(self._wave, name))
+        self._scans = False
+        return values
+
+    def exact(self, network, latent, prior=None):
+        if self._scans:
+            return network.integers_at(latent)
+        if prior is None:
+            return network.integers(latent)
+        # The latent is symbol + median in float32: their difference is the symbol but for rounding.
+        return network.integers(np.rint(latent - center_of(prior)))
 
 
-class Encoding:
+class Encoding(_Coding):
     """Writes the latents of one picture. `finish()` gives the stream.
 
     Args:
@@ -234,8 +300,17 @@ class Encoding:
         self._encoder = rangecoder.Encoder()
 
     def __call__(self, name, prior):
+        return self._write(name, prior, self.latents[name])
+
+    def _shape(self, name):
+        return self.latents[name].shape
+
+    def _wave(self, name, prior, places):
+        return self._write(name, prior, np.asarray(self.latents[name])[:, *places][:, None])
+
+    def _write(self, name, prior, latent):
         center = center_of(prior)
-        exact = np.asarray(self.latents[name], np.float32) - center
+        exact = np.asarray(latent, np.float32) - center
         symbols = np.rint(exact)
         if not (np.abs(symbols) <= rangecoder.LARGEST_SYMBOL).all():
             raise ModelError(
@@ -252,13 +327,11 @@ class Encoding:
             self._encoder.write(symbols.astype(np.int32), rows, models, prior.limit)
         return symbols + center
 
-    exact = staticmethod(_exact)
-
     def finish(self) -> bytes:
         return self._encoder.finish()
 
 
-class Decoding:
+class Decoding(_Coding):
     """Reads the latents of one picture back.
 
     Args:
@@ -271,14 +344,21 @@ class Decoding:
         self.shapes, self.models, self.quality, self._decoder = shapes, models, quality, rangecoder.Decoder(data)
 
     def __call__(self, name, prior):
+        return self._read(prior, self.shapes[name])
+
+    def _shape(self, name):
+        return self.shapes[name]
+
+    def _wave(self, name, prior, places):
+        return self._read(prior, (1, 1, len(places[0]), self.shapes[name][3]))
+
+    def _read(self, prior, shape):
         if prior.family is None:
-            symbols = cumulative.read(self._decoder, self.shapes[name], prior)
+            symbols = cumulative.read(self._decoder, shape, prior)
         else:
             models = models_of(prior, self.models)
-            symbols = self._decoder.read(prior.indexes(self.shapes[name], models.table), models, prior.limit)
+            symbols = self._decoder.read(prior.indexes(shape, models.table), models, prior.limit)
         return symbols.astype(np.float32) + center_of(prior)
-
-    exact = staticmethod(_exact)
 
     def finish(self) -> None:
         self._decoder.finish()

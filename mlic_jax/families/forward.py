@@ -3,8 +3,8 @@
     passed = codec.forward(params, state, batch, keys, step)
     loss = jnp.mean(passed.bits_per_pixel()) + jnp.mean((passed.image - passed.reconstruction) ** 2) + ...
 
-`LatentCodec.rd_loss` is one such objective. Others are methods of a subclass of `LatentCodec`, which gives what networks
-they need besides as `training_only` (mlic_jax.families.base), and which `latent_codec` is told as `family`.
+`LatentCodec.rd_loss` is one such objective. Others are methods of a subclass of `LatentCodec`, which has the networks
+that they need besides as `training_only` (mlic_jax.families.base), and which `latent_codec` is told as `family`.
 """
 
 from __future__ import annotations

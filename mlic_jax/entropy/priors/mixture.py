@@ -7,8 +7,8 @@ integers: parameters in steps of 1/256, the normal distribution and the exponent
 decimal arithmetic, whose results are defined to the last digit, and stand in no file.
 
 The distribution of a symbol is S(s) = sum of w_k F((256 s - 128 - mean_k) / scale_k), out of 2^24 for each unit of
-weight, and one unit of 2^-24 more for each symbol within REACH of the centre, and for all beyond on either side: nothing
-is impossible.
+weight, and one unit of 2^-24 more for each symbol within REACH of the centre, and for all beyond on either side:
+nothing is impossible.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlic_jax.entropy.cumulative import REACH
-from mlic_jax.entropy.exact import LARGEST_OUTPUT
+from mlic_jax.entropy.exact_layers import LARGEST_OUTPUT
 from mlic_jax.entropy.priors.gaussian import LIKELIHOOD_FLOOR, ONE, SCALE_MIN, mass_between
 from mlic_jax.layers.bounds import lower_bound
 

@@ -17,7 +17,7 @@ PRIORS = {
     "Gaussian": Gaussian(SCALE, MEAN),
     "LogGaussian": LogGaussian(np.log(SCALE), MEAN),
     "LogMixture": LogMixture(np.log(SCALE), MEAN),
-    "Mixture": Mixture(MEAN[..., None, :] * [[1], [0.5]], np.stack([SCALE, 2 * SCALE], -2), np.stack([MEAN, -MEAN], -2)),
+    "Mixture": Mixture(*(np.stack(pair, -2) for pair in ((MEAN, -MEAN), (SCALE, 2 * SCALE), (MEAN, MEAN + 1)))),
     "DeepFactorized": DeepFactorized(SHAPE[-1]),
 }
 
