@@ -86,7 +86,8 @@ def test_split_sums_keep_the_bits_of_weights():
     extreme = 127 * np.sign(taps[..., 0])
     assert 1 << 24 < reference.exact.convolve(extreme, taps, 1, False).max() < 1 << 30
     found = stack.apply({"params": params, "state": state}, extreme[None], method="integers")
-    np.testing.assert_array_equal(found[0] * 256, reference.exact.evaluate(state, extreme << reference.exact.VALUE_BITS))
+    in_steps = extreme << reference.exact.VALUE_BITS
+    np.testing.assert_array_equal(found[0] * 256, reference.exact.evaluate(state, in_steps))
 
 
 def test_shifts_of_split_sums():
