@@ -312,7 +312,7 @@ class ConditionedConv(Conv):
         further = self.param("condition", init.constant(0.0), (2, 2, self.features))
         powers = jnp.stack([condition, condition**2], -1)
         gain, shift = jnp.einsum("bp,kpf->kbf", powers, further)[:, :, None, None]
-        return y * (1 + gain) + shift
+        return (y * (1 + gain) + shift).astype(y.dtype)
 
 
 class ConvTranspose(nn.Module):
