@@ -7,9 +7,10 @@ whose `family` is None has no table, but `distributions(row)`, of a row of its l
     ends()                     the masses below all symbols and below none, int64 [n] both
     below(symbols, places)     the mass below symbols int64 [m] of the distributions at `places`, int64 [m]
 
-all as integers that each machine computes alike, at most 2^46, and `integers()`, an array of all that decides them. A symbol is found by decisions "at least s, or below",
-from the centre outwards by powers of two, then by halves; each has the probability that the masses say, in 16 bits.
-What is beyond REACH has its distance coded behind. All symbols of a row decide together, so that few calls do it.
+all as integers that each machine computes alike, at most 2^46, and `integers()`, an array of all that decides them. A
+symbol is found by decisions "at least s, or below", from the centre outwards by powers of two, then by halves; each has
+the probability that the masses say, in 16 bits. What is beyond REACH has its distance coded behind. All symbols of a
+row decide together, so that few calls do it.
 `_decide` states the order; encoder and decoder follow it.
 """
 
