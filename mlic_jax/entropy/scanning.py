@@ -95,7 +95,8 @@ def scan(order: Any, shape: tuple[int, ...], prior: Callable, side: np.ndarray |
     known = padded[reach : reach + height, reach : reach + width]
     waves = order.waves(height, width).ravel()
     places = np.argsort(waves, kind="stable")
-    for wave in np.split(places, np.cumsum(np.bincount(waves))[:-1]):
+    counts = np.bincount(waves)  # in narrow pictures some waves have none
+    for wave in np.split(places, np.cumsum(counts[counts > 0])[:-1]):
         rows, columns = np.divmod(wave, width)
         around = padded[rows[:, None, None] + offsets[:, None], columns[:, None, None] + offsets]
         beside = None if side is None else side[:, rows, columns][:, None]
