@@ -177,12 +177,16 @@ def test_a_context_trains():
     np.testing.assert_array_equal(change > 0, np.array(Raster(5).mask()))  # what is not seen does not matter
 
 
+MASK = Raster(5).mask()
 WRONG = {
-    "reads symbols": ExactStack((Conv(5, 5),)),
-    "too wide": ExactStack((Conv(5, 7),), of_values=True),
-    "two kernels": ExactStack((Conv(5, 5), relu, Conv(5, 3)), of_values=True),
-    "strided": ExactStack((Conv(5, 5, 2),), of_values=True),
+    "reads symbols": ExactStack((Conv(5, 5, mask=MASK),)),
+    "too wide": ExactStack((Conv(5, 7, mask=Raster(7).mask()),), of_values=True),
+    "two kernels": ExactStack((Conv(5, 5, mask=MASK), relu, Conv(5, 3)), of_values=True),
+    "strided": ExactStack((Conv(5, 5, 2, mask=MASK),), of_values=True),
     "transposed": ExactStack((ConvTranspose(5, 5),), of_values=True),
+    "without a mask": ExactStack((Conv(5, 5),), of_values=True),
+    "of another order": ExactStack((Conv(5, 5, mask=Checkerboard(5).mask()),), of_values=True),
+    "sees itself": ExactStack((Conv(5, 1),), of_values=True),
 }
 
 
@@ -191,6 +195,14 @@ def test_networks_of_a_scan(name):
     """Outputs of others would depend on more than what is known around their positions."""
     shapes = {"y": (1, 8, 8, C)}
     network = WRONG[name].clone(name="context", parent=None)
-    with pytest.raises(UsageError, match="the network 'context' stands in a scan with a kernel of 5: there,"):
+    with pytest.raises(
+        UsageError, match="the network 'context' stands in a scan: .* a kernel of at most 5, .* has mask=order.mask"
+    ):
         coder = Guarding(shapes)
         coder.scan("y", Raster(5), lambda known, side: Gaussian(coder.exact(network, known)))
+
+
+def test_networks_of_smaller_kernels():
+    network = ExactStack((Conv(C, 3, mask=Raster(3).mask()), relu, Conv(C, 1)), of_values=True, parent=None)
+    coder = Guarding({"y": (1, 8, 8, C)})
+    coder.scan("y", Raster(5), lambda known, side: Gaussian(coder.exact(network.clone(name="context"), known)))
