@@ -195,7 +195,7 @@ class ExactStack(Stack):
         return evaluate(state, _plans(self), symbols, None, not self.of_values)
 
     def integers_at(self, values: np.ndarray) -> np.ndarray:
-        """As `integers`, of n positions alone, for networks of values that `check_positions` allows.
+        """As `integers`, of n positions alone, for networks that `scanning.check` allows.
 
         Args:
           values: their surroundings [n, k, k, C], or, for networks without kernels, a row [1, 1, n, C].
@@ -215,18 +215,6 @@ class ExactStack(Stack):
         count = len(values)
         values = np.pad(values, ((0, (1 << (count - 1).bit_length()) - count), (0, 0), (0, 0), (0, 0)))
         return np.moveaxis(np.asarray(_exact_positions(alone, {"state": state}, values))[:count], 0, 2)
-
-    def check_positions(self, size: int) -> None:
-        """Raises UsageError unless an output depends on its input's surroundings of size x size alone, and at the edge
-        of a picture on zeros around it."""
-        first, *others = (part.layer for part in self.parts())
-        fits = self.of_values and first.kernel <= size and all(layer.kernel == 1 for layer in others)
-        fits &= all(part.moves is None for part in self.parts())
-        if not fits or any(isinstance(layer, ConvTranspose) or layer.stride > 1 for layer in (first, *others)):
-            raise UsageError(
-                f"the network {self.name!r} stands in a scan with a kernel of {size}: there, networks are `of_values`, "
-                f"of Conv without a stride, the first with a kernel of at most {size}, and all others of 1"
-            )
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Of an input [B, h, w, C], h and w multiples of a cell."""

@@ -6,11 +6,14 @@ activations on pictures, `Tabulating` makes tables and integers, `Checking` look
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from mlic_jax.entropy import scanning
 from mlic_jax.entropy.coders import AtOnce, center_of, models_of, ranges_of
 from mlic_jax.entropy.exact import LARGEST_INPUT
 from mlic_jax.errors import UsageError
@@ -31,7 +34,7 @@ class Guarding:
       portable: False for a model that may leave the parse path, since it says that its files are not portable.
     """
 
-    _kernel: int | None = None  # of the order, while scanning
+    _order: Any = None  # while scanning
 
     def __init__(self, shapes, quality=None, portable=True):
         self.shapes, self.quality, self.portable, self.places = shapes, quality, portable, {}
@@ -50,16 +53,16 @@ class Guarding:
     def scan(self, name, order, prior, side=None):
         """As decoders do, of one position."""
         shape = self.shapes[name]
-        self._kernel = order.kernel
+        self._order = order
         around = np.zeros((1, order.kernel, order.kernel, shape[3]), np.float32)
         result = self(name, prior(around, None if side is None else side[:, :1, :1]))
-        self._kernel = None
+        self._order = None
         return result
 
     def exact(self, network, latent, prior=None):
         self._check(latent, f"what the network {network.name!r} reads")
-        if self._kernel is not None:
-            network.check_positions(self._kernel)
+        if self._order is not None:
+            scanning.check(network, self._order, context=latent.shape[1] > 1)
             return np.zeros((1, 1, 1, network.parts()[-1].features), np.float32)
         limit = None if prior is None else prior.limit
         if prior is not None and not network.of_values and not (limit and limit <= LARGEST_INPUT):

@@ -25,6 +25,9 @@ from typing import Any
 
 import numpy as np
 
+from mlic_jax.errors import UsageError
+from mlic_jax.layers.conv import Conv
+
 
 @dataclasses.dataclass(frozen=True)
 class Raster:
@@ -76,6 +79,30 @@ def seen(order: Any, shape: tuple[int, ...]) -> np.ndarray:
     return (waves < waves.max())[None, ..., None]
 
 
+def check(network: Any, order: Any, context: bool) -> None:
+    """Raises UsageError where a network's outputs depend on what is not known around their positions.
+
+    Args:
+      network: an ExactStack.
+      order: see above.
+      context: whether it reads the latent itself, of which the taps of `order.mask` alone are known.
+    """
+    first, *others = (part.layer for part in network.parts())
+    fits = network.of_values and all(part.moves is None for part in network.parts())
+    fits &= first.kernel <= order.kernel and all(layer.kernel == 1 for layer in others)
+    fits &= all(isinstance(layer, Conv) and layer.stride == 1 for layer in (first, *others))
+    if fits and context:
+        beyond = (order.kernel - first.kernel) // 2
+        taps = np.pad(np.ones((first.kernel,) * 2, bool) if first.mask is None else first.mask, beyond)
+        fits = not (taps & ~np.array(order.mask())).any()
+    if not fits:
+        raise UsageError(
+            f"the network {network.name!r} stands in a scan: networks are `of_values` there, of Conv without a stride, "
+            f"the first with a kernel of at most {order.kernel}, and all others of 1; one that reads the latent has "
+            "mask=order.mask()"
+        )
+
+
 def scan(order: Any, shape: tuple[int, ...], prior: Callable, side: np.ndarray | None, code: Callable) -> np.ndarray:
     """Codes a latent wave by wave.
 
@@ -95,7 +122,8 @@ def scan(order: Any, shape: tuple[int, ...], prior: Callable, side: np.ndarray |
     known = padded[reach : reach + height, reach : reach + width]
     waves = order.waves(height, width).ravel()
     places = np.argsort(waves, kind="stable")
-    for wave in np.split(places, np.cumsum(np.bincount(waves))[:-1]):
+    counts = np.bincount(waves)  # in narrow pictures some waves have none
+    for wave in np.split(places, np.cumsum(counts[counts > 0])[:-1]):
         rows, columns = np.divmod(wave, width)
         around = padded[rows[:, None, None] + offsets[:, None], columns[:, None, None] + offsets]
         beside = None if side is None else side[:, rows, columns][:, None]

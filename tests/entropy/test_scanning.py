@@ -19,6 +19,7 @@ from mlic_jax.errors import CorruptStreamError, UsageError
 from mlic_jax.families import latent_coding
 from mlic_jax.families.latent import LatentModel, latent_codec
 from mlic_jax.layers import Conv, ConvTranspose, relu
+from mlic_jax.models.kltnet import module_of
 
 C = 3
 
@@ -47,8 +48,7 @@ class Serial(LatentModel):
 
     def prior(self, code, known, side):
         before = code.exact(self.context, known)
-        join = jnp.concatenate if isinstance(before, jax.Array) else np.concatenate
-        numbers = code.exact(self.both, join([before, side], -1))
+        numbers = code.exact(self.both, module_of(before).concatenate([before, side], axis=-1))
         return Gaussian(scale=numbers[..., :C] + 5, mean=numbers[..., C:])
 
     def synthesize(self, received):
@@ -89,6 +89,8 @@ def test_files_decode(name):
     image = small.crops(1, SIDE, seed=3)[0][:, :17]
     stream, received = latent_coding.encode(module, artifact, image)
     np.testing.assert_array_equal(latent_coding.receive(module, artifact, stream, image.shape[:2]), received)
+    narrow = image[:, :3]
+    codec.decompress(artifact, codec.compress(artifact, narrow), narrow.shape[:2])
     (chunk,) = codec.compress(artifact, image)
     assert chunk == stream and np.ptp(received) > 20
     with pytest.raises(CorruptStreamError):
@@ -175,12 +177,16 @@ def test_a_context_trains():
     np.testing.assert_array_equal(change > 0, np.array(Raster(5).mask()))  # what is not seen does not matter
 
 
+MASK = Raster(5).mask()
 WRONG = {
-    "reads symbols": ExactStack((Conv(5, 5),)),
-    "too wide": ExactStack((Conv(5, 7),), of_values=True),
-    "two kernels": ExactStack((Conv(5, 5), relu, Conv(5, 3)), of_values=True),
-    "strided": ExactStack((Conv(5, 5, 2),), of_values=True),
+    "reads symbols": ExactStack((Conv(5, 5, mask=MASK),)),
+    "too wide": ExactStack((Conv(5, 7, mask=Raster(7).mask()),), of_values=True),
+    "two kernels": ExactStack((Conv(5, 5, mask=MASK), relu, Conv(5, 3)), of_values=True),
+    "strided": ExactStack((Conv(5, 5, 2, mask=MASK),), of_values=True),
     "transposed": ExactStack((ConvTranspose(5, 5),), of_values=True),
+    "without a mask": ExactStack((Conv(5, 5),), of_values=True),
+    "of another order": ExactStack((Conv(5, 5, mask=Checkerboard(5).mask()),), of_values=True),
+    "sees itself": ExactStack((Conv(5, 1),), of_values=True),
 }
 
 
@@ -189,6 +195,14 @@ def test_networks_of_a_scan(name):
     """Outputs of others would depend on more than what is known around their positions."""
     shapes = {"y": (1, 8, 8, C)}
     network = WRONG[name].clone(name="context", parent=None)
-    with pytest.raises(UsageError, match="the network 'context' stands in a scan with a kernel of 5: there,"):
+    with pytest.raises(
+        UsageError, match="the network 'context' stands in a scan: .* a kernel of at most 5, .* has mask=order.mask"
+    ):
         coder = Guarding(shapes)
         coder.scan("y", Raster(5), lambda known, side: Gaussian(coder.exact(network, known)))
+
+
+def test_networks_of_smaller_kernels():
+    network = ExactStack((Conv(C, 3, mask=Raster(3).mask()), relu, Conv(C, 1)), of_values=True, parent=None)
+    coder = Guarding({"y": (1, 8, 8, C)})
+    coder.scan("y", Raster(5), lambda known, side: Gaussian(coder.exact(network.clone(name="context"), known)))
