@@ -14,14 +14,17 @@ to a latent and the prior it came by, or, without a prior, to values made of wha
 training, in integers when files are written and read. `code.quality` is the quality that the picture is coded with,
 float [B] in 0..100 (JAX or NumPy as the latents are), or None for models of one rate. `code.latents` holds all latents
 where they are known; coders that read a file, or make what an artifact needs, have no such attribute.
+`code.scan(name, order, prior, side)` is for a latent whose positions see others of it: see mlic_jax.entropy.scanning.
 
-A prior has `bits(x)`, `center` (latents are rounded to integer distances from it), `limit` (of those distances, or
-None), `indexes(shape, table)` (rows of its table), `tabulate()`, `family` (its table's name) and `export_state()` (what
-of it an artifact stores as state).
+A prior has `bits(x)`, `mass(low, high)` (the probability between bounds, for other intervals than those of rounding),
+`center` (latents are rounded to integer distances from it), `limit` (of those distances, or None), `indexes(shape,
+table)` (rows of its table), `tabulate()`, `family` (its table's name) and `export_state()` (what of it an artifact
+stores as state). One without a family has no table but `distributions(row)`: see mlic_jax.entropy.cumulative.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import google_crc32c
@@ -29,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlic_jax.entropy import rangecoder
+from mlic_jax.entropy import cumulative, rangecoder, scanning
 from mlic_jax.entropy.rounding import NEAREST, Rounding
 from mlic_jax.errors import ModelError, UsageError
 
@@ -58,12 +61,13 @@ def ranges_of(network):
 
 
 class _Summing:
-    """A coder that sums the code length. `bits`: name -> float32 [B]."""
+    """A coder that sums the code length. `bits`: name -> float32 [B]; `received`: name -> what it returned."""
 
     def __init__(self, latents: Mapping[str, jax.Array], quality=None, rounding: Rounding = NEAREST):
         self.quality, self.rounding = quality, rounding
         self.latents = {name: latent.astype(jnp.float32) for name, latent in latents.items()}
         self.bits: dict[str, jax.Array] = {}
+        self.received: dict[str, jax.Array] = {}
 
     def _latent(self, name):
         if name not in self.latents:
@@ -87,32 +91,53 @@ class Training(_Summing):
         everything downstream (Minnen and Singh 2020). "split", of ours: as "mixed" for latents and means; scales learn
         from rounded latents, and the bits are those of these. (With noise they become too small where most symbols are
         zero: rare symbols cost more, rounded, than noise shows. Means would learn nothing from a symbol that is zero.)
+        Or name of a latent -> its own.
       quantised: bool scalar, whether exact networks compute with their rounding by now; None: not in this training.
         Otherwise the collection "state" must be mutable: it keeps the largest activations.
       quality: float [B] or None.
       rounding: the encoder's, which proxies that round take for latents that it weighs; to nearest by default, as a
         latent that is rounded for rate has no gradient.
+      count_rounded: whether `rounded_bits`, name -> float32 [B], is to hold the bits of rounded latents, too, by the
+        priors that `bits` are counted with. They have no gradient.
     """
 
-    def __init__(self, latents, keys, proxy, quantised=None, quality=None, rounding: Rounding = NEAREST):
+    def __init__(
+        self, latents, keys, proxy, quantised=None, quality=None, rounding: Rounding = NEAREST, count_rounded=False
+    ):
         super().__init__(latents, quality, rounding)
-        self.keys, self.proxy, self.quantised, self.calls = keys, proxy, quantised, 0
+        self.keys, self.quantised, self.calls = keys, quantised, 0
+        self.proxies = dict.fromkeys(self.latents, proxy) if isinstance(proxy, str) else proxy
+        self.count_rounded, self.rounded_bits = count_rounded, {}
 
     def __call__(self, name, prior):
         latent = self._latent(name)
-        if self.proxy != "ste":
-            # One key per example and latent: noise does not depend on the batch an example is in.
-            keys = jax.vmap(jax.random.fold_in, (0, None))(self.keys, self.calls)
-            noise = jax.vmap(lambda key: jax.random.uniform(key, latent.shape[1:], minval=-0.5, maxval=0.5))(keys)
-            noisy = latent + noise
+        proxy = self.proxies[name]
+        if proxy != "ste":
+            noisy = self._noisy(latent)
         self.calls += 1
-        if self.proxy != "noise":
+        if proxy != "noise":
             rounded = self._rounded(name, prior)
-        if self.proxy == "split":
+        if proxy == "split":
             self._split(name, prior, rounded, noisy)
         else:
-            self._count(name, prior, rounded if self.proxy == "ste" else noisy)
-        return noisy if self.proxy == "noise" else rounded
+            self._count(name, prior, rounded if proxy == "ste" else noisy)
+        if self.count_rounded:
+            value = self.rounding.values(name, latent, prior, self.quality)
+            self.rounded_bits[name] = per_example_sum(jax.lax.stop_gradient(prior.bits(value)))
+        self.received[name] = noisy if proxy == "noise" else rounded
+        return self.received[name]
+
+    def scan(self, name, order, prior, side=None):
+        """Of the proxy's latents all at once: those that are rounded, around zero, as no mean is known before."""
+        latent = self._latent(name)
+        known = self._noisy(latent) if self.proxies[name] == "noise" else straight_through_round(latent)
+        return self(name, prior(jnp.where(scanning.seen(order, latent.shape), known, 0), side))
+
+    def _noisy(self, latent):
+        # One key per example and latent: noise does not depend on the batch an example is in.
+        keys = jax.vmap(jax.random.fold_in, (0, None))(self.keys, self.calls)
+        noise = jax.vmap(lambda key: jax.random.uniform(key, latent.shape[1:], minval=-0.5, maxval=0.5))(keys)
+        return latent + noise
 
     def _rounded(self, name, prior):
         latent = self.latents[name]
@@ -157,13 +182,44 @@ class Estimating(_Summing):
       rounding: the encoder's.
     """
 
+    _apart: dict | None = None  # while scanning: name -> network without its scope
+
     def __call__(self, name, prior):
-        value = self.rounding.values(name, self._latent(name), prior, self.quality)
+        value = self.received[name] = self.rounding.values(name, self._latent(name), prior, self.quality)
         self._count(name, prior, value)
         return value
 
+    def scan(self, name, order, prior, side=None):
+        latent, self._apart = self._latent(name), {}
+        waves = order.waves(*latent.shape[1:3])[None, ..., None]
+
+        def values(known):
+            return self.rounding.values(name, latent, prior(known, side), self.quality)
+
+        def wave(number, known):
+            return jnp.where(waves == number, values(known), known)
+
+        # The first wave outside of the loop notes the networks, too.
+        known = jnp.where(waves < waves.max(), wave(0, jnp.zeros_like(latent)), 0)
+        known = jax.lax.stop_gradient(jax.lax.fori_loop(1, int(waves.max()), wave, known))
+        self._apart = None
+        return self(name, prior(self._known(latent, known, waves), side))
+
+    def _known(self, latent, known, waves):
+        del latent, waves
+        return known
+
     def exact(self, network, latent, prior=None):
         """In integers where the state is an artifact's, as trained where it is a run's."""
+        if self._apart is None:
+            return self._exact(network, latent, prior)
+        # A loop of JAX cannot look into the scope of a Flax module around it.
+        if network.name not in self._apart:
+            self._apart[network.name] = network.unbind()
+        alone, variables = self._apart[network.name]
+        return alone.apply(variables, method=lambda network: self._exact(network, latent, prior))
+
+    def _exact(self, network, latent, prior):
         if network.has_variable("state", "layer_0"):
             return network.integers_whole(latent if prior is None else jnp.round(latent - prior.center))
         ranges = ranges_of(network)
@@ -172,18 +228,30 @@ class Estimating(_Summing):
         return jnp.where(network.get_variable("state", "quantised"), network.quantised(latent, ranges), network(latent))
 
 
+class AtOnce(Estimating):
+    """`Estimating` for shapes and ranges, where it is enough that a scan knows latents as they are, rounded."""
+
+    def scan(self, name, order, prior, side=None):
+        latent = self._latent(name)
+        return self(name, prior(jnp.where(scanning.seen(order, latent.shape), jnp.round(latent), 0), side))
+
+
 class Differentiable(Estimating):
     """Values and bits as `Estimating` has them; gradients pass rounding as if it were not there."""
 
     def __call__(self, name, prior):
         latent = self._latent(name)
         value = latent + jax.lax.stop_gradient(self.rounding.values(name, latent, prior, self.quality) - latent)
+        self.received[name] = value
         self._count(name, prior, value)
         return value
 
-    def exact(self, network, latent, prior=None):
+    def _known(self, latent, known, waves):
+        return jnp.where(waves < waves.max(), latent + jax.lax.stop_gradient(known - latent), 0)
+
+    def _exact(self, network, latent, prior):
         plain = network(latent)
-        return plain + jax.lax.stop_gradient(super().exact(network, latent, prior) - plain)
+        return plain + jax.lax.stop_gradient(super()._exact(network, latent, prior) - plain)
 
 
 def models_of(prior, models):
@@ -196,19 +264,32 @@ def center_of(prior):
     return np.asarray(prior.center, np.float32)
 
 
-def _exact(network, latent, prior=None):
-    if prior is None:
-        return network.integers(latent)
-    # The latent is symbol + median in float32: their difference is the symbol but for rounding.
-    return network.integers(np.rint(latent - center_of(prior)))
+class _Coding:
+    """What coders of files share."""
+
+    _scans = False  # whether a wave is being coded
+
+    def scan(self, name, order, prior, side=None):
+        self._scans = True
+        values = scanning.scan(order, self._shape(name), prior, side, functools.partial(self._wave, name))
+        self._scans = False
+        return values
+
+    def exact(self, network, latent, prior=None):
+        if self._scans:
+            return network.integers_at(latent)
+        if prior is None:
+            return network.integers(latent)
+        # The latent is symbol + median in float32: their difference is the symbol but for rounding.
+        return network.integers(np.rint(latent - center_of(prior)))
 
 
-def _checksum(rows: np.ndarray) -> int:
-    """CRC-32C of the rows of a latent, as numbers of 16 bits in raster order."""
-    return google_crc32c.value(rows.astype("<u2").tobytes())
+def _checksum(decides: np.ndarray) -> int:
+    """CRC-32C of what decides the probabilities of a latent, or of a wave of it: integers, in raster order."""
+    return google_crc32c.value(np.ascontiguousarray(decides, decides.dtype.newbyteorder("<")).tobytes())
 
 
-class Encoding:
+class Encoding(_Coding):
     """Writes the latents of one picture. `finish()` gives the stream.
 
     Args:
@@ -227,8 +308,17 @@ class Encoding:
         self._encoder = rangecoder.Encoder()
 
     def __call__(self, name, prior):
+        return self._write(name, prior, self.latents[name])
+
+    def _shape(self, name):
+        return self.latents[name].shape
+
+    def _wave(self, name, prior, places):
+        return self._write(name, prior, np.asarray(self.latents[name])[:, *places][:, None])
+
+    def _write(self, name, prior, latent):
         center = center_of(prior)
-        exact = np.asarray(self.latents[name], np.float32) - center
+        exact = np.asarray(latent, np.float32) - center
         symbols = np.rint(exact)
         if not (np.abs(symbols) <= rangecoder.LARGEST_SYMBOL).all():
             raise ModelError(
@@ -236,21 +326,26 @@ class Encoding:
             )
         if prior.limit is not None:
             np.clip(symbols, -prior.limit, prior.limit, out=symbols)
-        models = models_of(prior, self.models)
-        rows = prior.indexes(symbols.shape, models.table)
         self.rounding.move(name, exact, symbols, prior, self.quality)
-        if not self.portable:
-            self._encoder.write_word(_checksum(rows))
-        self._encoder.write(symbols.astype(np.int32), rows, models, prior.limit)
+        if prior.family is None:
+            self._note(prior.integers)
+            cumulative.write(self._encoder, symbols, prior)
+        else:
+            models = models_of(prior, self.models)
+            rows = prior.indexes(symbols.shape, models.table)
+            self._note(lambda: rows.astype(np.uint16))
+            self._encoder.write(symbols.astype(np.int32), rows, models, prior.limit)
         return symbols + center
 
-    exact = staticmethod(_exact)
+    def _note(self, decides):
+        if not self.portable:
+            self._encoder.write_word(_checksum(decides()))
 
     def finish(self) -> bytes:
         return self._encoder.finish()
 
 
-class Decoding:
+class Decoding(_Coding):
     """Reads the latents of one picture back.
 
     Args:
@@ -267,17 +362,31 @@ class Decoding:
         self.portable = portable
 
     def __call__(self, name, prior):
-        models = models_of(prior, self.models)
-        rows = prior.indexes(self.shapes[name], models.table)
-        if not self.portable and self._decoder.read_word() != _checksum(rows):
+        return self._read(name, prior, self.shapes[name])
+
+    def _shape(self, name):
+        return self.shapes[name]
+
+    def _wave(self, name, prior, places):
+        return self._read(name, prior, (1, 1, len(places[0]), self.shapes[name][3]))
+
+    def _read(self, name, prior, shape):
+        if prior.family is None:
+            self._compare(name, prior.integers)
+            symbols = cumulative.read(self._decoder, shape, prior)
+        else:
+            models = models_of(prior, self.models)
+            rows = prior.indexes(shape, models.table)
+            self._compare(name, lambda: rows.astype(np.uint16))
+            symbols = self._decoder.read(rows, models, prior.limit)
+        return symbols.astype(np.float32) + center_of(prior)
+
+    def _compare(self, name, decides):
+        if not self.portable and self._decoder.read_word() != _checksum(decides()):
             raise ModelError(
                 f"the probabilities of {name!r} are others here than where the file was written: its model is not "
                 "portable, so its files are read on machines of one kind, by one version of jax, with the very weights"
             )
-        symbols = self._decoder.read(rows, models, prior.limit)
-        return symbols.astype(np.float32) + center_of(prior)
-
-    exact = staticmethod(_exact)
 
     def finish(self) -> None:
         self._decoder.finish()

@@ -17,56 +17,55 @@ that zero padding stays what it was. docs/format.md has the arithmetic byte by b
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Mapping
-from fractions import Fraction
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mlic_jax.entropy.exact_layers import (
+    CONSTANTS,
+    LARGEST_ACTIVATION,
+    LARGEST_OUTPUT,
+    MOVES,
+    SLOPE_ONE,
+    TANH,
+    Layer,
+    Plan,
+    evaluate,
+    power_of_two,
+)
+from mlic_jax.entropy.exact_parts import (
+    LEAST_LEAKY,
+    TANH_ENTRIES,
+    Part,
+    kind_of,
+    least_of,
+    move_of,
+    moved_unit,
+    slope_of,
+    tanh_table,
+    tied,
+)
 from mlic_jax.entropy.priors.gaussian import ONE
 from mlic_jax.errors import ModelError, UsageError
 from mlic_jax.layers import windows
 from mlic_jax.layers.conv import Conv, ConvTranspose, conv, conv_transpose
+from mlic_jax.layers.space import DepthToSpace
 from mlic_jax.layers.stack import LeakyReLU, Stack
 
 # Symbols of a latent that such a network reads are at most this large.
 LARGEST_INPUT = 127
 LARGEST_WEIGHT = 127
-LARGEST_ACTIVATION = 255
-# Below zero a leaky unit's output is a part of what it would be above: of a hundredth, this range is ample.
-LEAST_LEAKY = -32
-LARGEST_OUTPUT = 1 << 22
 # Sums stay below this, so that adding 1/2 for rounding is exact as well.
 LARGEST_SUM = 1 << 23
-# The slope below zero is a multiple of 1/512.
-SLOPE_ONE = 512
-LEAST_BEFORE_SLOPE = -(1 << 15)
-# Values of the two constant channels behind a latent's own, which carry its medians.
-CONSTANTS = (1, 128)
+# And below this where they are split.
+LARGEST_SPLIT_SUM = 1 << 30
 _SHIFTS = (-16, 40)
 # Base-2 logarithms of the steps to which values are rounded.
 _INPUT_STEPS = (-10, 8)
-_DTYPES = ("int8", "int32", "int8", "int32")
-
-
-class Layer(NamedTuple):
-    """One integer layer; the arrays of an artifact.
-
-    Attributes:
-      kernel: int8 [k, k, Cin, Cout].
-      bias: int32 [Cout].
-      shift: int8 [Cout], by how many bits sums are shifted to the right.
-      plan: int32 [stride, transposed, slope, low, high].
-    """
-
-    kernel: np.ndarray
-    bias: np.ndarray
-    shift: np.ndarray
-    plan: np.ndarray
+_DTYPES = ("int8", "int32", "int8", "int32", "int16")
 
 
 class ExactStack(Stack):
@@ -79,10 +78,13 @@ class ExactStack(Stack):
       of_values: what the network reads. False: a latent, of whose values (symbol + median) it is given the symbols.
         True: anything else that a decoder knows exactly, as means, or latents rounded around means: multiples of a
         power of two. They are rounded to 8 bits, channel by channel with a power of two of its own as step.
+      split_sums: whether sums may reach 2^30 instead of 2^23, for layers of so many taps and channels that weights
+        would have few bits left. They are added up in parts then, in int32, which takes longer.
     """
 
     cores: tuple[int, int] = windows.HYPER_CORES
     of_values: bool = False
+    split_sums: bool = False
 
     def __post_init__(self):
         self._check_layers()
@@ -90,31 +92,36 @@ class ExactStack(Stack):
 
     def _check_layers(self):
         """Raises UsageError for a layer that integers cannot stand for."""
+        features, behind = 0, set()  # of the convolution, and what stands behind it so far
         for i, layer in enumerate(self.layers):
-            if isinstance(layer, LeakyReLU):
-                fits = i > 0 and isinstance(self.layers[i - 1], Conv | ConvTranspose) and 0 <= layer.slope < 1
+            kind = kind_of(layer)
+            if kind == "convolution":
+                fits = layer.kernel % 2 == 1 and getattr(layer, "padding", "zero") == "zero" and layer.use_bias
+                features, behind = layer.features, set()
             else:
-                fits = (
-                    isinstance(layer, Conv | ConvTranspose)
-                    and layer.kernel % 2 == 1
-                    and getattr(layer, "padding", "zero") == "zero"
-                    and layer.use_bias
-                )
+                fits = kind is not None and i > 0 and kind not in behind
+                fits &= not isinstance(layer, LeakyReLU) or 0 <= layer.slope < 1
+                fits &= not isinstance(layer, DepthToSpace) or features % layer.block**2 == 0
+                behind.add(kind)
             if not fits:
                 name = layer if isinstance(layer, LeakyReLU) else getattr(layer, "__name__", type(layer).__name__)
                 raise UsageError(
                     f"layer {i} of an ExactStack, {name}: on the parse path there are Conv and ConvTranspose, with odd "
-                    "kernels, zero padding and a bias, and behind each at most one LeakyReLU (or relu) of slope 0 to 1"
+                    "kernels, zero padding and a bias, and behind each at most one LeakyReLU (or relu) of slope 0 to 1 "
+                    "or jnp.tanh, and one SpaceToDepth or DepthToSpace, of channels that fit"
                 )
 
-    def parts(self) -> list[tuple[Any, float | None]]:
-        """[(convolution, slope of the LeakyReLU behind it or None)]."""
-        found = []
+    def parts(self) -> list[Part]:
+        """The convolutions, each with what stands behind it."""
+        found: list[Part] = []
         for layer in self.layers:
-            if isinstance(layer, LeakyReLU):
-                found[-1] = (found[-1][0], layer.slope)
+            kind = kind_of(layer)
+            if kind == "convolution":
+                found.append(Part(layer))
+            elif kind == "moves":
+                found[-1] = found[-1]._replace(moves=layer)
             else:
-                found.append((layer, None))
+                found[-1] = found[-1]._replace(slope="tanh" if layer is jnp.tanh else layer.slope)
         return found
 
     def measure(self, x: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -123,12 +130,11 @@ class ExactStack(Stack):
         Where it reads values, those of its input stand under "input".
         """
         largest = {"input": jnp.abs(x).max((1, 2))} if self.of_values else {}
-        for i, (layer, slope) in enumerate(self.parts()):
-            x = layer(x)
-            if slope is not None:
-                x = LeakyReLU(slope)(x)
+        for i, part in enumerate(self.parts()):
+            x = part.activate(part.layer(x))
             if i + 1 < len(self.parts()):
-                largest[f"layer_{i}"] = _largest_activation(x)
+                largest[f"layer_{i}"] = _largest_activation(x, part.slope)
+            x = part.moved(x)
         return x, largest
 
     def quantised(self, x: jax.Array, ranges: Mapping[str, jax.Array]) -> jax.Array:
@@ -143,21 +149,26 @@ class ExactStack(Stack):
             unit = lax.stop_gradient(2.0 ** _input_step(ranges["input"], jnp))
             x = jnp.clip(_rounded(x / unit), -LARGEST_INPUT, LARGEST_INPUT) * unit
         parts = self.parts()
-        for i, (layer, slope) in enumerate(parts):
-            params = layer.variables["params"]
-            last = i + 1 == len(parts)
-            step = lax.stop_gradient(_weight_step(params["kernel"] * unit[:, None], last, jnp))
-            kernel = _rounded(params["kernel"] * unit[:, None] / step) * step / unit[:, None]
+        for i, (part, plan) in enumerate(zip(parts, _plans(self), strict=True)):
+            layer, last = part.layer, i + 1 == len(parts)
+            fixed = last or plan.slope == TANH
+            kernel = _kernel(layer, layer.variables["params"])
+            step = lax.stop_gradient(tied(_weight_step(kernel * unit[:, None], fixed, jnp), plan, fixed))
+            kernel = _rounded(kernel * unit[:, None] / step) * step / unit[:, None]
             apply = conv_transpose if isinstance(layer, ConvTranspose) else conv
-            x = apply(x, kernel, params["bias"], layer.stride, layer.precision)
-            if slope is not None:
-                x = LeakyReLU(_slope(slope) / SLOPE_ONE)(x)
-            if last:
-                return _rounded(x * ONE) / ONE
-            shift = lax.stop_gradient(_shift(ranges[f"layer_{i}"], step, jnp))
-            unit = step * 2.0**shift
-            x = jnp.clip(_rounded(x / unit), _least(slope), LARGEST_ACTIVATION) * unit
-        raise ValueError("a network without layers")
+            x = apply(x, kernel, layer.variables["params"]["bias"], layer.stride, layer.precision)
+            if plan.slope == TANH:
+                x = jnp.tanh(_rounded(x * ONE) / ONE)
+            elif part.slope is not None:
+                x = LeakyReLU(plan.slope / SLOPE_ONE)(x)
+            if fixed:
+                x, unit = _rounded(x * ONE) / ONE, jnp.full(len(step), 1 / ONE)
+            else:
+                shift = lax.stop_gradient(_shift(tied(ranges[f"layer_{i}"], plan, fixed), step, jnp))
+                unit = step * 2.0**shift
+                x = jnp.clip(_rounded(x / unit), plan.low, plan.high) * unit
+            x, unit = part.moved(x), moved_unit(unit, plan)
+        return x
 
     def integers(self, symbols: np.ndarray) -> np.ndarray:
         """The exact network of an artifact.
@@ -181,20 +192,50 @@ class ExactStack(Stack):
         symbols = symbols.astype(jnp.float32)
         if self.of_values:
             symbols = _to_input(symbols, state.pop("input")["step"], jnp)
-        return _exact(state, self.plans(), symbols, None, not self.of_values)
+        return evaluate(state, _plans(self), symbols, None, not self.of_values)
+
+    def integers_at(self, values: np.ndarray) -> np.ndarray:
+        """As `integers`, of n positions alone, for networks that `scanning.check` allows.
+
+        Args:
+          values: their surroundings [n, k, k, C], or, for networks without kernels, a row [1, 1, n, C].
+
+        Returns:
+          float32 [1, 1, n, C'], multiples of 1/256.
+        """
+        alone, variables = self.unbind()
+        state = dict(variables["state"])
+        values = _to_input(np.asarray(values, np.float32), np.asarray(state.pop("input")["step"]), np)
+        size, kernel = values.shape[1], self.parts()[0].layer.kernel
+        if size == 1:
+            values = np.moveaxis(values, 2, 0)
+        around = slice((size - kernel) // 2, (size + kernel) // 2)
+        values = values[:, around, around]
+        # Few shapes: programs are compiled for each.
+        count = len(values)
+        values = np.pad(values, ((0, (1 << (count - 1).bit_length()) - count), (0, 0), (0, 0), (0, 0)))
+        return np.moveaxis(np.asarray(_exact_positions(alone, {"state": state}, values))[:count], 0, 2)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Of an input [B, h, w, C], h and w multiples of a cell."""
         cell_in, cell_out, _ = windows.geometry(self.layers)
-        return (shape[0], *(side // cell_in * cell_out for side in shape[1:3]), self.parts()[-1][0].features)
+        return (shape[0], *(side // cell_in * cell_out for side in shape[1:3]), self.parts()[-1].features)
 
     def plans(self) -> list[list[int]]:
         """`Layer.plan` of every layer, as the module is built."""
         found = []
         parts = self.parts()
-        for i, (layer, slope) in enumerate(parts):
-            low, high = (_least(slope), LARGEST_ACTIVATION) if i + 1 < len(parts) else (-LARGEST_OUTPUT, LARGEST_OUTPUT)
-            found.append([layer.stride, int(isinstance(layer, ConvTranspose)), _slope(slope), low, high])
+        for i, (layer, slope, moves) in enumerate(parts):
+            if slope == "tanh":
+                slope, low, high = TANH, -LARGEST_ACTIVATION, LARGEST_ACTIVATION
+            elif i + 1 < len(parts):
+                slope, low, high = slope_of(slope), least_of(slope), LARGEST_ACTIVATION
+            else:
+                slope, low, high = slope_of(slope), -LARGEST_OUTPUT, LARGEST_OUTPUT
+            transposed, kind = int(isinstance(layer, ConvTranspose)), MOVES.index(move_of(moves))
+            block = 1 if moves is None else moves.block
+            plan = Plan(layer.stride, transposed, slope, low, high, int(self.split_sums), kind, block)
+            found.append(plan.stored())
         return found
 
     def quantise(
@@ -220,34 +261,39 @@ class ExactStack(Stack):
             unit = 2.0**step
         else:
             unit = np.ones(len(medians))
-        for i, ((layer, _), plan) in enumerate(zip(self.parts(), self.plans(), strict=True)):
+        most = LARGEST_SPLIT_SUM if self.split_sums else LARGEST_SUM
+        for i, (part, stored) in enumerate(zip(self.parts(), self.plans(), strict=True)):
+            layer, plan = part.layer, Plan(*stored)
             params = jax.device_get(layer.variables["params"])
-            kernel = np.asarray(params["kernel"], np.float64) * unit[:, None]
+            kernel = np.asarray(_kernel(layer, params), np.float64) * unit[:, None]
             bias = np.asarray(params["bias"], np.float64)
             medial = np.einsum("xyio,i->xyo", kernel, medians) if i == 0 and not self.of_values else None
-            last = i + 1 == len(self.parts())
-            step = _weight_step(kernel, last, np)
+            fixed = i + 1 == len(self.parts()) or plan.slope == TANH
+            step = tied(_weight_step(kernel, fixed, np), plan, fixed)
             for _ in range(24):
                 integers = _integers(kernel, bias, medial, step)
-                excess = _largest_sum(*integers, bounds, medial is not None, plan[:2]) >= LARGEST_SUM
+                excess = _largest_sum(*integers, bounds, medial is not None, plan[:2]) >= most
                 if medial is not None:
                     excess |= np.abs(np.rint(medial / step)).max((0, 1)) > LARGEST_WEIGHT * CONSTANTS[1]
                 if not excess.any():
                     break
-                step = np.where(excess, 2 * step, step)
+                step = np.where(tied(excess, plan, fixed), 2 * step, step)
             else:
-                raise ModelError(f"network {self.name!r}, layer {i}: a channel's sums do not fit {LARGEST_SUM}")
-            if last:
-                shift = -np.log2(step * ONE)
+                raise ModelError(f"network {self.name!r}, layer {i}: a channel's sums do not fit {most}")
+            if fixed:
+                shift, unit = -np.log2(step * ONE), np.full(len(step), 1 / ONE)
             else:
-                shift = _shift(np.asarray(ranges[f"layer_{i}"], np.float64), step, np)
+                shift = _shift(tied(np.asarray(ranges[f"layer_{i}"], np.float64), plan, fixed), step, np)
                 unit = step * 2.0**shift
+            unit = moved_unit(unit, plan)
             kernel, bias = integers
             shift = np.clip(np.rint(shift), *_SHIFTS)
-            found[f"layer_{i}"] = Layer(
-                kernel.astype(np.int8), bias.astype(np.int32), shift.astype(np.int8), np.array(plan, np.int32)
+            made = Layer(
+                kernel.astype(np.int8), bias.astype(np.int32), shift.astype(np.int8), np.array(stored, np.int32)
             )._asdict()
-            bounds = plan[3:]
+            made["table"] = tanh_table() if plan.slope == TANH else None
+            found[f"layer_{i}"] = {name: array for name, array in made.items() if array is not None}
+            bounds = plan.low, plan.high
         return found
 
     def check(self, channels: int) -> None:
@@ -262,14 +308,19 @@ class ExactStack(Stack):
             self._check_input(layers["input"], channels)
         else:
             channels += len(CONSTANTS)
-        for i, ((part, _), plan) in enumerate(zip(self.parts(), plans, strict=True)):
+        for i, (part, stored) in enumerate(zip(self.parts(), plans, strict=True)):
+            plan = Plan(*stored)
             try:
                 layer = Layer(**layers[f"layer_{i}"])
             except TypeError as reason:
                 raise ModelError(f"network {self.name!r}, layer {i}: its arrays are not those of a layer") from reason
-            shapes = ((part.kernel, part.kernel, channels, part.features), (part.features,), (part.features,), (5,))
+            size, features = part.layer.kernel, part.layer.features
+            shapes = ((size, size, channels, features), (features,), (features,), (len(stored),), (TANH_ENTRIES,))
             for name, array, shape, dtype in zip(Layer._fields, layer, shapes, _DTYPES, strict=True):
-                if array.shape != shape or array.dtype != dtype:
+                if name == "table" and array is None and plan.slope != TANH:
+                    continue
+                if array is None or array.shape != shape or array.dtype != dtype:
+                    array = np.empty(0) if array is None else array
                     wanted = f"{dtype} {shape} is needed"
                     raise ModelError(
                         f"network {self.name!r}, layer {i}: {name} is {array.dtype} {array.shape}, {wanted}"
@@ -277,9 +328,11 @@ class ExactStack(Stack):
             constants = i == 0 and not self.of_values
             sums = _largest_sum(layer.kernel.astype(float), layer.bias.astype(float), bounds, constants, plan[:2])
             shifts = _SHIFTS[0] <= layer.shift.min() and layer.shift.max() <= _SHIFTS[1]
-            if layer.plan.tolist() != plan or sums.max() >= LARGEST_SUM or not shifts:
+            most = LARGEST_SPLIT_SUM if plan.split else LARGEST_SUM
+            shifts &= plan.slope != TANH or 0 <= layer.table.min() <= layer.table.max() <= LARGEST_ACTIVATION
+            if layer.plan.tolist() != stored or sums.max() >= most or not shifts:
                 raise ModelError(f"network {self.name!r}, layer {i} can leave the range in which its sums are exact")
-            channels, bounds = part.features, plan[3:]
+            channels, bounds = part.features, (plan.low, plan.high)
 
     def _check_input(self, found, channels):
         step = found.get("step") if isinstance(found, Mapping) and len(found) == 1 else None
@@ -292,9 +345,9 @@ class ExactStack(Stack):
 # ---------------------------------------------------------------------- choosing integers
 
 
-def _slope(slope):
-    """The slope below zero in units of 1/512."""
-    return SLOPE_ONE if slope is None else round(slope * SLOPE_ONE)
+def _kernel(layer, params):
+    """The kernel that a layer convolves with."""
+    return layer.masked(params["kernel"]) if isinstance(layer, Conv) else params["kernel"]
 
 
 def _input_step(largest, xp):
@@ -305,14 +358,9 @@ def _input_step(largest, xp):
 def _to_input(x, step, xp):
     """Values float32 [B, h, w, C] -> integers of at most LARGEST_INPUT: floor(x 2^-step + 1/2), clipped."""
     # Clipped first: x is a multiple of 2^-18 then (values are multiples of 2^-10), so that adding 1/2 is exact.
-    factor = np.ldexp(np.float32(1), -step.astype(np.int32)) if xp is np else _power_of_two(-step.astype(jnp.int32))
+    factor = np.ldexp(np.float32(1), -step.astype(np.int32)) if xp is np else power_of_two(-step.astype(jnp.int32))
     x = xp.clip(x * factor, -LARGEST_INPUT - 1, LARGEST_INPUT + 1)
     return xp.clip(xp.floor(x + 0.5), -LARGEST_INPUT, LARGEST_INPUT)
-
-
-def _least(slope):
-    """The least activation that is held behind a LeakyReLU of a slope."""
-    return min(LEAST_LEAKY, -math.ceil(slope * LARGEST_ACTIVATION)) if slope else 0
 
 
 def _weight_step(kernel, last, xp):
@@ -358,9 +406,10 @@ def _largest_sum(kernel, bias, bounds, constants, geometry):
     return np.max(sums, axis=0) + np.abs(bias)
 
 
-def _largest_activation(x):
+def _largest_activation(x, slope):
     """[B, h, w, C] -> [B, C]. Values below zero count for more, as much as their range is smaller."""
-    return jnp.maximum(x.max((1, 2)), x.min((1, 2)) * (LARGEST_ACTIVATION / LEAST_LEAKY))
+    least = LEAST_LEAKY if slope in (0, "tanh") else least_of(slope)
+    return jnp.maximum(x.max((1, 2)), x.min((1, 2)) * (LARGEST_ACTIVATION / least))
 
 
 def _rounded(x):
@@ -371,64 +420,18 @@ def _rounded(x):
 # ---------------------------------------------------------------------- evaluating them
 
 
-def _dot(x, weights):
-    """[B, h, w, Cin] by [Cin, Cout], in float32 whatever the default precision of the device is."""
-    return lax.dot_general(
-        x, weights, (((3,), (0,)), ((), ())), precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32
-    )
-
-
-def _sums(x, kernel, stride, transposed):
-    """A convolution as a sum of matrix products, one per tap: no algorithm that a library might choose gets between."""
-    size = kernel.shape[0]
-    pad = size // 2
-    batch, height, width, _ = x.shape
-    x = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    if not transposed:
-        taps = [(a, b) for a in range(size) for b in range(size)]
-        rows, columns = height - (height - 1) % stride, width - (width - 1) % stride
-        return sum(_dot(x[:, a : a + rows : stride, b : b + columns : stride], kernel[a, b]) for a, b in taps)
-    phases = []
-    for row in range(stride):
-        for column in range(stride):
-            total = jnp.zeros((batch, height, width, kernel.shape[-1]))
-            # Output row y = stride i + row reads input row (y - pad + a) / stride, where that is whole.
-            for a in range((pad - row) % stride, size, stride):
-                for b in range((pad - column) % stride, size, stride):
-                    top, left = (row - pad + a) // stride + pad, (column - pad + b) // stride + pad
-                    total += _dot(x[:, top : top + height, left : left + width], kernel[a, b])
-            phases.append(total)
-    y = jnp.stack(phases).reshape(stride, stride, batch, height, width, -1)
-    return y.transpose(2, 3, 0, 4, 1, 5).reshape(batch, height * stride, width * stride, -1)
-
-
-def _power_of_two(exponent):
-    """2^exponent as float32, from its bits: no device's exp2 is asked."""
-    return lax.bitcast_convert_type((127 + exponent.astype(jnp.int32)) << 23, jnp.float32)
+def _plans(stack):
+    return [Plan(*stored) for stored in stack.plans()]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _exact_window(stack, variables, x, inside):
-    return _exact(variables["state"], stack.plans(), x, inside, not stack.of_values)
+    return evaluate(variables["state"], _plans(stack), x, inside, not stack.of_values)
 
 
-def _exact(state, plans, x, inside, constants):
-    """Integer layers on integers x [B, h, w, C], float32; the output is in units of 1, the last layer's of 1/256.
-
-    constants: whether the channels of the medians stand behind a latent's own.
-    """
-    if constants:
-        ones = jnp.ones((*x.shape[:3], 1), jnp.float32)
-        x = jnp.concatenate([x, *(value * ones for value in CONSTANTS)], axis=-1)
-    for i, (stride, transposed, slope, low, high) in enumerate(plans):
-        layer = Layer(**state[f"layer_{i}"])
-        if inside is not None:
-            x = windows.mask(x, inside)
-            inside = inside.scaled(Fraction(stride) if transposed else Fraction(1, stride))
-        v = _sums(x, layer.kernel.astype(jnp.float32), stride, transposed) + layer.bias.astype(jnp.float32)
-        u = jnp.floor(v * _power_of_two(-layer.shift.astype(jnp.int32)) + 0.5)
-        if slope != SLOPE_ONE:
-            below = jnp.floor(jnp.maximum(u, LEAST_BEFORE_SLOPE) * (slope / SLOPE_ONE) + 0.5)
-            u = jnp.where(u < 0, below, u)
-        x = jnp.clip(u, low, high)
-    return x * (1 / ONE)
+@functools.partial(jax.jit, static_argnums=0)
+def _exact_positions(stack, variables, x):
+    """[n, k, k, C], k of the first layer -> [n, 1, 1, C']."""
+    state, kernel = dict(variables["state"]), variables["state"]["layer_0"]["kernel"]
+    state["layer_0"] = {**state["layer_0"], "kernel": kernel.reshape(1, 1, -1, kernel.shape[-1])}
+    return evaluate(state, _plans(stack), x.reshape(len(x), 1, 1, -1), None, False)

@@ -6,12 +6,15 @@ activations on pictures, `Tabulating` makes tables and integers, `Checking` look
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlic_jax.entropy.coders import Estimating, center_of, models_of, ranges_of
+from mlic_jax.entropy import scanning
+from mlic_jax.entropy.coders import AtOnce, center_of, models_of, ranges_of
 from mlic_jax.entropy.exact import LARGEST_INPUT
 from mlic_jax.errors import UsageError
 from mlic_jax.layers.stack import Stack
@@ -31,6 +34,8 @@ class Guarding:
       portable: False for a model that may leave the parse path, since it says that its files are not portable.
     """
 
+    _order: Any = None  # while scanning
+
     def __init__(self, shapes, quality=None, portable=True):
         self.shapes, self.quality, self.portable, self.places = shapes, quality, portable, {}
 
@@ -45,8 +50,20 @@ class Guarding:
                 self._check(value, f"{field} of the prior of {name!r}")
         return np.zeros(self.shapes[name], np.float32) + center_of(prior)
 
+    def scan(self, name, order, prior, side=None):
+        """As decoders do, of one position."""
+        shape = self.shapes[name]
+        self._order = order
+        around = np.zeros((1, order.kernel, order.kernel, shape[3]), np.float32)
+        result = self(name, prior(around, None if side is None else side[:, :1, :1]))
+        self._order = None
+        return result
+
     def exact(self, network, latent, prior=None):
         self._check(latent, f"what the network {network.name!r} reads")
+        if self._order is not None:
+            scanning.check(network, self._order, context=latent.shape[1] > 1)
+            return np.zeros((1, 1, 1, network.parts()[-1].features), np.float32)
         limit = None if prior is None else prior.limit
         if prior is not None and not network.of_values and not (limit and limit <= LARGEST_INPUT):
             raise UsageError(
@@ -80,7 +97,7 @@ class Guarding:
             )
 
 
-class Calibrating(Estimating):
+class Calibrating(AtOnce):
     """Finds how large activations become. `largest`: network -> {"layer_i": [C]}, over all latents given."""
 
     def __init__(self, latents, quality=None):
@@ -97,7 +114,15 @@ class Calibrating(Estimating):
         return output
 
 
-class Tabulating:
+class _Walking:
+    """What coders share that give zeros for latents."""
+
+    def scan(self, name, order, prior, side=None):
+        del order
+        return self(name, prior(np.zeros(self.shapes[name], np.float32), side))
+
+
+class Tabulating(_Walking):
     """Collects what an artifact needs of every prior and exact network, with NumPy alone.
 
     `tables`: family -> Table. `state`: the numbers on which encoder and decoder must agree, as the collection "state".
@@ -111,7 +136,7 @@ class Tabulating:
         self.shapes, self.largest, self.tables, self.state, self.quality = shapes, largest, {}, {}, quality
 
     def __call__(self, name, prior):
-        if prior.family not in self.tables:
+        if prior.family is not None and prior.family not in self.tables:
             self.tables[prior.family] = prior.tabulate()
         self.state.update(prior.export_state())
         return np.zeros(self.shapes[name], np.float32)
@@ -122,7 +147,7 @@ class Tabulating:
         return np.zeros(network.output_shape(latent.shape), np.float32)
 
 
-class Checking:
+class Checking(_Walking):
     """Raises ModelError unless an artifact has what its coding order needs: medians, tables, integers within bounds.
 
     Args:
@@ -134,7 +159,8 @@ class Checking:
         self.shapes, self.models, self.quality = shapes, models, quality
 
     def __call__(self, name, prior):
-        prior.indexes(self.shapes[name], models_of(prior, self.models).table)
+        if prior.family is not None:
+            prior.indexes(self.shapes[name], models_of(prior, self.models).table)
         return np.zeros(self.shapes[name], np.float32) + center_of(prior)
 
     def exact(self, network, latent, prior=None):

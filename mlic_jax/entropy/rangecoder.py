@@ -145,9 +145,9 @@ class Encoder:
                 entries[outside] = escape
             self._coder.encode(entries, models[row])
         if distances:
-            self._write_distances(np.concatenate(distances))
+            self.write_distances(np.concatenate(distances))
 
-    def _write_distances(self, values: np.ndarray) -> None:
+    def write_distances(self, values: np.ndarray) -> None:
         """Non-negative integers: the length of value + 1 in bits, then the bits below its leading one."""
         values = values + 1
         lengths = np.frexp(values)[1].astype(np.int32) - 1
@@ -256,14 +256,14 @@ class Decoder:
             np.add(entries, table.first[row], out=symbols[start:stop])
         outside = np.concatenate(outside)
         if outside.size:
-            values, row = self._read_distances(len(outside)), rows[order[outside]]
+            values, row = self.read_distances(len(outside)), rows[order[outside]]
             above = symbols[outside] + values // 2  # the escape is the first symbol above the row
             symbols[outside] = np.where(values % 2, table.first[row] - (values + 1) // 2, above)
         raster = np.empty(len(rows), np.int32)
         raster[order] = symbols
         return raster
 
-    def _read_distances(self, count: int) -> np.ndarray:
+    def read_distances(self, count: int) -> np.ndarray:
         lengths = self._decode(_UNIFORM(_ESCAPE_BITS), count)
         order, groups = _groups(lengths)
         found = np.empty(count, np.int32)

@@ -5,6 +5,7 @@
         module: nn.Module
 
         def trace(self): ...                                   shapes of parameters and state
+        def training_only(self, key): ...                      what artifacts lack of these, if anything
         def objectives(self): ...                              what trains them
         def estimate_at(self, params, state, image, quality): ...
         def tabulate(self, variables, images): ...             what an artifact has beside the parameters
@@ -87,6 +88,15 @@ class Family:
         """
         raise NotImplementedError
 
+    def training_only(self, key: jax.Array) -> Mapping[str, Any]:
+        """{"params": .., "state": ..} of what objectives have besides, a discriminator or the like: initial values, as
+        Flax's `init` gives them, under names of modules that are none of the model's. "state" may be left out.
+
+        It is trained, averaged and checkpointed as all the rest, and artifacts lack it.
+        """
+        del key
+        return {}
+
     def objectives(self) -> Mapping[str, Objective]:
         """Name -> Objective."""
         raise NotImplementedError
@@ -146,10 +156,23 @@ class Family:
         return self.trace()
 
     def init(self, key: jax.Array, image_shape: tuple[int, int, int]) -> tuple[Params, State]:
-        """See Codec."""
+        """See Codec. Raises UsageError where `training_only` has names of the model."""
         del image_shape  # no parameter depends on the size of pictures
         params = initialisers.materialise(self.boxed["params"], key)
-        return params, self.initial_state(jax.random.fold_in(key, 1))
+        state = self.initial_state(jax.random.fold_in(key, 1))
+        names = self._of_training
+        if clash := names.intersection([*params, *state]):
+            raise UsageError(f"{self.model}: what training alone has needs other names than {', '.join(sorted(clash))}")
+        if not names:
+            return params, state
+        more = jax.device_get(nn.meta.unbox(jax.jit(self.training_only)(jax.random.fold_in(key, 2))))
+        return {**params, **more.get("params", {})}, {**state, **more.get("state", {})}
+
+    @functools.cached_property
+    def _of_training(self) -> frozenset[str]:
+        """Top-level names of parameters and state that artifacts lack."""
+        shapes = jax.eval_shape(self.training_only, jax.random.key(0))
+        return frozenset(name for names in shapes.values() for name in names)
 
     def estimate(self, params: Params, state: State, image: jax.Array, quality: float | None = None) -> dict[str, Any]:
         """See Codec."""
@@ -162,7 +185,11 @@ class Family:
 
     def export(self, params: Params, state: State, images: Sequence[np.ndarray] | None = None) -> Artifact:
         """See Codec. Raises ModelError for parameters of other shapes, or that are not finite."""
-        variables = jax.device_get({"params": params, "state": state})
+        kept = {
+            kind: {name: values for name, values in tree.items() if name not in self._of_training}
+            for kind, tree in (("params", params), ("state", state))
+        }
+        variables = jax.device_get(kept)
         self.check_params(variables["params"])
         state, tables = self.tabulate(variables, images)
         card = {} if self.portable else {"portable": False}

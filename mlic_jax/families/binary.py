@@ -142,7 +142,7 @@ class Binary(Family):
         _, height, width, _ = image.shape
         padded = pad(image, self.module.stride)
         shown, quantised = self.module.apply({"params": params}, padded, keys, method="train")
-        squared = mse255(image, shown[:, :height, :width])
+        squared = mse255(image, shown[:, :height, :width].astype(jnp.float32))
         total = jnp.mean(squared + quantised.penalty)
         metrics = {
             "loss": total,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -32,6 +32,7 @@ from mlic_jax.families import latent_coding as coding
 from mlic_jax.families.base import Family
 from mlic_jax.families.common import check_architecture, check_choices, mean_psnr_db, pad
 from mlic_jax.families.complexity import kmac_per_pixel
+from mlic_jax.families.forward import Forward, forward
 from mlic_jax.families.lagrangian import DISTORTIONS, Lagrangian
 from mlic_jax.families.quality import EveryRate, OneRate
 from mlic_jax.families.refine import STEPS
@@ -113,7 +114,7 @@ class LatentCodec(Family):
 
     module: LatentModel
     lagrangian: Lagrangian
-    proxy: str
+    proxy: str | Mapping[str, str]
     quantise_from: int
     clipped: bool
 
@@ -126,8 +127,12 @@ class LatentCodec(Family):
         return {"params": coding.boxed_params(self.module)}
 
     def init(self, key, image_shape):
-        """See Codec. Raises UsageError where the model's coding order leaves the parse path."""
+        """See Codec. Raises UsageError where the model's coding order leaves the parse path, or proxies do not fit."""
         params, state = super().init(key, image_shape)
+        latents = set(self._any_picture[0])
+        if not isinstance(self.proxy, str) and set(self.proxy) != latents:
+            named, known = ", ".join(self.proxy), ", ".join(sorted(latents))
+            raise UsageError(f"{self.model}: proxies are given for {named}: the model's latents are {known}")
         coder = exporting.Guarding(*self._any_picture, self.portable)
         coder.walk(functools.partial(self._walk, variables={"params": params, "state": state}))
         return params, state
@@ -146,23 +151,23 @@ class LatentCodec(Family):
             "priors": Objective(coding.parse_path(self.module), self.priors_loss),
         }
 
-    def rd_loss(self, params, state, batch, keys, step):
-        image = to_float(batch["image"])
-        pixels = image.shape[1] * image.shape[2]
+    def forward(self, params, state, batch, keys, step, count_rounded: bool = False) -> Forward:
+        """The forward pass of an objective, whose arguments these are; see mlic_jax.families.forward.
+
+        count_rounded: whether `rounded_bits` are needed, too.
+        """
         quality = self.qualities.draw(keys)
         quantised = None if self.quantise_from < 0 else step >= self.quantise_from
-        make_coder = functools.partial(coders.Training, keys=keys, proxy=self.proxy, quantised=quantised)
-        variables = {"params": params, "state": state}
-        (reconstruction, coder), changed = self.module.apply(
-            variables, pad(image, self.module.stride), make_coder, quality, mutable=["state"]
-        )
-        reconstruction = reconstruction.astype(jnp.float32)[:, : image.shape[1], : image.shape[2]]
-        if self.clipped:
-            reconstruction = jnp.clip(reconstruction, 0, 1)
-        squared, cost = self.lagrangian.distort(image, reconstruction)
-        bpp = {name: jnp.mean(bits) / pixels for name, bits in coder.bits.items()}
-        of_distortion, of_loss = self.lagrangian.weights(quality)
-        total = jnp.mean(of_loss * (of_distortion * cost + sum(coder.bits.values()) / pixels))
+        more = {"quality": quality, "quantised": quantised, "count_rounded": count_rounded}
+        return forward(self.module, params, state, batch["image"], keys, self.proxy, **more)
+
+    def rate_distortion(self, passed: Forward) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """A batch's loss of rate and distortion, a scalar, and its metrics."""
+        shown = jnp.clip(passed.reconstruction, 0, 1) if self.clipped else passed.reconstruction
+        squared, cost = self.lagrangian.distort(passed.image, shown)
+        bpp = {name: jnp.mean(bits) / passed.pixels for name, bits in passed.bits.items()}
+        of_distortion, of_loss = self.lagrangian.weights(passed.quality)
+        total = jnp.mean(of_loss * (of_distortion * cost + passed.bits_per_pixel()))
         metrics = {
             "loss": total,
             "bpp": sum(bpp.values()),
@@ -170,7 +175,12 @@ class LatentCodec(Family):
             "psnr_db": mean_psnr_db(squared),
             **{f"bpp_{name}": value for name, value in bpp.items()},
         }
-        return total, (metrics, {**state, **changed.get("state", {})})
+        return total, metrics
+
+    def rd_loss(self, params, state, batch, keys, step):
+        passed = self.forward(params, state, batch, keys, step)
+        total, metrics = self.rate_distortion(passed)
+        return total, (metrics, passed.state)
 
     def priors_loss(self, params, state, batch, keys, step):
         del step
@@ -253,9 +263,10 @@ def latent_codec(
     architecture: Mapping[str, Any],
     lmbda: float | tuple[float, float],
     distortion: str = "mse",
-    proxy: str = "noise",
+    proxy: str | Mapping[str, str] = "noise",
     quantise_from: int = -1,
     clipped: bool = False,
+    family: Callable[..., LatentCodec] = LatentCodec,
 ) -> Codec:
     """A trainable codec.
 
@@ -271,11 +282,14 @@ def latent_codec(
       lmbda: the weight of the distortion; for a model of every rate those of quality 0 and 100, between which the
         logarithm is linear.
       distortion: one of lagrangian.DISTORTIONS.
-      proxy: one of entropy.coders.PROXIES, the stand-in for rounding in training.
+      proxy: one of entropy.coders.PROXIES, the stand-in for rounding in training; or name of a latent -> its own, as
+        {"z": "noise", "y": "mixed"}.
       quantise_from: the step from which networks on the parse path compute with the rounding that they will have in
         files (quantisation-aware training); -1: never, their integers are then chosen at export alone.
       clipped: whether training, too, compares what is left within black and white. What lies beyond has no gradient
         then, so this is for models whose pictures are sound from the start.
+      family: makes the codec of what is above: a subclass of LatentCodec with objectives of its own, or a partial
+        application of one that has further fields.
 
     Raises:
       UsageError: an unknown distortion or proxy, or an architecture that no file can hold.
@@ -284,12 +298,12 @@ def latent_codec(
     check_choices(
         model,
         ("distortion", distortion, DISTORTIONS),
-        ("proxy", proxy, coders.PROXIES),
+        *(("proxy", one, coders.PROXIES) for one in ((proxy,) if isinstance(proxy, str) else proxy.values())),
         ("clipped", clipped, (True, False)),
     )
     if type(quantise_from) is not int or quantise_from < -1:
         raise UsageError(f"{model}: quantise_from={quantise_from!r} is no step: a number from 0, or -1 for never")
-    return LatentCodec(
+    return family(
         model=model,
         architecture=architecture,
         qualities=EveryRate() if module.has_quality else OneRate(),

@@ -56,7 +56,7 @@ def boxed_params(module: LatentModel) -> Mapping[str, Any]:
     """The parameters as boxes (layers.init.Fill); they do not depend on the size of images."""
 
     def initialise(key, image, quality):
-        return module.init(key, image, coders.Estimating, quality)
+        return module.init(key, image, coders.AtOnce, quality)
 
     return jax.eval_shape(initialise, jax.random.key(0), _picture(module), _quality(module))["params"]
 
@@ -93,7 +93,7 @@ def parse_path(module: LatentModel) -> tuple[str, ...]:
     """Names of the modules that probabilities come from: those that `transmit` uses."""
 
     def transmit(key, latents, quality):
-        return module.init(key, coders.Estimating(latents, quality), method="transmit")
+        return module.init(key, coders.AtOnce(latents, quality), method="transmit")
 
     latents = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in _smallest_latents(module).items()}
     return tuple(jax.eval_shape(transmit, jax.random.key(0), latents, _quality(module)).get("params", {}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from mlic_jax.layers import init
 
@@ -15,6 +16,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x, training: bool):
+        x = x.astype(jnp.float32)
         shape = (x.shape[-1],)
         scale = self.param("scale", init.constant(1.0), shape)
         bias = self.param("bias", init.constant(0.0), shape)

@@ -239,6 +239,7 @@ class Conv(_Strided, nn.Module):
       kernel_init: of [k, k, Cin, features], in place of init.Normal; the bias is zero.
       product_up_to: so many output samples of an image are, on a CPU, one matrix product with all shifted copies of the
         input. A fiftieth of the time where images have 2x2 samples, as in recurrent networks; rounding differs.
+      mask: k rows of k booleans, which taps of the kernel there are; None for all of them.
     """
 
     features: int
@@ -251,6 +252,7 @@ class Conv(_Strided, nn.Module):
     precision: Precision | None = None
     kernel_init: init.Initialiser | None = None
     product_up_to: int = 0
+    mask: tuple[tuple[bool, ...], ...] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -264,7 +266,7 @@ class Conv(_Strided, nn.Module):
         weights, biases = _initialisers(1 / np.sqrt(self.kernel * self.kernel * x.shape[-1]), self.gain)
         if self.kernel_init is not None:
             weights, biases = self.kernel_init, init.constant(0.0)
-        kernel = self.param("kernel", weights, shape)
+        kernel = self.masked(self.param("kernel", weights, shape))
         dtype = self.dtype or jnp.result_type(x, kernel)
         bias = self.param("bias", biases, (self.features,)).astype(dtype) if self.use_bias else None
         x, kernel = x.astype(dtype), kernel.astype(dtype)
@@ -275,6 +277,10 @@ class Conv(_Strided, nn.Module):
         rows, columns = (-(-side // self.stride) for side in x.shape[1:3])
         x = jnp.pad(x, ((0, 0), *((reach * self.stride,) * 2,) * 2, (0, 0)), mode="edge")
         return self._apply(x, kernel, bias)[:, reach : reach + rows, reach : reach + columns]
+
+    def masked(self, kernel):
+        """The kernel without the taps that there are none of."""
+        return kernel if self.mask is None else kernel * np.asarray(self.mask, np.float32)[..., None, None]
 
     def _check(self):
         if self.padding not in PADDINGS:
@@ -306,7 +312,7 @@ class ConditionedConv(Conv):
         further = self.param("condition", init.constant(0.0), (2, 2, self.features))
         powers = jnp.stack([condition, condition**2], -1)
         gain, shift = jnp.einsum("bp,kpf->kbf", powers, further)[:, :, None, None]
-        return y * (1 + gain) + shift
+        return (y * (1 + gain) + shift).astype(y.dtype)
 
 
 class ConvTranspose(nn.Module):

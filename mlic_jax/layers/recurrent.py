@@ -45,6 +45,7 @@ class _Cell(nn.Module):
       hidden_kernel: odd size of the kernels of hidden states.
       gain: inputs' kernels begin normal with this over the square root of their fan in.
       precision: of products, see layers/precision.py.
+      dtype: of convolutions; states, and what becomes of them, are float32.
     """
 
     features: int
@@ -52,18 +53,19 @@ class _Cell(nn.Module):
     hidden_kernel: int = 1
     gain: float = 1.0
     precision: Precision | None = None
+    dtype: jnp.dtype | None = None
 
     def start(self, batch: int, height: int, width: int):
         return jnp.zeros((batch, height, width, self.features))
 
     def of_input(self, count, x):
         """[B, h, w, count]: the input's part of the gates' sums, and their biases."""
-        options = {"gain": self.gain, "precision": self.precision}
-        return convolution(count, 3, self.stride, name="input", **options)(x)
+        options = {"gain": self.gain, "precision": self.precision, "dtype": self.dtype}
+        return convolution(count, 3, self.stride, name="input", **options)(x).astype(jnp.float32)
 
     def of_hidden(self, count, hidden, name="hidden"):
-        options = {"use_bias": False, "precision": self.precision}
-        return convolution(count, self.hidden_kernel, name=name, **options)(hidden)
+        options = {"use_bias": False, "precision": self.precision, "dtype": self.dtype}
+        return convolution(count, self.hidden_kernel, name=name, **options)(hidden).astype(jnp.float32)
 
 
 class LSTM(_Cell):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,5 +38,19 @@ def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
     Averages over a set are the mean of this per image, as CompressAI, TFC and C3 report it (the PSNR of the mean MSE,
     as Cool-Chic's tables, is lower). Raises InputError as `mse255`.
     """
-    mse = mse255(a, b)
+    return _in_db(mse255(a, b))
+
+
+def _in_db(mse):
     return 10 * math.log10(255**2 / mse) if mse > 0 else math.inf
+
+
+def squares(a: np.ndarray, b: np.ndarray) -> list[float]:
+    """[sum of squared differences, samples] of two uint8 [H, W, C] images. Raises InputError as `mse255`."""
+    return [mse255(a, b) * np.size(a), float(np.size(a))]
+
+
+def psnr_of_squares(parts: Sequence[Sequence[float]]) -> float:
+    """PSNR in dB of a set, of the mean squared error over all its samples, from the `squares` of its pictures."""
+    total, samples = np.sum(parts, axis=0)
+    return _in_db(total / samples)

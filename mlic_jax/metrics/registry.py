@@ -8,16 +8,31 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mlic_jax.errors import InputError, UsageError
 from mlic_jax.metrics import lpips, msssim, psnr
 
+# How keys of parts end.
+PART = ":part"
+
+
+class OfSet(NamedTuple):
+    """How a metric of a whole set of pictures is put together: what it needs of each, and the one number at the end.
+
+    Attributes:
+      part: (original, decoded), both uint8 [H, W, 3] -> what is kept of the pair: floats, as JSON can hold them.
+      value: of the parts of a set, one or more -> its value.
+    """
+
+    part: Callable[[np.ndarray, np.ndarray], list[float]]
+    value: Callable[[Sequence[list[float]]], float]
+
 
 class Metric(NamedTuple):
-    """How far a decoded picture is from the original.
+    """How far a decoded picture is from the original, or a set of pictures from theirs.
 
     Attributes:
       name: on the command line.
@@ -28,6 +43,8 @@ class Metric(NamedTuple):
       scale: value -> dB, larger for better pictures: what is plotted, and the quality at which BD-rates compare.
       missing: None, or what to install first.
       axis: of plots; says what `scale` does.
+      of_set: for a metric whose value for a set is no mean of its pictures' values; `compute` is then that of a set of
+        one.
     """
 
     name: str
@@ -38,6 +55,12 @@ class Metric(NamedTuple):
     scale: Callable[[float], float]
     missing: Callable[[], str | None]
     axis: str
+    of_set: OfSet | None = None
+
+    @property
+    def part_key(self) -> str:
+        """Under which rows have the parts of a metric of sets."""
+        return f"{self.key}{PART}"
 
     @property
     def title(self) -> str:
@@ -55,6 +78,10 @@ def distance_db(value: float) -> float:
     return -10 * math.log10(value) if value > 0 else (math.nan if math.isnan(value) else math.inf)
 
 
+def _nothing() -> None:
+    return None
+
+
 def _in_db(name: str, key: str, title: str, compute: Callable) -> Metric:
     return Metric(name, key, f"{title} dB", compute, True, identity_db, _nothing, f"{title} [dB]")
 
@@ -64,14 +91,24 @@ def _similarity(name: str, key: str, title: str, compute: Callable) -> Metric:
     return Metric(name, key, title, compute, True, msssim.ms_ssim_db, _nothing, axis)
 
 
+def set_in_db(name: str, key: str, title: str, of_set: OfSet) -> Metric:
+    """A metric of sets whose values are in dB."""
+    return _in_db(name, key, title, lambda *pair: of_set.value([of_set.part(*pair)]))._replace(of_set=of_set)
+
+
+def set_distance(
+    name: str, key: str, title: str, of_set: OfSet, missing: Callable[[], str | None] = _nothing
+) -> Metric:
+    """A metric of sets that is a distance: as FID, the Fréchet distance of features (mlic_jax.metrics.frechet)."""
+    made = set_in_db(name, key, title, of_set)
+    axis = f"{title} [dB], −10 log₁₀ {title}"
+    return made._replace(label=title, higher_is_better=False, scale=distance_db, missing=missing, axis=axis)
+
+
 def _lpips(net: str, title: str) -> Metric:
     compute, missing = functools.partial(lpips.lpips_uint8, net=net), lpips.missing
     axis = f"{title} [dB], −10 log₁₀ LPIPS"
     return Metric(f"lpips-{net}", f"lpips_{net}", title, compute, False, distance_db, missing, axis)
-
-
-def _nothing() -> None:
-    return None
 
 
 def _of_luma(compute: Callable) -> Callable:
@@ -101,9 +138,19 @@ METRICS = {
         _similarity("ssim-y", "ssim_y", "SSIM-Y", _of_luma(msssim.ssim_uint8)),
         _lpips("alex", "LPIPS (AlexNet)"),
         _lpips("vgg", "LPIPS (VGG16)"),
+        set_in_db("psnr-set", "psnr_set_db", "PSNR of the set", OfSet(psnr.squares, psnr.psnr_of_squares)),
     )
 }
 BY_KEY = {metric.key: metric for metric in METRICS.values()}
+
+
+def register(metric: Metric) -> None:
+    """Adds a metric, which is then known by its name everywhere. Raises UsageError where name or key is taken."""
+    if metric.name in METRICS or metric.key in BY_KEY:
+        raise UsageError(f"there is a metric {metric.name!r}, or one with the key {metric.key!r}, already")
+    METRICS[metric.name] = BY_KEY[metric.key] = metric
+
+
 # What is measured where nothing is said.
 DEFAULT = ("psnr", "ms-ssim")
 
@@ -126,6 +173,18 @@ def parse(words: str) -> tuple[str, ...]:
     return tuple(get(name).name for name in names)
 
 
-def measured(original: np.ndarray, decoded: np.ndarray, names: Sequence[str] = DEFAULT) -> dict[str, float]:
-    """key -> value of metrics for two pictures uint8 [H, W, 3]. Raises UsageError as `get`; InputError for others."""
-    return {metric.key: metric.compute(original, decoded) for metric in map(get, names)}
+def measured(
+    original: np.ndarray, decoded: np.ndarray, names: Sequence[str] = DEFAULT, parts: bool = False
+) -> dict[str, Any]:
+    """key -> value of metrics for two pictures uint8 [H, W, 3]; with parts, `part_key` -> part of metrics of sets, too.
+
+    Raises UsageError as `get`; InputError for other pictures.
+    """
+    found: dict[str, Any] = {}
+    for metric in map(get, names):
+        if metric.of_set is None or not parts:
+            found[metric.key] = metric.compute(original, decoded)
+        else:
+            part = found[metric.part_key] = metric.of_set.part(original, decoded)
+            found[metric.key] = metric.of_set.value([part])
+    return found

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from mlic_jax.codec import Codec
 from mlic_jax.entropy.coders import per_example_sum
@@ -60,6 +61,7 @@ class _Network(nn.Module):
     padding: str
     conditional: bool
     precision: Precision | None = None
+    dtype: jnp.dtype | None = None
 
     def convolution(self, condition):
         """(features, x, gain, stride) -> a 3x3 convolution of its own, of x."""
@@ -67,7 +69,7 @@ class _Network(nn.Module):
 
         def convolve(features, x, gain=2**0.5, stride=1):
             options = {"gain": gain, "stride": stride, "padding": self.padding, "precision": self.precision}
-            options["name"] = f"EdgeConv_{next(numbers)}"  # of stored weights
+            options["dtype"], options["name"] = self.dtype, f"EdgeConv_{next(numbers)}"  # of stored weights
             if self.conditional:
                 return ConditionedConv(features, 3, **options)(x, condition)
             return Conv(features, 3, **options)(x)
@@ -125,6 +127,7 @@ class Jiang2017(Sandwich):
     part: str
     conditional: bool
     precision: Precision | None = None
+    dtype: jnp.dtype | None = None
 
     scale = 2
     cell = 2
@@ -136,12 +139,12 @@ class Jiang2017(Sandwich):
         return small * self.com_layers + 4, small * self.rec_layers + 4
 
     def setup(self):
-        shared = (self.form, self.padding, self.conditional, self.precision)
+        shared = (self.form, self.padding, self.conditional, self.precision, self.dtype)
         self.com = ComCNN(self.channels, self.features, self.com_layers, *shared)
         self.rec = RecCNN(self.channels, self.features, self.rec_layers, *shared)
 
     def before(self, image, condition):
-        return box_downsample(image) if self.part == "rec" else self.com(image, condition)
+        return box_downsample(image) if self.part == "rec" else self.com(image, condition).astype(image.dtype)
 
     def after(self, decoded, condition, training=False):
         return upsample(decoded) if self.part == "com" else self.rec(decoded, condition, training)
@@ -227,6 +230,7 @@ def jiang2017(
     rate: float = 1.0,
     rounding: str = "ste",
     precision: Precision | None = None,
+    dtype: jnp.dtype | None = None,
 ) -> Codec:
     """The codec, with the objectives "rec" and "com" of the paper's alternation, and "rd" that trains both at once.
 
@@ -244,6 +248,7 @@ def jiang2017(
       rate: weight of the bits under "rd"; at 1 a bit buys what it buys in JPEG itself.
       rounding: of differentiable JPEG under "rd" (mlic_jax.jpeg).
       precision: of products in training, see layers/precision.py.
+      dtype: of convolutions in training; float32 where None.
 
     Raises:
       UsageError: an argument out of range.
@@ -262,7 +267,7 @@ def jiang2017(
         "com_layers": com_layers, "rec_layers": rec_layers, "padding": padding, "part": part,
     }  # fmt: skip
     shape = (codec, channels, features, com_layers, rec_layers, form, padding, part)
-    module = Jiang2017(*shape, conditional=high > low, precision=precision)
+    module = Jiang2017(*shape, conditional=high > low, precision=precision, dtype=dtype)
 
     losses = Losses(codec, com_gradient, rate, rounding).of(part)
     return sandwich_codec(module, model="jiang2017", architecture=architecture, low=low, high=high, losses=losses)

@@ -102,11 +102,12 @@ def johnston2018(
     allocation: str = ALLOCATIONS[1],
     remat: bool = True,
     precision: Precision | None = None,
+    dtype: jnp.dtype | None = None,
 ) -> Codec:
     """The codec, with the objectives "rd" (the networks) and "entropy" (the entropy coder alone, afterwards).
 
     Args:
-      cell, framework, divisor, code, iterations, copies, entropy, remat, precision: see models.toderici2017.
+      cell, framework, divisor, code, iterations, copies, entropy, remat, precision, dtype: see models.toderici2017.
       hidden_kernels: "3x3", or "2017" for those of Toderici et al.
       prime_steps: k, runs of either network for its state before the first iteration.
       diffuse_steps: the same before every other one.
@@ -123,7 +124,7 @@ def johnston2018(
         "cell": cell, "framework": framework, "divisor": divisor, "code": code, "iterations": iterations,
         "copies": copies, "hidden_kernels": hidden_kernels, "prime_steps": prime_steps, "diffuse_steps": diffuse_steps,
     }  # fmt: skip
-    module = networks("johnston2018", **architecture, precision=precision)
+    module = networks("johnston2018", **architecture, precision=precision, dtype=dtype)
     weighted = loss == "ssim_l1"
     return recurrent_codec(
         module,

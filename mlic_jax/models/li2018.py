@@ -167,8 +167,8 @@ class Straight(NamedTuple):
         return init.constant(np.eye(*shape[2:]))(key, shape, dtype)
 
 
-def _conv(features: int, kernel: int, stride: int = 1, *, precision: Precision | None = None) -> Conv:
-    return Conv(features, kernel, stride, gain=1.0, precision=precision)
+def _conv(features: int, kernel: int, stride: int = 1, **options) -> Conv:
+    return Conv(features, kernel, stride, gain=1.0, **options)
 
 
 def _residual(features, width, conv):
@@ -181,12 +181,12 @@ def _blocks(depth, features, width, conv):
     return [layer for _ in range(depth) for layer in _residual(features, width, conv)]
 
 
-def encoder(variant: str, width: int, depth: int, precision: Precision | None = None) -> tuple:
-    """The layers from the picture to F, [B, H / 8, W / 8, 2 width] (width in "compact")."""
-    conv = functools.partial(_conv, precision=precision)
+def encoder(variant: str, width: int, depth: int, **options) -> tuple:
+    """The layers from the picture to F, [B, H / 8, W / 8, 2 width] (width in "compact"); options: of layers."""
+    conv = functools.partial(_conv, **options)
     if variant == "compact":
-        cosines = Conv(width, 1, kernel_init=Cosines(width, False), precision=precision)
-        return signed, SpaceToDepth(CELL), cosines, *(ConvBlock(precision=precision) for _ in range(depth))
+        cosines = Conv(width, 1, kernel_init=Cosines(width, False), **options)
+        return signed, SpaceToDepth(CELL), cosines, *(ConvBlock(**options) for _ in range(depth))
     # Caffe's kernels of twice the stride, with padding of half of it.
     return (
         signed,
@@ -196,21 +196,21 @@ def encoder(variant: str, width: int, depth: int, precision: Precision | None = 
     )  # fmt: skip
 
 
-def importance_net(variant: str, width: int, precision: Precision | None = None) -> tuple:
+def importance_net(variant: str, width: int, **options) -> tuple:
     """The layers from F to p, [B, H / 8, W / 8, 1]."""
-    conv = functools.partial(_conv, precision=precision)
+    conv = functools.partial(_conv, **options)
     hidden = [layer for _ in range(2 if variant == "paper" else 1) for layer in (conv(width, 3), relu)]
     return *hidden, conv(1, 1), mostly if variant == "compact" else jax.nn.sigmoid
 
 
-def decoder(variant: str, width: int, depth: int, precision: Precision | None = None) -> tuple:
+def decoder(variant: str, width: int, depth: int, **options) -> tuple:
     """The layers from masked bits to the picture."""
-    conv = functools.partial(_conv, precision=precision)
+    conv = functools.partial(_conv, **options)
     if variant == "compact":
         return (
-            Conv(width, 1, kernel_init=Straight(), precision=precision),
-            *(ConvBlock(precision=precision) for _ in range(depth + 1)),
-            Conv(3 * CELL**2, 1, kernel_init=Cosines(width, True), precision=precision), DepthToSpace(CELL), unsigned,
+            Conv(width, 1, kernel_init=Straight(), **options),
+            *(ConvBlock(**options) for _ in range(depth + 1)),
+            Conv(3 * CELL**2, 1, kernel_init=Cosines(width, True), **options), DepthToSpace(CELL), unsigned,
         )  # fmt: skip
     wide = 4 * width
     first = (
@@ -243,6 +243,7 @@ class Li2018(BinaryModel):
     map_features: int
     blocks: int
     precision: Precision | None = None
+    dtype: jnp.dtype | None = None
     mask_gradient: str = "local"
     rate: str = "hinge"
     r0: float = 0.5
@@ -266,20 +267,22 @@ class Li2018(BinaryModel):
         return self.levels.bit_length() - 1
 
     def setup(self):
-        self.encoder = Stack(encoder(self.variant, self.width, self.depth, self.precision))
+        options = {"precision": self.precision, "dtype": self.dtype}
+        self.encoder = Stack(encoder(self.variant, self.width, self.depth, **options))
         straight = Straight() if self.variant == "compact" else None
-        last = Conv(self.n, 1, gain=1.0, kernel_init=straight, precision=self.precision)
+        last = Conv(self.n, 1, gain=1.0, kernel_init=straight, **options)
         self.head = Stack((last, jax.nn.sigmoid))
-        self.decoder = Stack(decoder(self.variant, self.width, self.depth, self.precision), pixels=True)
+        self.decoder = Stack(decoder(self.variant, self.width, self.depth, **options), pixels=True)
         self.code_prior = TrimmedConv(self.n, self.code_features, self.blocks)
         if self.guided:
-            self.importance_net = Stack(importance_net(self.variant, self.width, self.precision))
+            self.importance_net = Stack(importance_net(self.variant, self.width, **options))
             self.map_prior = TrimmedConv(self.planes, self.map_features, self.blocks)
 
     def codes(self, image):
         """image [B, H, W, 3], sides multiples of 8 -> e [B, h, w, n], and p [B, h, w] or None."""
         features = self.encoder(image)
-        return self.head(features), self.importance_net(features)[..., 0] if self.guided else None
+        found = self.head(features), self.importance_net(features)[..., 0] if self.guided else None
+        return tuple(None if part is None else part.astype(np.float32, copy=False) for part in found)
 
     def analyze(self, image, importance=None):
         """image [B, H, W, 3] -> {"code": [B, h, w, n], "map": [B, h, w, planes]}, -1 or +1; importance: for p."""
@@ -361,6 +364,7 @@ def li2018(
     blocks: int = 3,
     nested: bool = False,
     precision: Precision | None = None,
+    dtype: jnp.dtype | None = None,
 ) -> Codec:
     """The codec, with the objectives "rd" (the networks) and "entropy" (the coder's networks, on codes as they are).
 
@@ -380,6 +384,7 @@ def li2018(
       code_features, map_features, blocks: of the coder's networks, see mlic_jax.entropy.bits.trimmed.
       nested: without a map, train with a random number of bits in each cell; files have all of them.
       precision: of the networks' products in training, see layers/precision.py.
+      dtype: of the networks in training; float32 where None.
 
     Raises:
       UsageError: an argument out of range.
@@ -407,6 +412,7 @@ def li2018(
         "gamma": gamma,
         "nested": nested,
         "precision": precision,
+        "dtype": dtype,
     }
     module = Li2018(**architecture, **training)
     return Binary(

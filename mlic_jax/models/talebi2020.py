@@ -67,13 +67,14 @@ class _Network(nn.Module):
     features: int
     conditional: bool
     precision: Precision | None
+    dtype: jnp.dtype | None
 
     def convolution(self, condition):
         """(features, x, gain) -> a 3x3 convolution of its own, of x, the edge repeated."""
         numbers = itertools.count()
 
         def convolve(features, x, gain=2**0.5):
-            options = {"gain": gain, "padding": "edge", "precision": self.precision}
+            options = {"gain": gain, "padding": "edge", "precision": self.precision, "dtype": self.dtype}
             options["name"] = f"EdgeConv_{next(numbers)}"  # of stored weights
             if self.conditional:
                 return ConditionedConv(features, 3, **options)(x, condition)
@@ -83,7 +84,7 @@ class _Network(nn.Module):
 
     def wide(self, features, x, gain=2**0.5):
         """A 7x7 convolution with the edge repeated."""
-        return Conv(features, kernel=7, gain=gain, padding="edge", precision=self.precision)(x)
+        return Conv(features, 7, gain=gain, padding="edge", precision=self.precision, dtype=self.dtype)(x)
 
 
 class PublishedSmooth(_Network):
@@ -127,7 +128,7 @@ class Field(_Network):
         convolve, x = self.convolution(condition), space_to_depth(image - 0.5, CELL, order="torch")
         for _ in range(self.layers - 1):
             x = leaky(convolve(self.features, x))
-        return REACH * jnp.tanh(convolve(2, x, gain=0.0))
+        return REACH * jnp.tanh(convolve(2, x, gain=0.0).astype(image.dtype))
 
 
 def enlarge(field: jax.Array) -> jax.Array:
@@ -182,6 +183,7 @@ class Talebi2020(Sandwich):
     form: str
     conditional: bool
     precision: Precision | None = None
+    dtype: jnp.dtype | None = None
 
     @property
     def cell(self):
@@ -194,7 +196,7 @@ class Talebi2020(Sandwich):
         return smooth + warped, 0
 
     def setup(self):
-        shared = (self.features, self.conditional, self.precision)
+        shared = (self.features, self.conditional, self.precision, self.dtype)
         if self.variant != "warp":
             if self.form == "published":
                 self.smooth = PublishedSmooth(*shared, self.channels)
@@ -307,6 +309,7 @@ def talebi2020(
     perceptual: float = 0.0,
     smoothness: float = 10.0,
     precision: Precision | None = None,
+    dtype: jnp.dtype | None = None,
 ) -> Codec:
     """The editor as a codec, with the objective "rd".
 
@@ -324,6 +327,7 @@ def talebi2020(
         LPIPS is taken behind JPEG with straight-through rounding.
       smoothness: weight of the warp's variation, squared error for each pixel of it.
       precision: of products in training, see layers/precision.py.
+      dtype: of convolutions in training; float32 where None.
 
     Raises:
       UsageError: an argument out of range.
@@ -343,7 +347,7 @@ def talebi2020(
         "features": features, "layers": layers,
     }  # fmt: skip
     shape = (codec, channels, variant, features, layers, form)
-    module = Talebi2020(*shape, conditional=high > low, precision=precision)
+    module = Talebi2020(*shape, conditional=high > low, precision=precision, dtype=dtype)
 
     loss = Loss(codec, rounding, rate, perceptual, smoothness)
     owned = {"smooth": ("smooth",), "warp": ("field",), "cascade": ("smooth", "field")}[variant]

@@ -59,10 +59,10 @@ ASSOCIATIVE_GAIN = 4.0
 
 
 def make_cell(
-    kind: str, features: int, stride: int, hidden_kernel: int, copies: int, gain: float, precision: Precision | None
+    kind: str, features: int, stride: int, hidden_kernel: int, copies: int, gain: float, **options: Any
 ) -> nn.Module:
     """A cell by its name in CELLS."""
-    shared = {"features": features, "stride": stride, "hidden_kernel": hidden_kernel, "precision": precision}
+    shared = {"features": features, "stride": stride, "hidden_kernel": hidden_kernel, **options}
     if kind == "lstm":
         return LSTM(gain=gain, **shared)
     if kind == "associative_lstm":
@@ -78,16 +78,18 @@ class Encoder(nn.Module):
     code: int
     kernels: tuple[int, int, int]
     precision: Precision | None = None
+    dtype: jnp.dtype | None = None
 
     def setup(self):
+        options = {"precision": self.precision, "dtype": self.dtype}
         # The associative memory is the decoder's alone.
         kind = "lstm" if self.cell == "associative_lstm" else self.cell
-        self.first = convolution(E_CONV // self.divisor, 3, 2, precision=self.precision)
+        self.first = convolution(E_CONV // self.divisor, 3, 2, **options)
         widths = zip(E_CELLS, self.kernels, strict=True)
         self.cells = [
-            make_cell(kind, width // self.divisor, 2, kernel, 0, E_GAIN, self.precision) for width, kernel in widths
+            make_cell(kind, width // self.divisor, 2, kernel, 0, E_GAIN, **options) for width, kernel in widths
         ]
-        self.last = convolution(self.code, 1, gain=B_GAIN, precision=self.precision)
+        self.last = convolution(self.code, 1, gain=B_GAIN, **options)
 
     def start(self, batch, height, width):
         return tuple(cell.start(batch, height // n, width // n) for cell, n in zip(self.cells, (4, 8, 16), strict=True))
@@ -99,7 +101,7 @@ class Encoder(nn.Module):
             inside = scaled(inside, 1, 2)
             state, x = cell(state, x, inside)
             after.append(state)
-        return tuple(after), jnp.tanh(self.last(x))
+        return tuple(after), jnp.tanh(self.last(x).astype(jnp.float32))
 
 
 class Decoder(nn.Module):
@@ -110,15 +112,17 @@ class Decoder(nn.Module):
     kernels: tuple[int, int, int, int]
     copies: int
     precision: Precision | None = None
+    dtype: jnp.dtype | None = None
 
     def setup(self):
-        self.first = convolution(D_CONV // self.divisor, 1, precision=self.precision)
+        options = {"precision": self.precision, "dtype": self.dtype}
+        self.first = convolution(D_CONV // self.divisor, 1, **options)
         widths = [max(width // self.divisor, least) for width, least in zip(D_CELLS, D_LEAST, strict=True)]
         self.cells = [
-            make_cell(self.cell, width, 1, kernel, self.copies, D_GAIN, self.precision)
+            make_cell(self.cell, width, 1, kernel, self.copies, D_GAIN, **options)
             for width, kernel in zip(widths, self.kernels, strict=True)
         ]
-        self.last = convolution(3, 1, precision=self.precision)
+        self.last = convolution(3, 1, **options)
 
     def start(self, batch, height, width):
         scales = (16, 8, 4, 2)
@@ -131,22 +135,23 @@ class Decoder(nn.Module):
             state, x = cell(state, x, inside)
             x, inside = depth_to_space(x, 2, order="torch"), scaled(inside, 2)
             after.append(state)
-        return tuple(after), mask(jnp.tanh(self.last(x)) / 2, inside)
+        return tuple(after), mask(jnp.tanh(self.last(x).astype(jnp.float32)) / 2, inside)
 
 
 class Gain(nn.Module):
     """Picture [B, H, W, 3] -> [B, H/32, W/32, 1], by how much what is left over is enlarged: above 1."""
 
     precision: Precision | None = None
+    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, shown, inside=None):
-        x = shown
+        x, options = shown, {"precision": self.precision, "dtype": self.dtype}
         for _ in range(4):
             inside = scaled(inside, 1, 2)
-            x = mask(nn.elu(convolution(32, 3, 2, precision=self.precision)(x)), inside)
+            x = mask(nn.elu(convolution(32, 3, 2, **options)(x)), inside)
         # A convolution 2x2 of stride 2.
-        return nn.elu(convolution(1, 1, precision=self.precision)(space_to_depth(x, 2, order="torch"))) + 2
+        return nn.elu(convolution(1, 1, **options)(space_to_depth(x, 2, order="torch"))).astype(jnp.float32) + 2
 
 
 class Toderici2017(Recurrent):
@@ -158,6 +163,7 @@ class Toderici2017(Recurrent):
     hidden_kernels: str
     copies: int
     precision: Precision | None = None
+    dtype: jnp.dtype | None = None
 
     @property
     def stride(self):
@@ -165,10 +171,10 @@ class Toderici2017(Recurrent):
 
     def setup(self):
         of_encoder, of_decoder = HIDDEN_KERNELS[self.hidden_kernels]
-        self.encoder = Encoder(self.cell, self.divisor, self.code, of_encoder, self.precision)
-        self.decoder = Decoder(self.cell, self.divisor, of_decoder, self.copies, self.precision)
+        self.encoder = Encoder(self.cell, self.divisor, self.code, of_encoder, self.precision, self.dtype)
+        self.decoder = Decoder(self.cell, self.divisor, of_decoder, self.copies, self.precision, self.dtype)
         if self.framework == "scaling":
-            self.gain = Gain(self.precision)
+            self.gain = Gain(self.precision, self.dtype)
 
     def start(self, batch, height, width):
         gain = jnp.ones((batch, height // 32, width // 32, 1)) if self.framework == "scaling" else None
@@ -219,6 +225,7 @@ def networks(
     prime_steps: int = 0,
     diffuse_steps: int = 0,
     precision: Precision | None = None,
+    dtype: jnp.dtype | None = None,
 ) -> Toderici2017:
     """The checked networks of `model`; arguments as in `toderici2017` and `johnston2018`. Raises UsageError."""
     check_recurrent(
@@ -238,6 +245,7 @@ def networks(
         hidden_kernels=hidden_kernels,
         copies=copies,
         precision=precision,
+        dtype=dtype,
     )
 
 
@@ -251,6 +259,7 @@ def toderici2017(
     entropy: str = ENTROPY[0],
     remat: bool = True,
     precision: Precision | None = None,
+    dtype: jnp.dtype | None = None,
 ) -> Codec:
     """The codec, with the objectives "rd" (E, B, D and G) and "entropy" (the entropy coder alone, afterwards).
 
@@ -265,6 +274,7 @@ def toderici2017(
       remat: in training, compute what is within a pass again for the gradient: a fraction of the memory, a third more
         time.
       precision: of products in training, see layers/precision.py.
+      dtype: of convolutions in training; float32 where None.
 
     Raises:
       UsageError: an argument out of range.
@@ -273,7 +283,7 @@ def toderici2017(
         "cell": cell, "framework": framework, "divisor": divisor, "code": code, "iterations": iterations,
         "copies": copies,
     }  # fmt: skip
-    module = networks("toderici2017", **architecture, hidden_kernels="2017", precision=precision)
+    module = networks("toderici2017", **architecture, hidden_kernels="2017", precision=precision, dtype=dtype)
     return recurrent_codec(
         module, model="toderici2017", architecture={**architecture, "entropy": entropy}, entropy=entropy, remat=remat
     )

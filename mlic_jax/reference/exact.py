@@ -33,23 +33,49 @@ def convolve(x: np.ndarray, kernel: np.ndarray, stride: int, transposed: bool) -
     return out
 
 
-def requantise(v: np.ndarray, shift: np.ndarray, slope: int, low: int, high: int) -> np.ndarray:
+def requantise(v: np.ndarray, shift: np.ndarray, slope: int, low: int, high: int, table=None) -> np.ndarray:
     """floor(v 2^-shift + 1/2), below zero times slope / 512 and rounded so again, clipped. All int64, exact.
 
-    A slope of 512 is no activation at all. Any other sees at least -2^15.
+    A slope of 512 is no activation at all. Any other sees at least -2^15. One of -1 means: by the table, which has the
+    results of 0, 1, .., the last of them for all that is larger, and for what is below zero their negatives.
     """
     up, down = np.maximum(-shift, 0), np.maximum(shift, 0)
     u = ((v << up) * 2 + (1 << down)) >> (down + 1)
-    if slope != 512:
+    if slope == -1:
+        u = np.sign(u) * table[np.minimum(abs(u), len(table) - 1)]
+    elif slope != 512:
         u = np.where(u < 0, (np.maximum(u, -(1 << 15)) * slope + 256) >> 9, u)
     return np.clip(u, low, high)
+
+
+def move(x: np.ndarray, moves: int, block: int) -> np.ndarray:
+    """Samples from space to channels (1, 3), or back (2, 4): [h, w, C] -> [h / block, w / block, C block^2].
+
+    The channel of sample (i, j) of a block and of channel c is (i block + j) C + c for 1 and 2, c block^2 + i block + j
+    for 3 and 4.
+    """
+    height, width, channels = x.shape
+    if moves in (2, 4):
+        height, width, channels = height * block, width * block, channels // block**2
+    whole, rows, columns = np.empty((height, width, channels), np.int64), range(block), range(block)
+    deep = np.empty((height // block, width // block, channels * block**2), np.int64)
+    for i in rows:
+        for j in columns:
+            at = i * block + j
+            part = slice(at * channels, (at + 1) * channels) if moves in (1, 2) else slice(at, None, block**2)
+            if moves in (1, 3):
+                deep[..., part] = x[i::block, j::block]
+            else:
+                whole[i::block, j::block] = x[..., part]
+    return deep if moves in (1, 3) else whole
 
 
 def evaluate(layers: Mapping[str, Mapping[str, np.ndarray]], x: np.ndarray) -> np.ndarray:
     """An exact network.
 
     Args:
-      layers: "layer_0", "layer_1", ... -> kernel, bias, shift, plan; and "input" -> step, for networks of values.
+      layers: "layer_0", "layer_1", ... -> kernel, bias, shift, plan, and table where there is one; and "input" -> step,
+        for networks of values.
       x: int64 [h, w, C], the symbols of a latent, or values in steps of 2^-10.
 
     Returns:
@@ -62,9 +88,12 @@ def evaluate(layers: Mapping[str, Mapping[str, np.ndarray]], x: np.ndarray) -> n
         x = np.concatenate([x, constants], axis=2)
     for i in range(len(layers) - ("input" in layers)):
         layer = {name: array.astype(np.int64) for name, array in layers[f"layer_{i}"].items()}
-        stride, transposed, slope, low, high = layer["plan"].tolist()
+        stride, transposed, slope, low, high, *more = layer["plan"].tolist()
+        split, moves, block = more or (0, 0, 1)
         v = convolve(x, layer["kernel"], stride, bool(transposed)) + layer["bias"]
-        if v.size and abs(v).max() >= 1 << 23:
-            raise ModelError(f"layer {i} of an exact network exceeds 2^23: the model was not exported by these rules")
-        x = requantise(v, layer["shift"], slope, low, high)
+        bits = 30 if split else 23
+        if v.size and abs(v).max() >= 1 << bits:
+            raise ModelError(f"layer {i} of an exact network exceeds 2^{bits}: it was not exported by these rules")
+        x = requantise(v, layer["shift"], slope, low, high, layer.get("table"))
+        x = move(x, moves, block) if moves else x
     return x

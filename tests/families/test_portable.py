@@ -8,8 +8,10 @@ import small
 
 import mlic_jax as mlic
 from mlic_jax import zoo
+from mlic_jax.entropy.coders import Decoding, Encoding
 from mlic_jax.entropy.priors.factorized import DeepFactorized
 from mlic_jax.entropy.priors.gaussian import ONE, Gaussian
+from mlic_jax.entropy.priors.mixture import Mixture
 from mlic_jax.errors import CorruptStreamError, ModelError, UsageError
 from mlic_jax.families.latent import LatentModel, latent_codec
 from mlic_jax.fileformat import container
@@ -122,3 +124,17 @@ def test_damage_is_no_other_machine(artifact, image):
         damaged[place] ^= 8
         with pytest.raises((CorruptStreamError, ModelError)):
             made.decompress(artifact, (bytes(damaged),), image.shape[:2])
+
+
+def test_distributions_of_each_symbol_are_compared_too():
+    rng = np.random.default_rng(0)
+    prior = Mixture(*(np.abs(rng.normal(size=(1, 2, 3, 2, C))).astype(np.float32) for _ in range(3)))
+    latent = rng.normal(size=(1, 2, 3, C)).astype(np.float32)
+    encoder = Encoding({"y": latent}, {}, portable=False)
+    wanted = encoder("y", prior)
+    stream = encoder.finish()
+    np.testing.assert_array_equal(Decoding(stream, {"y": latent.shape}, {}, portable=False)("y", prior), wanted)
+    other = prior.scales.copy()
+    other[0, 1, 2, 1, 0] += 1 / ONE
+    with pytest.raises(ModelError, match="probabilities of 'y' are others here"):
+        Decoding(stream, {"y": latent.shape}, {}, portable=False)("y", prior._replace(scales=other))

@@ -139,14 +139,23 @@ class DeepFactorized(nn.Module):
 
     def likelihood(self, x: jax.Array) -> jax.Array:
         """P(x - 1/2 < X < x + 1/2) for noisy or rounded x [B, h, w, C], same shape, at least LIKELIHOOD_FLOOR."""
-        shape = x.shape
-        x = jnp.moveaxis(x, -1, 0).reshape(self.channels, 1, -1)
-        upper, lower = self._logits(x + 0.5), self._logits(x - 0.5)
+        by_channel = self._by_channel(x)
+        return lower_bound(self._mass(by_channel - 0.5, by_channel + 0.5, x.shape), LIKELIHOOD_FLOOR)
+
+    def mass(self, low: jax.Array, high: jax.Array) -> jax.Array:
+        """P(low < X < high), for finite bounds [B, h, w, C], same shape."""
+        return self._mass(self._by_channel(low), self._by_channel(high), low.shape)
+
+    def _by_channel(self, x):
+        return jnp.moveaxis(x, -1, 0).reshape(self.channels, 1, -1)
+
+    def _mass(self, low, high, shape):
+        """[C, 1, n] both -> [B, h, w, C], which is `shape`."""
+        upper, lower = self._logits(high), self._logits(low)
         # On the right of the median both sigmoids are near 1 and their difference loses all digits: mirror it.
         sign = jax.lax.stop_gradient(jnp.where(upper + lower > 0, -1.0, 1.0))
         mass = jnp.abs(jax.nn.sigmoid(sign * upper) - jax.nn.sigmoid(sign * lower))
-        mass = jnp.moveaxis(mass.reshape(self.channels, *shape[:-1]), 0, -1)
-        return lower_bound(mass, LIKELIHOOD_FLOOR)
+        return jnp.moveaxis(mass.reshape(self.channels, *shape[:-1]), 0, -1)
 
     def bits(self, x: jax.Array) -> jax.Array:
         """-log2 of the likelihood of x [B, h, w, C], same shape."""

@@ -43,13 +43,22 @@ def likelihood(x: jax.Array, scale: jax.Array, mean: jax.Array | float = 0.0, mi
     scale is bounded below by SCALE_MIN, with the gradient of `lower_bound` (the networks emit it unconstrained).
     mixture: ((share, factor), ..) for a sum of Gaussians of scales factor * scale.
     """
+    return lower_bound(_around(x, 0.5, scale, mean, mixture), LIKELIHOOD_FLOOR)
+
+
+def mass_between(low: jax.Array, high: jax.Array, scale: jax.Array, mean=0.0, mixture=ONE_GAUSSIAN) -> jax.Array:
+    """P(low < X < high) for finite low <= high; otherwise as `likelihood`, without the floor."""
+    return _around((low + high) / 2, (high - low) / 2, scale, mean, mixture)
+
+
+def _around(x, half, scale, mean, mixture):
+    """P(x - half < X < x + half)."""
     scale = lower_bound(scale, SCALE_MIN)
     distance = jnp.abs(x - mean)  # both tails with the digits of the left one
-    mass = sum(
-        share * (_tail((distance - 0.5) / (factor * scale)) - _tail((distance + 0.5) / (factor * scale)))
+    return sum(
+        share * (_tail((distance - half) / (factor * scale)) - _tail((distance + half) / (factor * scale)))
         for share, factor in mixture
     )
-    return lower_bound(mass, LIKELIHOOD_FLOOR)
 
 
 def _mass(distance, scale, mixture=ONE_GAUSSIAN):
@@ -88,6 +97,10 @@ class Gaussian(NamedTuple):
     def bits(self, x: jax.Array) -> jax.Array:
         """-log2 of the likelihood of x, same shape."""
         return -jnp.log2(likelihood(x, self.scale, self.mean))
+
+    def mass(self, low: jax.Array, high: jax.Array) -> jax.Array:
+        """P(low < X < high), for finite bounds of the latent's shape."""
+        return mass_between(low, high, self.scale, self.mean)
 
     @property
     def center(self):
@@ -149,8 +162,14 @@ class LogGaussian(NamedTuple):
 
     def bits(self, x: jax.Array) -> jax.Array:
         """-log2 of the likelihood of x, same shape."""
-        log_scale = upper_bound(lower_bound(self.log_scale, LOG_MIN), LOG_MAX)
-        return -jnp.log2(likelihood(x, jnp.exp(log_scale), self.mean, self.mixture))
+        return -jnp.log2(likelihood(x, self._scale(), self.mean, self.mixture))
+
+    def mass(self, low: jax.Array, high: jax.Array) -> jax.Array:
+        """P(low < X < high), for finite bounds of the latent's shape."""
+        return mass_between(low, high, self._scale(), self.mean, self.mixture)
+
+    def _scale(self):
+        return jnp.exp(upper_bound(lower_bound(self.log_scale, LOG_MIN), LOG_MAX))
 
     @property
     def center(self):

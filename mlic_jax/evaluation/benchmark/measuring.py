@@ -27,8 +27,6 @@ from mlic_jax.metrics import registry
 Rows = list[dict[str, Any]]
 # Changes whenever figures are computed otherwise from the same files.
 FIGURES = 1
-# What a mean over pictures has, of the columns of their rows.
-AVERAGED = ("bytes", "bpp", "bpp_estimated", *registry.BY_KEY, "encode_s", "decode_s")
 
 
 class Picture(NamedTuple):
@@ -70,7 +68,7 @@ class Measured(NamedTuple):
 
 def figures(
     original: np.ndarray, decoded: np.ndarray, size: int, metrics: Sequence[str] = registry.DEFAULT
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """bytes, bpp, and metrics of one picture by their keys; nan where a side is too short for a metric.
 
     Args:
@@ -83,14 +81,20 @@ def figures(
       InputError: the pictures differ in shape, or are not of this kind.
     """
     rate = {"bytes": size, "bpp": 8 * size / (original.shape[0] * original.shape[1])}
-    return rate | registry.measured(original, decoded, metrics)
+    return rate | registry.measured(original, decoded, metrics, parts=True)
 
 
 def mean(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """Means over pictures: of bpp per picture and of dB per picture, as CompressAI and TFC report them."""
+    """Means over pictures: of bpp per picture and of dB per picture, as CompressAI and TFC report them; and the values
+    of metrics of sets, for the set of all of them."""
     rows = list(rows)
     means = {}
-    for key in AVERAGED:
+    for key in ("bytes", "bpp", "bpp_estimated", *registry.BY_KEY, "encode_s", "decode_s"):
+        metric = registry.BY_KEY.get(key)
+        if metric and metric.of_set:
+            if metric.part_key in rows[0]:
+                means[key] = metric.of_set.value([row[metric.part_key] for row in rows])
+            continue
         values = [row[key] for row in rows if key in row and not np.isnan(row[key])]  # MS-SSIM of a small picture
         if values or key in rows[0]:
             means[key] = float(np.mean(values)) if values else float("nan")
@@ -127,7 +131,9 @@ def measure(
       MlicError: a codec cannot code a picture. All other results are measured and kept before it is raised.
       InputError: the cache cannot be written to; nothing more is measured.
     """
-    columns = ("width", "height", "bytes", "bpp", *(registry.get(name).key for name in metrics))
+    wanted = [registry.get(name) for name in metrics]
+    parts = [metric.part_key for metric in wanted if metric.of_set]
+    columns = ("width", "height", "bytes", "bpp", *(metric.key for metric in wanted), *parts)
 
     def job(e, i, j):
         return _result(entrants[e].points[i], pictures[j], cache, metrics)
@@ -179,7 +185,7 @@ def _make(point: Point, picture: Picture, pieces: Sequence[str | None]) -> dict[
     data = point.encode(picture.image)
     decoded = point.decode(data)
     height, width = picture.image.shape[:2]
-    made = {name: registry.measured(picture.image, decoded, [name]) for name in pieces if name}
+    made = {name: registry.measured(picture.image, decoded, [name], parts=True) for name in pieces if name}
     if None in pieces:
         made[None] = {"width": width, "height": height, **figures(picture.image, decoded, len(data))}
     return made

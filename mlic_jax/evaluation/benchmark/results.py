@@ -125,11 +125,16 @@ def _named(figures: Mapping[str, float], metrics: Sequence[str]) -> dict[str, fl
 def image_rows(curves: Sequence[Curve]) -> Rows:
     """A row per curve, point and picture."""
     return [
-        {"codec": curve.entrant.label, "point": point.name, **row}
+        {"codec": curve.entrant.label, "point": point.name, **_without_parts(row)}
         for curve in curves
         for point, rows in zip(curve.entrant.points, curve.rows, strict=True)
         for row in rows
     ]
+
+
+def _without_parts(row):
+    """A picture's row without what only metrics of sets need."""
+    return {key: value for key, value in row.items() if not key.endswith(registry.PART)}
 
 
 _MEASURED = (
@@ -185,7 +190,8 @@ def curve_json(curve: Curve) -> bytes:
     """A curve as JSON that CompressAI's plot tool reads, with its points and every picture in keys of their own."""
     document = tables.compressai(curve.entrant.label, curve.entrant.about, curve.means)
     # Both in order of rate: models may be given in any.
-    per_image = sorted(curve.rows, key=lambda rows: mean(rows)["bpp"])
+    in_order = sorted(curve.rows, key=lambda rows: mean(rows)["bpp"])
+    per_image = [list(map(_without_parts, rows)) for rows in in_order]
     # JSON has no nan or infinity: a missing MS-SSIM, or the PSNR of an exact copy, become null.
     return json.dumps(tables.finite({**document, "points": curve.means, "per_image": per_image}), indent=1).encode()
 
