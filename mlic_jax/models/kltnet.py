@@ -51,6 +51,7 @@ from mlic_jax.layers.conv import Conv, ConvTranspose
 from mlic_jax.layers.precision import Precision
 from mlic_jax.layers.space import DepthToSpace, SpaceToDepth
 from mlic_jax.layers.stack import LeakyReLU, Stack, Sum, relu
+from mlic_jax.layers.windows import cores_within
 
 BLOCK = 16
 # Nodes over quality 0..100 between which gains are interpolated.
@@ -71,8 +72,8 @@ TOY = {"C": 16, "D": 16, "M": 24, "Z": 8, "F": 16, "blocks_8": 1, "blocks_16": 1
 
 # Gains of initial kernels: in front of a ReLU, and where outputs had better begin small.
 HE, SMALL = 2**0.5, 0.3
-# Sides of windows in cells of 16 pixels, without margins. A picture of 768x512 is one window.
-CORES = (20, 36)
+# Sides of windows in pixels. A picture of 768x512 is one, one of 1920x1080 two or three.
+SIDES = (512, 768, 1152)
 leaky_relu = LeakyReLU(0.01)
 
 
@@ -212,24 +213,24 @@ class KltNet(LatentModel):
     refined = Rounding({f"y_{step}": (12.5, 9.5) for step in range(4)}, curvature=6 / np.log(2))
 
     def setup(self):
-        self.analysis = Stack(self._analysis_layers(), cores=CORES)
-        self.synthesis = Stack(self._synthesis_layers(), cores=CORES, pixels=True)
+        self.analysis = self._stack(self._analysis_layers(), 16)
+        self.synthesis = self._stack(self._synthesis_layers(), 16, pixels=True)
         conv = functools.partial(Conv, gain=1.0, precision=self.precision)
         up = functools.partial(ConvTranspose, kernel=5, stride=2, gain=HE, precision=self.precision)
         wide = max(self.Z, self.F)
-        self.h_a = Stack(
-            (conv(wide, 3, gain=HE), leaky_relu, conv(wide, 5, 2, gain=HE), leaky_relu, conv(self.Z, 5, 2)),
+        self.h_a = self._stack(
+            (conv(wide, 3, gain=HE), leaky_relu, conv(wide, 5, 2, gain=HE), leaky_relu, conv(self.Z, 5, 2)), 64
         )
-        self.h_s = ExactStack(
-            (up(wide), relu, up(wide), relu, conv(2 * self.M + self.F, 1, gain=SMALL)),
-            of_values=True,
-        )
-        self.context = ExactStack(
-            (conv(self.D, 3, gain=HE), relu, conv(self.D, 1, gain=HE), relu, conv(2 * self.M, 1, gain=SMALL)),
-            cores=CORES,
-            of_values=True,
+        exact = functools.partial(self._stack, kind=ExactStack, of_values=True)
+        self.h_s = exact((up(wide), relu, up(wide), relu, conv(2 * self.M + self.F, 1, gain=SMALL)), 64)
+        self.context = exact(
+            (conv(self.D, 3, gain=HE), relu, conv(self.D, 1, gain=HE), relu, conv(2 * self.M, 1, gain=SMALL)), 16
         )
         self.prior_z = QualityPrior(self.Z)
+
+    def _stack(self, layers, cell, kind=Stack, **more):
+        """A network whose cells are `cell` pixels, in windows of SIDES."""
+        return kind(layers, cores=cores_within([side // cell for side in SIDES], layers), **more)
 
     def _analysis_layers(self):
         conv = self._inner

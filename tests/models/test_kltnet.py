@@ -15,7 +15,7 @@ from mlic_jax.errors import CorruptStreamError, UsageError
 from mlic_jax.families import latent_coding
 from mlic_jax.fileformat import container
 from mlic_jax.fileformat.artifact import flatten
-from mlic_jax.layers import init
+from mlic_jax.layers import init, windows
 from mlic_jax.metrics.psnr import psnr_db
 from mlic_jax.models import kltnet
 
@@ -24,6 +24,21 @@ in_steps = pytest.mark.parametrize("steps", [2, 4])
 
 def picture(height=128, width=192):
     return np.ascontiguousarray(small.photos()[1][:height, :width])
+
+
+@pytest.mark.parametrize("size, count", [((512, 768), 1), ((768, 512), 1), ((1088, 1920), 3), ((64, 64), 1)], ids=str)
+@pytest.mark.parametrize("widths", [kltnet.TINY, kltnet.BASE], ids=["tiny", "base"])
+def test_pictures_of_usual_sizes_are_few_windows(widths, size, count):
+    model = kltnet.KltNet(**widths).bind({})
+    for name, cell in (("analysis", 16), ("synthesis", 16), ("context", 16), ("h_a", 64), ("h_s", 64)):
+        stack = getattr(model, name)
+        margin = windows.geometry(stack.layers).margin
+        spans = functools.partial(windows.spans_over, margin=margin, cores=stack.cores)
+        found = windows.cover([side // cell for side in size], spans)
+        assert len(found) <= count, name
+        if min(size) >= min(kltnet.SIDES):
+            computed = sum(window.rows.length * window.columns.length for window in found)
+            assert computed * cell**2 <= 1.3 * size[0] * size[1], name
 
 
 # ---------------------------------------------------------------------- the coding order
