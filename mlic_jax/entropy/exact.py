@@ -16,7 +16,6 @@ that zero padding stays what it was. docs/format.md has the arithmetic byte by b
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
 from fractions import Fraction
@@ -29,7 +28,7 @@ from jax import lax
 
 from mlic_jax.entropy.priors.gaussian import ONE
 from mlic_jax.errors import ModelError, UsageError
-from mlic_jax.layers import windows
+from mlic_jax.layers import programs, windows
 from mlic_jax.layers.conv import Conv, ConvTranspose, conv, conv_transpose
 from mlic_jax.layers.stack import LeakyReLU, Stack
 
@@ -415,7 +414,7 @@ def _power_of_two(exponent):
     return lax.bitcast_convert_type((127 + exponent.astype(jnp.int32)) << 23, jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@programs.Program
 def _exact_window(stack, variables, x, inside):
     return _exact(variables["state"], stack.plans(), x, inside, not stack.of_values)
 

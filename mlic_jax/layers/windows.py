@@ -30,6 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mlic_jax.layers import programs
+
 # Sides of windows, in cells, without the margins. A picture's length is covered by as little as these two can.
 CORES = (14, 30)
 # For networks behind a picture's transform, whose cells are 64 pixels.
@@ -326,7 +328,7 @@ def by_windows(function: Callable, x: np.ndarray, spans: Callable, cell_in: int,
     return result
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@programs.Program
 def _window(stack, variables, x, inside, quality=None):
     if x.dtype == jnp.uint8:
         x = to_float(x)
