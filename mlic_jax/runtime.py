@@ -132,7 +132,8 @@ def prepare_jax(start: bool = True) -> None:
     """Makes jax ready for a command: with the settings of `jax_of_our_own` in every thread, and a cache on disk, so
     that the second compress of a size starts in a second. Started, too, unless devices are still to be chosen.
 
-    Compiled programs lie in JAX_COMPILATION_CACHE_DIR, or else in the user's cache folder, where there is one.
+    Compiled programs, jax's and those of layers/programs.py, lie in JAX_COMPILATION_CACHE_DIR, or else in the user's
+    cache folder, where there is one.
     Raises UsageError as `start_jax`.
     """
     global kept_programs
@@ -146,7 +147,8 @@ def prepare_jax(start: bool = True) -> None:
     for kind in _TRANSFER_GUARDS:
         jax.config.update(f"jax_transfer_guard_{kind}", "allow")
     if folder := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        kept_programs = pathlib.Path(folder) / "mlic_jax"
+        if "://" not in folder:  # jax's cache may be a bucket
+            kept_programs = pathlib.Path(folder) / "mlic_jax"
         return
     try:
         home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
