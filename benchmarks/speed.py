@@ -1,11 +1,12 @@
-"""Seconds to encode and decode one picture: the package's model, Pillow's codecs, CompressAI, in turns on equal cores.
+"""Seconds to encode and decode one picture: Tiny and Base, Pillow's codecs, CompressAI, in turns on equal cores.
 
     python benchmarks/speed.py [PHOTO] [--compressai VENV/bin/python] [--threads 1 2] [--rounds 7]
     python benchmarks/speed.py [PHOTO] --efforts --rounds 2
 
-Without PHOTO it is a bundled one, repeated to 768x512. Each codec runs in a process of its own, bound to as many cores
-as threads are allowed, and keeps its models; each round asks every codec for one encoding and one decoding. Shown are
-the fastest and the median after the first, which compiles. Pillow's codecs and our range coder use one core at a time.
+Without PHOTO it is a bundled one, repeated to 768x512 or --size. Each codec runs in a process of its own, bound to as
+many cores as threads are allowed, and keeps its models; each round asks every codec for one encoding and one decoding.
+Shown are the fastest and the median after the first, which compiles, and the least seconds of the processor, which say
+more than the clock's where other work runs beside. Pillow's codecs and our range coder use one core at a time.
 Then `mlic compress` and `mlic decompress` as whole commands, with the compilation cache warm, least of three.
 
 VENV is what benchmarks/compressai_env.sh makes; its weights are random, which makes no difference to the networks and
@@ -29,8 +30,11 @@ import time
 import numpy as np
 import turns
 
-OURS = {f"KltNet Tiny, quality {quality}": (quality, 0) for quality in (20, 50, 90)}
-EFFORTS = {f"KltNet Tiny, quality 50, effort {effort}": (50, effort) for effort in (1, 2, 4, 6, 9)}
+OURS = {
+    f"KltNet {model.capitalize()}, quality {quality}": (model, quality, 0)
+    for model, quality in (("tiny", 20), ("tiny", 50), ("tiny", 90), ("base", 50))
+}
+EFFORTS = {f"KltNet Tiny, quality 50, effort {effort}": ("tiny", 50, effort) for effort in (1, 2, 4, 6, 9)}
 PILLOW = {
     "JPEG, quality 75": ("JPEG", {"quality": 75}),
     "WebP, quality 75": ("WEBP", {"quality": 75}),
@@ -44,8 +48,8 @@ def coder_of(name, threads):
     if name in OURS or name in EFFORTS:
         from mlic_jax import api
 
-        quality, effort = {**OURS, **EFFORTS}[name]
-        return lambda image: api.compress(image, quality=quality, effort=effort), len, api.decompress
+        model, quality, effort = {**OURS, **EFFORTS}[name]
+        return lambda image: api.compress(image, model, quality, effort=effort), len, api.decompress
     if name in PILLOW:
         from PIL import Image
 
@@ -77,16 +81,19 @@ def coder_of(name, threads):
 
 
 def work(name, threads, photo):
-    """A codec's process: for every line on stdin, one encoding and one decoding; answers [seconds, seconds, bytes]."""
+    """A codec's process: for every line on stdin, one encoding and one decoding; answers two seconds of the clock, two
+    of the processor, and bytes."""
     answers = turns.answers()
     encode, size, decode = coder_of(name, threads)
     image = np.load(photo)
     for _ in sys.stdin:
-        began = time.perf_counter()
+        times = [(time.perf_counter(), time.process_time())]
         stored = encode(image)
-        between = time.perf_counter()
+        times.append((time.perf_counter(), time.process_time()))
         decode(stored)
-        answer = [between - began, time.perf_counter() - between, size(stored)]
+        times.append((time.perf_counter(), time.process_time()))
+        (encoding, encoding_cpu), (decoding, decoding_cpu) = np.diff(times, axis=0).tolist()
+        answer = [encoding, decoding, encoding_cpu, decoding_cpu, size(stored)]
         print(json.dumps(answer), file=answers, flush=True)
 
 
@@ -115,6 +122,7 @@ def main():
     parser.add_argument("--compressai", help="the Python of an environment with CompressAI")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--size", type=int, nargs=2, default=[768, 512], metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--efforts", action="store_true", help="of the package's model, and nothing else")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -126,10 +134,10 @@ def main():
 
     from mlic_jax import data
 
-    image = data.read_image(args.photo) if args.photo else picture(512, 768)
+    image = data.read_image(args.photo) if args.photo else picture(*args.size[::-1])
     names = [*EFFORTS] if args.efforts else [*OURS, *PILLOW, *(THEIRS if args.compressai else ())]
     print(f"{image.shape[1]}x{image.shape[0]}; {datetime.date.today()}, {processor()}, load {os.getloadavg()[0]:.1f}\n")
-    print("| threads | codec | bytes | encode s, fastest and median | decode s | the first |")
+    print("| threads | codec | bytes | encode s, fastest, median, processor | decode s | the first |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         photo = pathlib.Path(folder, "photo.npy")
@@ -144,8 +152,9 @@ def main():
                 cells = []
                 for which in (0, 1):
                     times = [turn[which] for turn in asked[1:]]
-                    cells.append(f"{min(times):.3f}, {statistics.median(times):.3f}")
-                size = "" if name in THEIRS else f"{asked[0][2]:,}"
+                    processor_s = min(turn[2 + which] for turn in asked[1:])
+                    cells.append(f"{min(times):.3f}, {statistics.median(times):.3f}, {processor_s:.3f}")
+                size = "" if name in THEIRS else f"{asked[0][4]:,}"
                 print(f"| {threads} | {name} | {size} | {' | '.join(cells)} | {asked[0][0]:.1f}, {asked[0][1]:.1f} |")
         print()
         for command, seconds in commands(photo).items():

@@ -30,6 +30,9 @@ _TRANSFER_GUARDS = ("host_to_device", "device_to_device", "device_to_host")
 # Bytes that jax reserves before it has done anything, most of them for the stacks and heaps of its threads.
 LEAST_ADDRESS_SPACE = 2 << 30
 
+# The folder in which commands keep compiled programs (layers/programs.py); None: nothing is kept.
+kept_programs: pathlib.Path | None = None
+
 # Set in a child of fork whose parent had started jax: its threads, for which programs wait, exist in the parent alone.
 _forked = False
 
@@ -129,9 +132,11 @@ def prepare_jax(start: bool = True) -> None:
     """Makes jax ready for a command: with the settings of `jax_of_our_own` in every thread, and a cache on disk, so
     that the second compress of a size starts in a second. Started, too, unless devices are still to be chosen.
 
-    Compiled programs lie in JAX_COMPILATION_CACHE_DIR, or else in the user's cache folder, where there is one.
+    Compiled programs, jax's and those of layers/programs.py, lie in JAX_COMPILATION_CACHE_DIR, or else in the user's
+    cache folder, where there is one.
     Raises UsageError as `start_jax`.
     """
+    global kept_programs
     import jax
 
     if start:
@@ -141,12 +146,15 @@ def prepare_jax(start: bool = True) -> None:
     jax.config.update("jax_transfer_guard", "allow")
     for kind in _TRANSFER_GUARDS:
         jax.config.update(f"jax_transfer_guard_{kind}", "allow")
-    if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    if folder := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        if "://" not in folder:  # jax's cache may be a bucket
+            kept_programs = pathlib.Path(folder) / "mlic_jax"
         return
     try:
         home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     except RuntimeError:  # neither HOME nor a name of the user
         return
+    kept_programs = pathlib.Path(home) / "mlic_jax" / "programs"
     jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "mlic_jax" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

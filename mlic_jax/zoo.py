@@ -173,6 +173,6 @@ def codec_of(artifact):
     missing or that nobody asked for, or an odd architecture."""
     _check_trust(artifact.model)
     try:
-        return make(artifact.model, **artifact.architecture)
+        return make(artifact.model, **artifact.architecture, **artifact.encoder)
     except UsageError as reason:
         raise ModelError(f"the model file is damaged: {reason}") from reason

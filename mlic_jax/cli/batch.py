@@ -214,12 +214,13 @@ def run(
 
     def work_and_tidy(*words):
         result = _attempt(work, *words)
-        gc.collect()
+        tidy()
         return result
 
     # A picture's arrays hang in cycles of Flax's, and the collector comes too rarely for things so large. It looks at
-    # what a picture left only, not at the libraries: milliseconds.
-    gc.collect()
+    # what a picture left only, not at the libraries: milliseconds, but for the first time.
+    tidy = gc.collect if len(pairs) > 1 else lambda: None
+    tidy()
     gc.freeze()
     try:
         results = [

@@ -21,6 +21,8 @@ _WITH_16_BITS = ("PNG", "TIFF", "JPEG2000", "PPM")
 _WITH_METADATA = ("PNG", "TIFF", "WEBP", "JPEG", "AVIF")
 _WITH_DPI = ("PNG", "JPEG", "BMP")
 _OPTIONS = {
+    # Of photos as small as at level 6 with zlib-ng, which Pillow has, in a third of the time.
+    "PNG": {"compress_level": 3},
     "JPEG": {"subsampling": "4:4:4"},
     "WEBP": {"lossless": True, "exact": True},
     "AVIF": {"subsampling": "4:4:4"},
@@ -34,7 +36,7 @@ _REFUSALS = (OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, 
 def format_of(path: str | os.PathLike) -> str:
     """Pillow's name of the format that a path's suffix means. Raises UsageError where it is none that is written."""
     suffix = os.path.splitext(path)[1].lower()
-    format = Image.registered_extensions().get(suffix)
+    format = _registered(suffix)
     if format not in _LOSSLESS + _LOSSY:
         raise UsageError(
             f"{str(path)!r}: the suffix {suffix!r} names no picture format that can be written, try .png; .tiff, "
@@ -43,11 +45,17 @@ def format_of(path: str | os.PathLike) -> str:
     return format
 
 
+def _registered(suffix: str) -> str | None:
+    """Pillow's name of the format of a suffix. Its rarer formats are imported only for theirs."""
+    Image.preinit()
+    return Image.EXTENSION.get(suffix) or Image.registered_extensions().get(suffix)
+
+
 def suffix_of(path: str) -> str | None:
     """The suffix of a path that means a picture format, ".jpg" for all of JPEG's; None for others."""
     suffix = os.path.splitext(path)[1].lower()
     # Pillow knows our own suffix too where mlic_jax.pillow was imported.
-    format = None if suffix == ".mlic" else Image.registered_extensions().get(suffix)
+    format = None if suffix == ".mlic" else _registered(suffix)
     return ".jpg" if format == "JPEG" else suffix if format else None
 
 

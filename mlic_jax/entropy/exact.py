@@ -50,7 +50,7 @@ from mlic_jax.entropy.exact_parts import (
 )
 from mlic_jax.entropy.priors.gaussian import ONE
 from mlic_jax.errors import ModelError, UsageError
-from mlic_jax.layers import windows
+from mlic_jax.layers import programs, windows
 from mlic_jax.layers.conv import Conv, ConvTranspose, conv, conv_transpose
 from mlic_jax.layers.space import DepthToSpace
 from mlic_jax.layers.stack import LeakyReLU, Stack
@@ -424,7 +424,7 @@ def _plans(stack):
     return [Plan(*stored) for stored in stack.plans()]
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@programs.Program
 def _exact_window(stack, variables, x, inside):
     return evaluate(variables["state"], _plans(stack), x, inside, not stack.of_values)
 

@@ -79,10 +79,18 @@ class Plan(NamedTuple):
 
 
 def _dot(x, weights):
-    """[B, h, w, Cin] by [Cin, Cout], in float32 whatever the default precision of the device is."""
-    return lax.dot_general(
-        x, weights, (((3,), (0,)), ((), ())), precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32
-    )
+    """[B, h, w, Cin] by [Cin, Cout], integers of at most 256: their exact products, whatever the device's precision."""
+
+    def product(x, weights):
+        return lax.dot_general(
+            x, weights, (((3,), (0,)), ((), ())), precision=lax.Precision.HIGHEST, preferred_element_type=jnp.float32
+        )
+
+    def narrow(x, weights):
+        # bfloat16 holds these integers, and CPUs multiply it two to four times as fast; sums are float32.
+        return product(x.astype(jnp.bfloat16), weights.astype(jnp.bfloat16))
+
+    return lax.platform_dependent(x, weights, cpu=narrow, default=product)
 
 
 def _split_dot(x, weights):

@@ -22,6 +22,7 @@ from mlic_jax.entropy import coders
 from mlic_jax.families import refine
 from mlic_jax.families.common import pad_picture, padded_size
 from mlic_jax.fileformat.artifact import flatten, unflatten
+from mlic_jax.layers import programs
 from mlic_jax.layers.windows import Pixels, stored_pixels
 
 if TYPE_CHECKING:
@@ -72,8 +73,12 @@ def _smallest_latents(module, shapes=None):
         params = nn.meta.unbox(boxed_params(module))
     else:
         params = unflatten({path: jax.ShapeDtypeStruct(shape, jnp.float32) for path, shape in shapes})
-    latents = jax.eval_shape(analyze, params, _picture(module), *conditions(_quality(module)))
-    return {name: latent.shape for name, latent in latents.items()}
+
+    def trace():
+        latents = jax.eval_shape(analyze, params, _picture(module), *conditions(_quality(module)))
+        return {name: latent.shape for name, latent in latents.items()}
+
+    return {name: tuple(shape) for name, shape in programs.remembered("latents", module, shapes, trace).items()}
 
 
 def latent_shapes(

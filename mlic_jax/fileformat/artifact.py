@@ -27,6 +27,8 @@ from mlic_jax.fileformat import model_folder
 SUFFIX = ".mlicm"
 _FORMAT = 1
 _DTYPES = ("<f2", "<f4", "<f8", "<i4", "<i8", "|i1", "|u1")
+# Arguments of a model's factory of which files know nothing: a card's "encoder" may have them.
+_ENCODER = ("round_for_rate",)
 # Parameters with fewer entries are not worth packing.
 _LEAST_PACKED = 4096
 # Bytes of the JSON document. Ours have some thousand.
@@ -142,6 +144,15 @@ class Artifact:
         self.tables: dict[str, Table] = {family: Table(*map(np.asarray, table)) for family, table in tables.items()}
         self.card: dict[str, Any] = dict(card or {})
         self.packed: dict[str, dict[str, np.ndarray]] = dict(packed or {})
+
+    @property
+    def encoder(self) -> dict[str, Any]:
+        """How an encoder makes the best of these weights: keyword arguments of the zoo's factory, from the card. They
+        change no file's meaning, so they are not part of the fingerprint. Raises ModelError for any others."""
+        found = self.card.get("encoder", {})
+        if not isinstance(found, Mapping) or not found.keys() <= set(_ENCODER):
+            raise ModelError(f"the card's encoder is {found}: it may have {', '.join(_ENCODER)} alone")
+        return dict(found)
 
     def pack(self, half: tuple[str, ...] = ()) -> Artifact:
         """The same model with rounded parameters, in a quarter of the space: another model, with its own fingerprint.

@@ -30,6 +30,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from mlic_jax.layers import programs
+
 # Sides of windows, in cells, without the margins. A picture's length is covered by as little as these two can.
 CORES = (14, 30)
 # For networks behind a picture's transform, whose cells are 64 pixels.
@@ -150,6 +152,15 @@ def inputs_of(layers, first: int, last: int) -> tuple[int, int]:
     return first, last
 
 
+def cores_within(sides: Sequence[int], layers) -> tuple[int, ...]:
+    """Cores of windows that have these sides, in cells, margins and all: for networks with wide margins.
+
+    A picture that is not longer than a side is one window then. Where margins leave little of a side, it is longer.
+    """
+    margin = geometry(layers).margin
+    return tuple(max(side - 2 * margin, side // 4) for side in sides)
+
+
 def looks_around(layer) -> bool:
     """Whether outputs of a layer depend on more than the input samples at their place, as those of a kernel do."""
     if not hasattr(layer, "inputs_of"):
@@ -182,7 +193,7 @@ class Span(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def spans_over(length: int, margin: int, cores: tuple[int, ...] = CORES) -> tuple[Span, ...]:
-    """Windows of few lengths that cover `length` cells at the least total length, the longer ones first.
+    """The fewest windows of few lengths that cover `length` cells at the least total length, the longer ones first.
 
     They may hang over both ends.
 
@@ -199,7 +210,7 @@ def spans_over(length: int, margin: int, cores: tuple[int, ...] = CORES) -> tupl
         left = need - sum(count * core for count, core in zip(counts, cores[1:], strict=True))
         shorts = max(0 if any(counts) else 1, -(-left // cores[0]))
         sides = [side for side, count in zip(longer, counts, strict=True) for _ in range(count)]
-        cost = sum(sides) + shorts * short
+        cost = sum(sides) + shorts * short, len(sides) + shorts
         if best is None or cost < best[0]:
             best = (cost, sides[::-1] + [short] * shorts)
     spans, covered = [], 0
@@ -317,7 +328,7 @@ def by_windows(function: Callable, x: np.ndarray, spans: Callable, cell_in: int,
     return result
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@programs.Program
 def _window(stack, variables, x, inside, quality=None):
     if x.dtype == jnp.uint8:
         x = to_float(x)

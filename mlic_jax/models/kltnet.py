@@ -51,6 +51,8 @@ from mlic_jax.layers.conv import Conv, ConvTranspose
 from mlic_jax.layers.precision import Precision
 from mlic_jax.layers.space import DepthToSpace, SpaceToDepth
 from mlic_jax.layers.stack import LeakyReLU, Stack, Sum, relu
+from mlic_jax.layers.windows import cores_within
+from mlic_jax.runtime import number
 
 BLOCK = 16
 # Nodes over quality 0..100 between which gains are interpolated.
@@ -71,8 +73,10 @@ TOY = {"C": 16, "D": 16, "M": 24, "Z": 8, "F": 16, "blocks_8": 1, "blocks_16": 1
 
 # Gains of initial kernels: in front of a ReLU, and where outputs had better begin small.
 HE, SMALL = 2**0.5, 0.3
-# Sides of windows in cells of 16 pixels, without margins. A picture of 768x512 is one window.
-CORES = (20, 36)
+# Sides of windows in pixels. A picture of 768x512 is one, one of 1920x1080 two or three.
+SIDES = (512, 768, 1152)
+# Found with the weights of Tiny.
+ROUND_FOR_RATE = (30.0, 12.0)
 leaky_relu = LeakyReLU(0.01)
 
 
@@ -191,7 +195,10 @@ def quality_channels(like, quality):
 
 
 class KltNet(LatentModel):
-    """See the top of this file. C, D: widths at 1/8 and 1/16; M, Z: channels of y and z; F: features of h_s."""
+    """See the top of this file. C, D: widths at 1/8 and 1/16; M, Z: channels of y and z; F: features of h_s.
+
+    round_for_rate: see `rounding`.
+    """
 
     C: int
     D: int
@@ -201,35 +208,40 @@ class KltNet(LatentModel):
     blocks_8: int
     blocks_16: int
     steps: int
+    round_for_rate: tuple[float, float] = ROUND_FOR_RATE
     dtype: Any = None
     precision: Precision | None = None
     stride = 64
     has_quality = True
-    # Weights for quality 0 and 100. With the steps of `water_filling`, lmbda 255^2 times a squared error of one step is
-    # 6 / ln 2 bits at every rate: the curvature. Without refinement more than that is best, most so where rates are low
-    # (docs/lab/encoder.md): more depends on a symbol than its own bits. With it, gradients see to the rest.
-    rounding = Rounding({f"y_{step}": (30.0, 12.0) for step in range(4)})
+    # With the steps of `water_filling`, lmbda 255^2 times a squared error of one step is 6 / ln 2 bits at every rate:
+    # the curvature. With refinement, gradients see to what else depends on a symbol.
     refined = Rounding({f"y_{step}": (12.5, 9.5) for step in range(4)}, curvature=6 / np.log(2))
 
+    @property
+    def rounding(self):
+        """With weights for quality 0 and 100, that is, more than the curvature (see `refined`): more depends on a
+        symbol than its own bits (docs/lab/encoder.md)."""
+        return Rounding({f"y_{step}": self.round_for_rate for step in range(self.steps)})
+
     def setup(self):
-        self.analysis = Stack(self._analysis_layers(), cores=CORES)
-        self.synthesis = Stack(self._synthesis_layers(), cores=CORES, pixels=True)
+        self.analysis = self._stack(self._analysis_layers(), 16)
+        self.synthesis = self._stack(self._synthesis_layers(), 16, pixels=True)
         conv = functools.partial(Conv, gain=1.0, precision=self.precision)
         up = functools.partial(ConvTranspose, kernel=5, stride=2, gain=HE, precision=self.precision)
         wide = max(self.Z, self.F)
-        self.h_a = Stack(
-            (conv(wide, 3, gain=HE), leaky_relu, conv(wide, 5, 2, gain=HE), leaky_relu, conv(self.Z, 5, 2)),
+        self.h_a = self._stack(
+            (conv(wide, 3, gain=HE), leaky_relu, conv(wide, 5, 2, gain=HE), leaky_relu, conv(self.Z, 5, 2)), 64
         )
-        self.h_s = ExactStack(
-            (up(wide), relu, up(wide), relu, conv(2 * self.M + self.F, 1, gain=SMALL)),
-            of_values=True,
-        )
-        self.context = ExactStack(
-            (conv(self.D, 3, gain=HE), relu, conv(self.D, 1, gain=HE), relu, conv(2 * self.M, 1, gain=SMALL)),
-            cores=CORES,
-            of_values=True,
+        exact = functools.partial(self._stack, kind=ExactStack, of_values=True)
+        self.h_s = exact((up(wide), relu, up(wide), relu, conv(2 * self.M + self.F, 1, gain=SMALL)), 64)
+        self.context = exact(
+            (conv(self.D, 3, gain=HE), relu, conv(self.D, 1, gain=HE), relu, conv(2 * self.M, 1, gain=SMALL)), 16
         )
         self.prior_z = QualityPrior(self.Z)
+
+    def _stack(self, layers, cell, kind=Stack, **more):
+        """A network whose cells are `cell` pixels, in windows of SIDES."""
+        return kind(layers, cores=cores_within([side // cell for side in SIDES], layers), **more)
 
     def _analysis_layers(self):
         conv = self._inner
@@ -326,6 +338,7 @@ def kltnet(
     blocks_8: int = TINY["blocks_8"],
     blocks_16: int = TINY["blocks_16"],
     steps: int = TINY["steps"],
+    round_for_rate: tuple[float, float] = ROUND_FOR_RATE,
     dtype=None,
     precision=None,
     **training,
@@ -338,11 +351,16 @@ def kltnet(
       F: features that h_s hands to the context networks.
       blocks_8, blocks_16: blocks at 1/8, and pairs of blocks at 1/16, of each transform.
       steps: in which y is transmitted, 2 or 4.
+      round_for_rate: how many bits a symbol must save to enlarge a squared error by one step, at quality 0 and 100. Of
+        the encoder alone: the card of weights may have their own (Artifact.encoder).
       dtype, precision, training: see latent_codec.
     """
     widths = {"C": C, "D": D, "M": M, "Z": Z, "F": F, "blocks_8": blocks_8, "blocks_16": blocks_16, "steps": steps}
     check_widths("kltnet", *((name, value, 1) for name, value in widths.items()))
     if steps not in (2, 4) or M % steps:
         raise UsageError(f"kltnet: steps={steps}, M={M}: steps are 2 or 4, M is a multiple of them")
-    module = KltNet(**widths, dtype=dtype, precision=precision)
+    weights = [number(weight) for weight in round_for_rate] if isinstance(round_for_rate, list | tuple) else []
+    if len(weights) != 2 or not all(weight is not None and 0 < weight < np.inf for weight in weights):
+        raise UsageError(f"kltnet: round_for_rate={round_for_rate!r} is no pair of weights: two numbers above 0")
+    module = KltNet(**widths, round_for_rate=tuple(weights), dtype=dtype, precision=precision)
     return latent_codec(module, model="kltnet", architecture=widths, lmbda=LAMBDAS, **training)

@@ -62,7 +62,6 @@ from mlic_jax.layers.stack import Stack, Sum, relu
 from mlic_jax.layers.windows import Inside, evaluate, to_uint8
 from mlic_jax.models.kltnet import (
     BLOCK,
-    CORES,
     HE,
     LAMBDAS,
     LATENT_UNIT,
@@ -85,6 +84,8 @@ CELL = 4
 ACROSS = BLOCK // CELL
 SAMPLES = 3 * CELL**2
 GROUPS = 4  # of channels, each place transmits one in a step
+# Sides of windows in cells of 16 pixels, without margins.
+CORES = (20, 36)
 # Sides of windows of the receiver in cells of 64 pixels, without margins. With Nano's, 512, 768, 1280 and 1920 pixels.
 RECEIVED = (4, 8, 16, 26)
 # What a kernel of 7 needs to interpolate between the entries of z, which are 4 places apart.

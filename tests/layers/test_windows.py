@@ -185,6 +185,13 @@ def test_spans_of_several_lengths_cover_at_least_cost(cores, margin):
         assert sum(lengths) == least_cost(length, margin, cores)
 
 
+def test_cores_within_sides():
+    layers = STACKS["down"][0].layers  # a margin of 2
+    assert windows.cores_within((8, 12), layers) == (4, 8)
+    assert windows.cores_within((4, 12), layers) == (1, 8), "a core is left of every side"
+    assert {span.length for span in windows.spans_over(12, 2, windows.cores_within((8, 12), layers))} == {12}
+
+
 def test_four_programs_at_most():
     stack, variables, geometry, channels = made("down")
     x = np.zeros((1, 100 * geometry.cell_in, 100 * geometry.cell_in, channels), np.float32)

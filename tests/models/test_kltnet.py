@@ -11,11 +11,11 @@ from scipy import optimize
 
 from mlic_jax import api, reference, zoo
 from mlic_jax.entropy import coders, rangecoder
-from mlic_jax.errors import CorruptStreamError, UsageError
+from mlic_jax.errors import CorruptStreamError, ModelError, UsageError
 from mlic_jax.families import latent_coding
 from mlic_jax.fileformat import container
-from mlic_jax.fileformat.artifact import flatten
-from mlic_jax.layers import init
+from mlic_jax.fileformat.artifact import Artifact, flatten
+from mlic_jax.layers import init, windows
 from mlic_jax.metrics.psnr import psnr_db
 from mlic_jax.models import kltnet
 
@@ -24,6 +24,47 @@ in_steps = pytest.mark.parametrize("steps", [2, 4])
 
 def picture(height=128, width=192):
     return np.ascontiguousarray(small.photos()[1][:height, :width])
+
+
+@pytest.mark.parametrize("size, count", [((512, 768), 1), ((768, 512), 1), ((1088, 1920), 3), ((64, 64), 1)], ids=str)
+@pytest.mark.parametrize("widths", [kltnet.TINY, kltnet.BASE], ids=["tiny", "base"])
+def test_pictures_of_usual_sizes_are_few_windows(widths, size, count):
+    model = kltnet.KltNet(**widths).bind({})
+    for name, cell in (("analysis", 16), ("synthesis", 16), ("context", 16), ("h_a", 64), ("h_s", 64)):
+        stack = getattr(model, name)
+        margin = windows.geometry(stack.layers).margin
+        spans = functools.partial(windows.spans_over, margin=margin, cores=stack.cores)
+        found = windows.cover([side // cell for side in size], spans)
+        assert len(found) <= count, name
+        if min(size) >= min(kltnet.SIDES):
+            computed = sum(window.rows.length * window.columns.length for window in found)
+            assert computed * cell**2 <= 1.3 * size[0] * size[1], name
+
+
+# ---------------------------------------------------------------------- rounding for rate
+
+
+def test_the_card_says_how_weights_round_for_rate():
+    artifact = small.noisy(2)[1]
+    other = Artifact.from_bytes(artifact.to_bytes())
+    other.card["encoder"] = {"round_for_rate": [3.0, 2.0]}
+    other = Artifact.from_bytes(other.to_bytes())
+    assert other.fingerprint == artifact.fingerprint and artifact.encoder == {}
+    files, estimates = [], []
+    for model in (artifact, other):
+        files.append(api.compress(picture(), model, 50))
+        bits = zoo.codec_of(model).estimate(model.params, model.state, picture()[None], quality=50)["bits"]
+        estimates.append(float(bits[0]))
+    assert len(files[1]) < 0.97 * len(files[0]) and estimates[1] < 0.97 * estimates[0], "errors count for less"
+    np.testing.assert_array_equal(api.decompress(files[1], artifact), api.decompress(files[1], other))
+
+
+@pytest.mark.parametrize("encoder", [{"steps": 2}, {"round_for_rate": [1, -1]}, {"round_for_rate": 3}, 7], ids=str)
+def test_a_card_cannot_change_what_files_mean(encoder):
+    other = Artifact.from_bytes(small.noisy(2)[1].to_bytes())
+    other.card["encoder"] = encoder
+    with pytest.raises(ModelError, match="encoder|round_for_rate"):
+        api.compress(picture(), other, 50)
 
 
 # ---------------------------------------------------------------------- the coding order

@@ -168,6 +168,8 @@ def point_of(artifact: Artifact, effort: int, quality: float | None, name: str |
         "effort": effort,
         "library": f"mlic_jax {mlic_jax.__version__}, jax {jax.__version__}",
     }
+    if artifact.encoder:
+        key["encoder"] = artifact.encoder
     if codec.traits.extension:
         key["file"] = codec.traits.extension
 
