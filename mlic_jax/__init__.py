@@ -36,7 +36,7 @@ _HOME = {
     "decompress_image": "api",
     "info": "api",
     "prefixes": "api",
-    "load": "api",
+    "load": "training.loading",
     "load_model": "api",
     "Artifact": "fileformat.artifact",
 }

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from mlic_jax.families.loaded import Model
     from mlic_jax.families.targets import Attempt
     from mlic_jax.fileformat.artifact import Artifact
     from mlic_jax.fileformat.modes import Picture
@@ -38,16 +37,6 @@ def load_model(model: str | os.PathLike | Artifact | None = None) -> Artifact:
     name that is not known lists those that are; about one that is not installed, it says what installs it.
     """
     return model_store.load(model)
-
-
-def load(model: str | os.PathLike | Artifact | None = None) -> Model:
-    """A model for programs: its networks within jit, grad and vmap, its parameters, and its files.
-
-    Arguments and errors as of `load_model`; see `mlic_jax.families.loaded.Model`.
-    """
-    from mlic_jax.families import loaded
-
-    return loaded.Model(load_model(model))
 
 
 # ---------------------------------------------------------------------- compress

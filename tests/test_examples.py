@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import mlic_jax
 from mlic_jax import api, data, zoo
 from mlic_jax.errors import ModelError
 from mlic_jax.fileformat.artifact import Artifact
 from mlic_jax.training.config import load
-from mlic_jax.training.runs import export_run
 from mlic_jax.training.train import train
 
 FOLDER = pathlib.Path(__file__).parents[1] / "examples" / "own_model"
@@ -33,7 +33,7 @@ def trained(tmp_path_factory):
             config.train.update(steps=2, log_every=1, evaluate_every=2, checkpoint_every=1, samples=1)
             config.data.update(batch_size=4, patch_size=64, validation_patch=64, validation_images=1)
         train(config, folder / "run", quiet=True)
-        export_run(folder / "run", "latest").save(folder / "snake.mlicm")
+        mlic_jax.load(folder / "run").artifact.save(folder / "snake.mlicm")
         yield folder
         zoo._make.cache_clear()
         sys.modules.pop(NAME, None)

@@ -101,8 +101,11 @@ def compress(arguments):
 
 def _words(record) -> str:
     """What became of a picture, as `cwebp` and `cjxl` say it: no quality for models of one rate, dB where measured."""
+    from mlic_jax.fileformat import encoding
+
     size, before = record["bytes"], record["input_bytes"]
     parts = [f"quality {record['quality']:g}"] if record["quality"] is not None else []
+    parts += ["exact"] if record["architecture"] == encoding.EXACT else []
     parts += [f"{before} -> {size} bytes ({common.percent(size / before)})", common.bpp(record["bpp"])]
     parts += [common.db(record["psnr_db"])] if "psnr_db" in record else []
     return f"{record['input']}: {', '.join(parts)}, {common.seconds(record['seconds'])}, written to {record['output']}"

@@ -181,10 +181,14 @@ class ExactStack(Stack):
         """
         alone, variables = self.unbind()
         state = dict(variables["state"])
-        symbols = np.asarray(symbols, np.float32)
-        if self.of_values:
-            symbols = _to_input(symbols, np.asarray(state.pop("input")["step"]), np)
-        return windows.evaluate(alone, {"state": state}, symbols, _exact_window)
+        step = np.asarray(state.pop("input")["step"]) if self.of_values else None
+
+        def compute(stack, variables, part, inside):
+            # Here, and not of the whole picture: its integers would stand in memory beside its values.
+            part = part if step is None else _to_input(part, step, np)
+            return _exact_window(stack, variables, part, inside)
+
+        return windows.evaluate(alone, {"state": state}, np.asarray(symbols, np.float32), compute)
 
     def integers_whole(self, symbols: jax.Array) -> jax.Array:
         """As `integers`, of a JAX array and without windows."""

@@ -16,6 +16,9 @@ from mlic_jax.fileformat.artifact import Artifact
 if TYPE_CHECKING:
     from mlic_jax.codec import Codec
 
+# The codec of pictures of 1 bit that loses nothing.
+EXACT = "bitmap"
+
 
 class File(NamedTuple):
     """A file that was made.
@@ -82,7 +85,7 @@ class Encoding:
     @functools.cached_property
     def _exact(self) -> File | None:
         """Of a picture of 1 bit, the file without loss, unless what the model writes is more than a picture."""
-        traits, exact = self.codec.traits, model_store.without_weights("bitmap")
+        traits, exact = self.codec.traits, model_store.without_weights(EXACT)
         if self.picture.mode != "1" or traits.extension or traits.progressive or self.artifact is exact:
             return None
         return self._made(exact, None)
