@@ -36,6 +36,8 @@ USE = (
     ("mlic info small/{first}.mlic", 0),
     ("mlic decompress small/{first}.mlic -o back.png", 0),
     ("mlic decompress small/{first}.mlic -o back.png", 3),
+    ("mlic compress small/{first}.mlic", 3),
+    ("mlic models", 0),
     ("mlic compress photos/{first}.png -m kltnet -o x.mlic", 5),
     ("mlic compress photos/{first}.png -m base -o x.mlic", 5),
     ("pip install {base}", 0),
