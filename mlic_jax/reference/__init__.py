@@ -14,14 +14,15 @@ It stops at the symbols. Everything behind them, from the symbols to pixels, is 
     rangecoder   entries of table rows                     heights     maps of heights
     exact        networks in whole numbers                 recurrent   codes of recurrent models
     latents      coding orders of latents                  trimmed     bits of li2018
-    decoder      all of it: a file and its model -> arrays
+    bitmap       pictures of black and white            decoder    all of it: a file and its model -> arrays
 """
 
-from mlic_jax.reference import bits, container, exact, heights, latents, rangecoder, recurrent, trimmed
+from mlic_jax.reference import bitmap, bits, container, exact, heights, latents, rangecoder, recurrent, trimmed
 from mlic_jax.reference.decoder import MODELS, decode, decode_chunks
 
 __all__ = [
     "MODELS",
+    "bitmap",
     "bits",
     "container",
     "decode",
