@@ -270,7 +270,7 @@ def test_other_arguments(plain_zoo):
         with pytest.raises(UsageError, match="metadata"):
             mlic.compress(PHOTO, graded, metadata=metadata)
     for model in (5, [graded], b"m.mlicm"):
-        with pytest.raises(ModelError, match="a model is the path of a .mlicm file or an Artifact"):
+        with pytest.raises(ModelError, match="a model is a path, a name or an Artifact"):
             mlic.compress(PHOTO, model)
     for image in (None, "a.png", [[1, 2]], 5):
         with pytest.raises(InputError):

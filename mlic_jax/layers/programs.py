@@ -44,7 +44,7 @@ class Program:
         self._compiled: dict[Any, Callable] = {}
 
     def __call__(self, network, *arrays):
-        if runtime.kept_programs is None:
+        if runtime.kept_programs is None or jax.config.jax_disable_jit:
             return self._jitted(network, *arrays)
         leaves, tree = jax.tree.flatten(arrays)
         kinds = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
