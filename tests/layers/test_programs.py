@@ -122,3 +122,10 @@ def test_what_is_remembered(folder):
         assert found == {"y": [1, 2]}
     assert calls == [1]
     assert programs.remembered("shapes", STACK, [2], lambda: 7) == 7
+
+
+def test_where_jit_is_off_nothing_is_kept(folder, variables):
+    with jax.disable_jit():
+        found = STACK.apply(variables, X)
+    np.testing.assert_allclose(found, jax.jit(STACK.apply)(variables, jnp.asarray(X)), rtol=1e-5, atol=1e-6)
+    assert not folder.exists()
