@@ -100,7 +100,10 @@ def train(name, steps, patch=64, batch=8, **arguments):
         metrics["gradient"] = jax.tree.map(lambda g: jnp.abs(g).max(), grads)
         return (optax.apply_updates(params, updates), moments), metrics
 
-    run = jax.jit(lambda params: jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(steps)))
+    run = jax.jit(
+        lambda params: jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(steps)),
+        compiler_options={"xla_backend_optimization_level": 2},  # it runs for longer than it compiles
+    )
     (params, _), metrics = jax.device_get(run(params))
     return codec, params, metrics
 
