@@ -5,7 +5,7 @@
 Builds the wheels of this checkout and installs them into a new environment. Then, in an empty folder, as README has it:
 photos are compressed and back; a command whose extra is missing says what installs it; a model is trained on the folder
 of photos, interrupted by Ctrl-C, and trained on; it is evaluated, exported and used. Nothing of the checkout is on
-Python's path. Every command has to end with the exit code that is expected, or the program stops with 1.
+Python's path. Where a command ends with another exit code than it should, this is said, and the program ends with 1.
 
 Printed: each command with its seconds and the last line that it wrote; what environment and folder take on disk. All
 output goes into the log.
@@ -36,7 +36,7 @@ USE = (
     ("mlic info small/{first}.mlic", 0),
     ("mlic decompress small/{first}.mlic -o back.png", 0),
     ("mlic decompress small/{first}.mlic -o back.png", 3),
-    ("mlic compress small/{first}.mlic", 3),
+    ("mlic compress small/{first}.mlic", 2),
     ("mlic models", 0),
     ("mlic compress photos/{first}.png -m kltnet -o x.mlic", 5),
     ("mlic compress photos/{first}.png -m base -o x.mlic", 5),
@@ -63,7 +63,7 @@ class Stranger:
     """Types commands in a folder, with an environment's programs first on the path, and notes what happens."""
 
     def __init__(self, folder, environment, log, names):
-        self.folder, self.log, self.names = folder, log, names
+        self.folder, self.log, self.names, self.wrong = folder, log, names, 0
         hidden = {"PYTHONPATH", "JAX_COMPILATION_CACHE_DIR", "MLIC_MODEL", "MLIC_MODELS"}
         self.variables = {name: value for name, value in os.environ.items() if name not in hidden}
         self.variables["PATH"] = f"{environment / 'bin'}:{self.variables['PATH']}"
@@ -93,7 +93,8 @@ class Stranger:
         print(f"{seconds:6.1f} s  {shown}{'  (Ctrl-C)' if interrupt_at else ''}")
         print(f"          {self._last_line(start)}", flush=True)
         if code != expected:
-            raise SystemExit(f"exit code {code} where {expected} was expected")
+            self.wrong += 1
+            print(f"          exit code {code} where {expected} was expected")
 
     def _write(self, text):
         self.log.write(text.encode())
@@ -157,7 +158,8 @@ def main():
             stranger.type(command, expected)
         print(f"{megabytes(home):6.0f} MB folder, of them {megabytes(home / 'runs'):.0f} of the run")
         print(f"{(time.perf_counter() - begin) / 60:6.1f} minutes in all")
+    return int(stranger.wrong > 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

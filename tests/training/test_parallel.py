@@ -30,7 +30,7 @@ CRITIC = {"train.steps": 3, "data.batch_size": 48, "schedule": ("critic",) * 5 +
 WHOLE = {**SGD, "optimizer.learning_rate": 0.1}
 HALF = {**WHOLE, "train.steps": STEPS // 2}
 GAN = {"train.steps": 3, "data.batch_size": 16}
-DEVICES = ("1", "2", "8", "2 processes")
+DEVICES = (pytest.param("2", marks=pytest.mark.slow), "8", "2 processes")
 
 
 def final(folder, name):
@@ -45,7 +45,7 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def jobs(tmp_path_factory, toy_zoo):
+def jobs(tmp_path_factory, toy_zoo, request):
     """(folder, name -> processes). Files in the folder are named after the run and the devices, as "sgd 8"."""
     folder = tmp_path_factory.mktemp("devices")
 
@@ -66,7 +66,7 @@ def jobs(tmp_path_factory, toy_zoo):
         ]
 
     started = {}
-    for devices in ("8", "2"):
+    for devices in ("8", "2") if request.config.getoption("--slow") else ("8",):
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         started[devices] = [toys.start_training(runs(devices), folder / f"log {devices}", XLA_FLAGS=flags)]
     together = {"MLIC_COORDINATOR": f"localhost:{free_port()}", "MLIC_PROCESSES": "2"}
@@ -110,7 +110,7 @@ def largest_difference(a, b):
     return max(float(np.abs(a[name] - b[name]).max()) for name in a)
 
 
-@pytest.mark.parametrize("devices", DEVICES[1:])
+@pytest.mark.parametrize("devices", DEVICES)
 def test_parameters_do_not_depend_on_the_devices(jobs, devices):
     folder, _ = jobs
     found, one = wait_for(jobs, devices, "sgd"), final(folder, "sgd 1")
@@ -130,7 +130,7 @@ def test_parameters_do_not_depend_on_the_devices(jobs, devices):
         np.testing.assert_allclose([r[key] for r in ours], [r[key] for r in theirs], rtol=1e-5, err_msg=key)
 
 
-@pytest.mark.parametrize("devices", DEVICES[1:])
+@pytest.mark.parametrize("devices", DEVICES)
 def test_objectives_get_the_same_examples_on_all_devices(jobs, devices):
     folder, _ = jobs
     for name in ("gan", "critic"):
