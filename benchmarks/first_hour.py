@@ -13,6 +13,7 @@ output goes into the log.
 
 import argparse
 import datetime
+import functools
 import os
 import pathlib
 import platform
@@ -80,6 +81,7 @@ class Stranger:
             stdin=subprocess.DEVNULL,
             stdout=self.log,
             stderr=subprocess.STDOUT,
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's `&` ignores it
         )
         while interrupt_at is not None and running.poll() is None:
             if list(self.folder.glob(interrupt_at)):

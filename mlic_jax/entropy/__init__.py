@@ -1,0 +1,40 @@
+"""Entropy models: priors of latents, the coders that read them, exact networks, orders of serial contexts.
+
+In a Flax model of one's own:
+
+    class Codec(nn.Module):
+        @nn.compact
+        def __call__(self, image, noise):
+            y = Stack((Conv(32, kernel=5, stride=4), GDN(), Conv(8, kernel=5, stride=4)))(image) + noise
+            back = ConvTranspose(32, kernel=5, stride=4), GDN(inverse=True), ConvTranspose(3, kernel=5, stride=4)
+            return Stack(back)(y), DeepFactorized(8).bits(y)
+
+Public are the names below. They are imported when they are first asked for: coding a file needs few of them.
+"""
+
+import importlib
+
+_HOME = {
+    "Checkerboard": "scanning",
+    "DeepFactorized": "priors.factorized",
+    "ExactStack": "exact",
+    "Gaussian": "priors.gaussian",
+    "LogGaussian": "priors.gaussian",
+    "LogMixture": "priors.gaussian",
+    "Mixture": "priors.mixture",
+    "Raster": "scanning",
+    "Rounding": "rounding",
+    "straight_through_round": "coders",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__():
+    return __all__
