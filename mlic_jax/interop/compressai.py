@@ -12,6 +12,7 @@ medians are CompressAI's (the middle ones of its `quantiles`), its integer table
     g_a.0.weight (convolution)               [O, I, k, k]     g_a/layers_0/kernel  [k, k, I, O]
     g_s.0.weight (transposed convolution)    [I, O, k, k]     g_s/layers_0/kernel  [k, k, I, O], flipped in both k
     g_a.1.beta, .gamma                       [C], [C, C]      g_a/layers_1/beta, gamma
+    context_prediction.weight                [O, I, k, k]     context_prediction/layers_0/kernel, with a mask
     entropy_bottleneck.matrices.0 ..         [C, f', f]       prior_z/matrix_0 .. (prior_y in the factorized model)
     entropy_bottleneck.quantiles             [C, 1, 3]        state: prior_z/medians [C]
 """
@@ -30,13 +31,14 @@ import numpy as np
 
 from mlic_jax import atomic, zoo
 from mlic_jax.entropy.priors.factorized import quantiles
+from mlic_jax.entropy.scanning import Raster
 from mlic_jax.errors import ModelError
 from mlic_jax.fileformat.artifact import flatten, unflatten
 
 _TRANSPOSED = re.compile(r"g_s\.\d+|h_s\.[02]")  # in all models here
 # What CompressAI saves and computes anew: tables, and bounds as buffers.
 _DERIVED = re.compile(
-    r"gaussian_conditional\..*|.*_reparam\..*|.*likelihood_lower_bound\..*"
+    r"gaussian_conditional\..*|context_prediction\.mask|.*_reparam\..*|.*likelihood_lower_bound\..*"
     r"|entropy_bottleneck\.(_offset|_quantized_cdf|_cdf_length|target)"
 )
 _OLD_NAMES = {"_matrix": "matrices.", "_bias": "biases.", "_factor": "factors."}
@@ -57,7 +59,7 @@ def from_compressai(model: str, weights: Mapping[str, np.ndarray]) -> tuple[dict
     """(params, state) of a model from CompressAI's state dict.
 
     Args:
-      model: name in the zoo, which is CompressAI's: one of the three that this package shares with it.
+      model: name in the zoo, which is CompressAI's: one of the four that this package shares with it.
       weights: name -> array in torch's layout; old names (`_matrix0`) and the prefix `module.` are understood.
 
     Raises:
@@ -98,6 +100,10 @@ def to_compressai(model: str, params, state=None) -> dict[str, np.ndarray]:
     architecture = {"N": flat["g_a/layers_0/kernel"].shape[-1], "M": flat["g_a/layers_6/kernel"].shape[-1]}
     names = _names(model, architecture)
     weights = {name: _to_torch(name, flat[path]) for name, (path, _) in names.items()}
+    if (context := "context_prediction.weight") in weights:
+        mask = np.float32(Raster(weights[context].shape[-1]).mask())
+        weights[context] = weights[context] * mask
+        weights["context_prediction.mask"] = np.broadcast_to(mask, weights[context].shape).copy()
     prior = _prior(names)
     medians_and_tails = quantiles(params[prior], [_TAIL_MASS / 2, 0.5, 1 - _TAIL_MASS / 2])
     if state and prior in state:
@@ -128,6 +134,7 @@ def _names(model, architecture) -> dict[str, tuple[str, tuple[int, ...]]]:
             name = f"entropy_bottleneck.{_OLD_NAMES['_' + kind]}{k}"
         else:
             name = f"{top}.{rest.removeprefix('layers_').replace('/', '.')}".replace("kernel", "weight")
+            name = name.replace("context_prediction.0", "context_prediction")
         names[name] = path, array.shape
     return names
 
