@@ -36,6 +36,7 @@ MODELS = {
     10: ("kltnet2", functools.partial(_one_stream, latents.kltnet2)),
     11: ("bitmap", bitmap.read_bits),
     12: ("mbt2018", functools.partial(_one_stream, latents.joint)),
+    13: ("minnen2020", functools.partial(_one_stream, latents.channel_wise)),
 }
 
 

@@ -126,6 +126,30 @@ def joint(coder, model, height, width, quality):
     return arrays
 
 
+def channel_wise(coder, model, height, width, quality):
+    """y in slices of channels: mean and scale of each from z and the first slices."""
+    del quality
+    slices, supports = model.architecture["slices"], model.architecture["supports"]
+    table = model.tables["log_gaussian"]
+    arrays = by_channel(
+        coder, "z", model.tables["factorized_z"], -(-height // 64), -(-width // 64), LARGEST_HYPER_SYMBOL
+    )
+    z = arrays["z"].astype(np.int64)
+    of_mean, of_scale = (exact.evaluate(model.state[name], z) << 2 for name in ("h_mean", "h_scale"))  # in 2^-10
+    known: list[np.ndarray] = []  # the same
+    for i in range(slices):
+        seen = np.concatenate([of_mean, *known[:supports]], axis=2)
+        mean = exact.evaluate(model.state[f"mean_{i}"], seen)
+        scales = exact.evaluate(model.state[f"scale_{i}"], np.concatenate([of_scale, *known[:supports]], axis=2))
+        rows = np.searchsorted(table.thresholds, scales, side="right")
+        symbols = read_latent(coder, rows, table, LARGEST_SYMBOL).astype(np.int64)
+        part = (256 * symbols + mean) << 2
+        left = exact.evaluate(model.state[f"residual_{i}"], np.concatenate([seen, part], axis=2))
+        known.append(part + 2 * left)
+        arrays |= {f"y_{i}": symbols, f"y_{i}_rows": rows, f"y_{i}_means": mean}
+    return arrays
+
+
 def mosaic(height, width, step, steps):
     """Which group of channels is transmitted in a step at each place."""
     rows, columns = np.arange(height)[:, None], np.arange(width)
