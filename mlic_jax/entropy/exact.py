@@ -206,14 +206,14 @@ class ExactStack(Stack):
         alone, variables = self.unbind()
         state = dict(variables["state"])
         values = _to_input(np.asarray(values, np.float32), np.asarray(state.pop("input")["step"]), np)
-        size, kernel = values.shape[1], self.parts()[0].layer.kernel
+        size, first = values.shape[1], self.parts()[0].layer
         if size == 1:
             values = np.moveaxis(values, 2, 0)
-        around = slice((size - kernel) // 2, (size + kernel) // 2)
-        values = values[:, around, around]
+        around = slice((size - first.kernel) // 2, (size + first.kernel) // 2)
+        values = values[:, around, around][:, first.taps()]
         # Few shapes: programs are compiled for each.
         count = len(values)
-        values = np.pad(values, ((0, (1 << (count - 1).bit_length()) - count), (0, 0), (0, 0), (0, 0)))
+        values = np.pad(values, ((0, (1 << (count - 1).bit_length()) - count), (0, 0), (0, 0)))
         return np.moveaxis(np.asarray(_exact_positions(alone, {"state": state}, values))[:count], 0, 2)
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -431,7 +431,8 @@ def _exact_window(stack, variables, x, inside):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _exact_positions(stack, variables, x):
-    """[n, k, k, C], k of the first layer -> [n, 1, 1, C']."""
+    """[n, t, C], what the t taps of the first layer meet -> [n, 1, 1, C']."""
     state, kernel = dict(variables["state"]), variables["state"]["layer_0"]["kernel"]
+    kernel = kernel[stack.parts()[0].layer.taps()]
     state["layer_0"] = {**state["layer_0"], "kernel": kernel.reshape(1, 1, -1, kernel.shape[-1])}
     return evaluate(state, _plans(stack), x.reshape(len(x), 1, 1, -1), None, False)
