@@ -17,7 +17,7 @@ that zero padding stays what it was. docs/format.md has the arithmetic byte by b
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -194,27 +194,31 @@ class ExactStack(Stack):
             symbols = _to_input(symbols, state.pop("input")["step"], jnp)
         return evaluate(state, _plans(self), symbols, None, not self.of_values)
 
-    def integers_at(self, values: np.ndarray) -> np.ndarray:
+    def at_positions(self) -> Callable[[np.ndarray], np.ndarray]:
         """As `integers`, of n positions alone, for networks that `scanning.check` allows.
 
-        Args:
-          values: their surroundings [n, k, k, C], or, for networks without kernels, a row [1, 1, n, C].
-
         Returns:
-          float32 [1, 1, n, C'], multiples of 1/256.
+          a function of their surroundings [n, k, k, C], or, for networks without kernels, of a row [1, 1, n, C], which
+          gives float32 [1, 1, n, C'], multiples of 1/256.
         """
         alone, variables = self.unbind()
         state = dict(variables["state"])
-        values = _to_input(np.asarray(values, np.float32), np.asarray(state.pop("input")["step"]), np)
-        size, first = values.shape[1], self.parts()[0].layer
-        if size == 1:
-            values = np.moveaxis(values, 2, 0)
-        around = slice((size - first.kernel) // 2, (size + first.kernel) // 2)
-        values = values[:, around, around][:, first.taps()]
-        # Few shapes: programs are compiled for each.
-        count = len(values)
-        values = np.pad(values, ((0, (1 << (count - 1).bit_length()) - count), (0, 0), (0, 0)))
-        return np.moveaxis(np.asarray(_exact_positions(alone, {"state": state}, values))[:count], 0, 2)
+        step, first = np.asarray(state.pop("input")["step"]), self.parts()[0].layer
+        variables, taps = jax.device_put({"state": state}), first.taps()
+
+        def integers(values):
+            values = _to_input(np.asarray(values, np.float32), step, np)
+            size = values.shape[1]
+            if size == 1:
+                values = np.moveaxis(values, 2, 0)
+            around = slice((size - first.kernel) // 2, (size + first.kernel) // 2)
+            values = values[:, around, around][:, taps]
+            # Few shapes: programs are compiled for each.
+            count = len(values)
+            values = np.pad(values, ((0, (1 << (count - 1).bit_length()) - count), (0, 0), (0, 0)))
+            return np.moveaxis(np.asarray(_exact_positions(alone, variables, values))[:count], 0, 2)
+
+        return integers
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Of an input [B, h, w, C], h and w multiples of a cell."""
