@@ -6,9 +6,9 @@ CompressAI's `mbt2018_mean` and `mbt2018`, whose weights give the same numbers h
     image -> g_a -> y -> round(y - mu) + mu -> y^ -> g_s -> reconstruction
                     |                          ^
                     v                          | P(y^) = N(mu, sigma^2) * U(-1/2, 1/2)
-                   h_a -> z -> round -> z^ -> h_s -> sigma, mu                          (mbt2018-mean)
+                   h_a -> z -> round -> z^ -> h_s -> sigma, mu                                       (mbt2018-mean)
                                                |
-                             y^ -> context -> both -> sigma, mu                         (mbt2018: of y^, what is known)
+       known of y^ -> context_prediction -> entropy_parameters -> sigma, mu                          (mbt2018)
 
     net   layers                                                net   layers
     g_a, g_s   as in bmshj2018                                  h_a   k3 N; k5 s2 N; k5 s2 N, LeakyReLU between (of y)

@@ -80,7 +80,7 @@ def test_integers_cost_few_bits():
     assert len(chunk) <= sum(found[f"string/{i}"].size for i in range(2))
     decoded = codec.decompress(artifact, (chunk,), found["image"].shape[:2]).astype(float)
     original = np.clip(found["out/decoded"][0].transpose(1, 2, 0), 0, 1) * 255
-    assert ((decoded - original) ** 2).mean() < 0.1 * ((original - found["image"]) ** 2).mean()
+    assert ((decoded - original) ** 2).mean() < 1  # in steps of 8 bits; some symbols differ, since means do
 
 
 def test_weights_there_and_back():

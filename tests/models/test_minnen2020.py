@@ -12,7 +12,7 @@ from mlic_jax import api, reference, zoo
 from mlic_jax.entropy import coders
 from mlic_jax.errors import UsageError
 from mlic_jax.families import latent_coding
-from mlic_jax.fileformat.artifact import flatten, unflatten
+from mlic_jax.fileformat.artifact import Artifact, flatten, unflatten
 from mlic_jax.models import minnen2020
 
 WIDTHS = {"N": 4, "M": 6, "H": 5, "C": 5, "D": 4, "slices": 3, "supports": 1}
@@ -66,7 +66,9 @@ def test_a_slice_depends_on_the_first_ones():
 
 @pytest.mark.parametrize("size", [(70, 130), (1, 1)])
 def test_the_reference_decoder_reads_its_files(size):
-    codec, artifact = varied()
+    codec, made = varied()
+    artifact = Artifact.from_bytes(made.to_bytes())  # its tables of the hyperbolic tangent are like in no other model
+    assert artifact.fingerprint == made.fingerprint
     image = np.ascontiguousarray(small.photos()[0][: size[0], : size[1]])
     found = reference.decode(api.compress(image, artifact), artifact)
     stream = codec.compress(artifact, image, None)[0]
