@@ -28,6 +28,7 @@ import math
 import os
 import pathlib
 import pickle
+import pickletools
 import re
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
@@ -263,6 +264,8 @@ def _of_zip(data):
         return _Unpickler(io.BytesIO(archive.read(name)), storage).load()
 
 
+# Of what a pickle remembers.
+_LARGEST_NUMBER = 1 << 20
 # What the files of earlier versions begin with.
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
@@ -294,7 +297,16 @@ class _Unpickler(pickle.Unpickler):
 
     def __init__(self, stream: io.BytesIO, storage: Callable[[str, np.dtype], np.ndarray | None]):
         super().__init__(stream)
-        self._storage = storage
+        self._stream, self._storage = stream, storage
+
+    def load(self):
+        """The next object. A pickle could ask for any amount of memory by numbering what it remembers."""
+        start = self._stream.tell()
+        for operation, argument, _ in pickletools.genops(self._stream):
+            if operation.name in ("PUT", "LONG_BINPUT") and argument > _LARGEST_NUMBER:
+                raise ValueError("a pickle that asks for much memory")
+        self._stream.seek(start)
+        return super().load()
 
     def find_class(self, module, name):
         if (module, name) == ("collections", "OrderedDict"):

@@ -17,6 +17,8 @@ from mlic_jax.fileformat.artifact import Artifact, flatten
 from mlic_jax.interop.compressai import architecture_of, from_compressai, read_checkpoint, to_compressai
 
 CHECKPOINT = small.FIXTURES / "bmshj2018-factorized.pth.tar"
+# In the format before torch 1.6, with CompressAI's names of then.
+EARLIER = small.FIXTURES / "bmshj2018-factorized-1.5.pth.tar"
 
 
 @pytest.mark.parametrize("name", small.NAMES)
@@ -80,7 +82,10 @@ def test_reads_what_torch_wrote():
     for key, array in small.fixture_weights("bmshj2018-factorized").items():
         np.testing.assert_array_equal(found[key], array, err_msg=key)
         assert found[key].dtype == array.dtype
-    from_compressai("bmshj2018-factorized", found)
+    params, _ = from_compressai("bmshj2018-factorized", found)
+    earlier, _ = from_compressai("bmshj2018-factorized", read_checkpoint(EARLIER))
+    for key, array in flatten(params).items():
+        np.testing.assert_array_equal(flatten(earlier)[key], array, err_msg=key)
 
 
 def test_the_command_makes_a_model_that_works(tmp_path, capsys):
@@ -242,6 +247,7 @@ def test_other_files_are_refused(tmp_path):
         _earlier_checkpoint(_Tensor(6, 0, (6,), (1,)), b""),
         _archive(pickle.dumps({})),
         _archive(pickle.dumps(3)),
+        _archive(b"\x80\x02}r\xff\xff\xff\x7f."),  # its memory would have 2^31 places
         _archive(pickle.dumps({"x": 1})),
         _archive(pickle.dumps({"x": 1}), a__byteorder=b"big"),
         _archive(pickle.dumps({"x": 1}), b__data__pkl=b""),
@@ -253,11 +259,12 @@ def test_other_files_are_refused(tmp_path):
         read_checkpoint(tmp_path / "missing.pth.tar")
 
 
-def test_damaged_files_raise_nothing_else(tmp_path):
-    whole = CHECKPOINT.read_bytes()
+@pytest.mark.parametrize("checkpoint", [CHECKPOINT, EARLIER])
+def test_damaged_files_raise_nothing_else(tmp_path, checkpoint):
+    whole = checkpoint.read_bytes()
     rng = np.random.default_rng(0)
     path = tmp_path / "damaged.pth.tar"
-    index = whole.rindex(b"data.pkl")  # the directory at the end
+    index = whole.rindex(b"data.pkl" if checkpoint == CHECKPOINT else b"q")  # the directory or keys at the end
     for trial in range(300):
         damaged = bytearray(whole)
         start = index if trial % 2 else 0
