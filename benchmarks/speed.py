@@ -2,6 +2,7 @@
 
     python benchmarks/speed.py [PHOTO] [--compressai VENV/bin/python] [--threads 1 2] [--rounds 7]
     python benchmarks/speed.py [PHOTO] --efforts --rounds 2
+    python benchmarks/speed.py [PHOTO] --serial [--compressai VENV/bin/python] --rounds 3
 
 Without PHOTO it is a bundled one, repeated to 768x512 or --size. Each codec runs in a process of its own, bound to as
 many cores as threads are allowed, and keeps its models; each round asks every codec for one encoding and one decoding.
@@ -10,7 +11,8 @@ more than the clock's where other work runs beside. Pillow's codecs and our rang
 Then `mlic compress` and `mlic decompress` as whole commands, with the compilation cache warm, least of three.
 
 VENV is what benchmarks/compressai_env.sh makes; its weights are random, which makes no difference to the networks and
-flatters its entropy coder. This file runs in both environments.
+flatters its entropy coder; so are those of our models in --serial, which have no published ones. This file runs in both
+environments.
 """
 
 from __future__ import annotations
@@ -41,6 +43,9 @@ PILLOW = {
     "AVIF, quality 60 (speed 6)": ("AVIF", {"quality": 60}),
 }
 THEIRS = {"CompressAI bmshj2018-hyperprior, 3": "bmshj2018_hyperprior", "CompressAI mbt2018-mean, 3": "mbt2018_mean"}
+# Of one width, with random weights.
+SERIAL = {"mbt2018, 3": {"N": 192, "M": 192}}
+THEIR_SERIAL = {"CompressAI mbt2018, 3": "mbt2018"}
 
 
 def coder_of(name, threads):
@@ -50,6 +55,14 @@ def coder_of(name, threads):
 
         model, quality, effort = {**OURS, **EFFORTS}[name]
         return lambda image: api.compress(image, model, quality, effort=effort), len, api.decompress
+    if name in SERIAL:
+        import jax
+
+        from mlic_jax import api, zoo
+
+        codec = zoo.make("mbt2018", **SERIAL[name])
+        artifact = codec.export(*codec.init(jax.random.key(0), (64, 64, 3)))
+        return lambda image: api.compress(image, artifact), len, lambda data: api.decompress(data, artifact)
     if name in PILLOW:
         from PIL import Image
 
@@ -66,7 +79,7 @@ def coder_of(name, threads):
     torch = load_torch(threads)
     import compressai.zoo
 
-    net = getattr(compressai.zoo, THEIRS[name])(quality=3, pretrained=False).eval()
+    net = getattr(compressai.zoo, (THEIRS | THEIR_SERIAL)[name])(quality=3, pretrained=False).eval()
     net.update(force=True)
 
     def compress(image):
@@ -124,6 +137,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--size", type=int, nargs=2, default=[768, 512], metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--efforts", action="store_true", help="of the package's model, and nothing else")
+    parser.add_argument("--serial", action="store_true", help="of models with a serial context, and nothing else")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
@@ -135,7 +149,8 @@ def main():
     from mlic_jax import data
 
     image = data.read_image(args.photo) if args.photo else picture(*args.size[::-1])
-    names = [*EFFORTS] if args.efforts else [*OURS, *PILLOW, *(THEIRS if args.compressai else ())]
+    theirs = (THEIR_SERIAL if args.serial else THEIRS) if args.compressai else {}
+    names = [*EFFORTS] if args.efforts else [*(SERIAL if args.serial else OURS | PILLOW), *theirs]
     print(f"{image.shape[1]}x{image.shape[0]}; {datetime.date.today()}, {processor()}, load {os.getloadavg()[0]:.1f}\n")
     print("| threads | codec | bytes | encode s, fastest, median, processor | decode s | the first |")
     print("|---|---|---|---|---|---|")
@@ -144,7 +159,7 @@ def main():
         np.save(photo, image)
         for threads in args.threads:
             workers = {
-                name: [args.compressai if name in THEIRS else sys.executable, __file__, str(photo)]
+                name: [args.compressai if name in theirs else sys.executable, __file__, str(photo)]
                 + ["--work", name, "--threads", str(threads)]
                 for name in names
             }
@@ -154,9 +169,11 @@ def main():
                     times = [turn[which] for turn in asked[1:]]
                     processor_s = min(turn[2 + which] for turn in asked[1:])
                     cells.append(f"{min(times):.3f}, {statistics.median(times):.3f}, {processor_s:.3f}")
-                size = "" if name in THEIRS else f"{asked[0][4]:,}"
+                size = "" if name in theirs else f"{asked[0][4]:,}"
                 print(f"| {threads} | {name} | {size} | {' | '.join(cells)} | {asked[0][0]:.1f}, {asked[0][1]:.1f} |")
         print()
+        if args.serial:
+            return
         for command, seconds in commands(photo).items():
             print(f"{command}, the whole command: {seconds:.2f} s")
 

@@ -58,6 +58,8 @@ MODELS = {
     "johnston2018": Entry(9, "mlic_jax.models.johnston2018:johnston2018"),
     "kltnet2": Entry(10, "mlic_jax.models.kltnet2:kltnet2"),
     "bitmap": Entry(11, "mlic_jax.families.bitmap:bitmap", has_weights=False),
+    "mbt2018": Entry(12, "mlic_jax.models.mbt2018:joint"),
+    "minnen2020": Entry(13, "mlic_jax.models.minnen2020:channel_wise"),
 }
 
 

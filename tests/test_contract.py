@@ -30,6 +30,8 @@ COVERED = {
     "kltnet:toy-priors": "kltnet:toy",
     "kltnet2:toy": "kltnet:toy",
     "li2018:toy_no_map": "li2018:toy",
+    "mbt2018:tiny": "mbt2018_mean:tiny",
+    "minnen2020:tiny": "mbt2018_mean:tiny",
 }
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
 

@@ -21,6 +21,8 @@ IDS = {
     "johnston2018": 9,
     "kltnet2": 10,
     "bitmap": 11,
+    "mbt2018": 12,
+    "minnen2020": 13,
 }
 OWN = {name: entry for name, entry in zoo.MODELS.items() if entry.factory.startswith("mlic_jax.")}
 

@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # `mlic info` starts without NumPy
+    import argparse
+
     import numpy as np
+
+    from mlic_jax.fileformat.artifact import Artifact
+
+
+# As many pictures of `--calibrate` are looked at.
+CALIBRATION_PICTURES = 32
 
 
 def bpp(rate: float) -> str:
@@ -46,6 +54,27 @@ def pictures(folder: str | None, limit: int) -> list[tuple[str, np.ndarray]]:
     paths = data.list_images(folder) if folder else data.bundled("validation")
     root = pathlib.Path(folder) if folder else paths[0].parent
     return list(zip(_names(paths, root), map(data.read_image, paths[: limit or None]), strict=False))
+
+
+def add_calibrate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--calibrate",
+        metavar="DIR",
+        help="pictures (the first 32) by which integer ranges of the parse path are chosen (default: bundled photos)",
+    )
+
+
+def calibration_pictures(folder: str | None) -> list[np.ndarray] | None:
+    """Those that `--calibrate` names, or None for the bundled photos. Raises InputError."""
+    return [image for _, image in pictures(folder, CALIBRATION_PICTURES)] if folder else None
+
+
+def about_model(artifact: Artifact, path: str) -> str:
+    """What commands say of a model that they wrote."""
+    from mlic_jax.fileformat import model_folder
+
+    size = model_folder.size_of(path)
+    return f"{path}: {artifact.model}, {size / 1e6:.2f} MB, fingerprint {artifact.fingerprint.hex()}"
 
 
 def _names(paths: Sequence[pathlib.Path], root: pathlib.Path) -> list[str]:

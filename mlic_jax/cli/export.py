@@ -9,9 +9,6 @@ from mlic_jax.cli import batch, command, common
 from mlic_jax.errors import UsageError
 from mlic_jax.fileformat import model_folder, model_store
 
-# As many pictures of `mlic export --calibrate` are looked at.
-CALIBRATION_PICTURES = 32
-
 
 def add_arguments(parser):
     what = parser.add_mutually_exclusive_group(required=True)
@@ -24,11 +21,7 @@ def add_arguments(parser):
         help="folder to write, as model hubs have them: model.safetensors, config.json, README.md",
     )
     parser.add_argument("--which", default="best", help="checkpoint: best, latest or a step")
-    parser.add_argument(
-        "--calibrate",
-        metavar="DIR",
-        help="pictures (the first 32) by which integer ranges of the parse path are chosen (default: bundled photos)",
-    )
+    common.add_calibrate(parser)
     parser.add_argument("--pack", action="store_true", help="round the weights to 8 bits: a quarter of the size")
     parser.add_argument(
         "--half",
@@ -57,18 +50,14 @@ def export(arguments):
     if arguments.folder:
         model_folder.save(artifact, arguments.folder)
     for path in filter(None, (arguments.output, arguments.folder)):
-        size = model_folder.size_of(path)
-        print(f"{path}: {artifact.model}, {size / 1e6:.2f} MB, fingerprint {artifact.fingerprint.hex()}")
+        print(common.about_model(artifact, path))
 
 
 def _of_run(arguments):
     runtime.prepare_jax()
     from mlic_jax.training.runs import export_run
 
-    images = None
-    if arguments.calibrate:
-        images = [image for _, image in common.pictures(arguments.calibrate, CALIBRATION_PICTURES)]
-    return export_run(arguments.run, arguments.which, images)
+    return export_run(arguments.run, arguments.which, common.calibration_pictures(arguments.calibrate))
 
 
 COMMAND = command.Command(

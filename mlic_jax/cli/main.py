@@ -19,7 +19,20 @@ import warnings
 
 import mlic_jax
 from mlic_jax import extras
-from mlic_jax.cli import compress, configs, decompress, export, extract, info, measuring, models, prefixes, toy, train
+from mlic_jax.cli import (
+    compress,
+    configs,
+    decompress,
+    export,
+    extract,
+    importing,
+    info,
+    measuring,
+    models,
+    prefixes,
+    toy,
+    train,
+)
 from mlic_jax.errors import InputError, LimitError, LossWarning, MlicError, UsageError
 
 # In the order of --help.
@@ -28,6 +41,7 @@ COMMANDS = (
     configs.COMMAND,
     train.COMMAND,
     export.COMMAND,
+    importing.COMMAND,
     measuring.EVALUATE,
     measuring.BENCHMARK,
     measuring.CLAIM,

@@ -267,17 +267,19 @@ def center_of(prior):
 class _Coding:
     """What coders of files share."""
 
-    _scans = False  # whether a wave is being coded
+    _apart: dict | None = None  # while scanning: name -> network of positions
 
     def scan(self, name, order, prior, side=None):
-        self._scans = True
+        self._apart = {}
         values = scanning.scan(order, self._shape(name), prior, side, functools.partial(self._wave, name))
-        self._scans = False
+        self._apart = None
         return values
 
     def exact(self, network, latent, prior=None):
-        if self._scans:
-            return network.integers_at(latent)
+        if self._apart is not None:
+            if network.name not in self._apart:
+                self._apart[network.name] = network.at_positions()
+            return self._apart[network.name](latent)
         if prior is None:
             return network.integers(latent)
         # The latent is symbol + median in float32: their difference is the symbol but for rounding.

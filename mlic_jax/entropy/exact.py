@@ -17,7 +17,7 @@ that zero padding stays what it was. docs/format.md has the arithmetic byte by b
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -198,27 +198,31 @@ class ExactStack(Stack):
             symbols = _to_input(symbols, state.pop("input")["step"], jnp)
         return evaluate(state, _plans(self), symbols, None, not self.of_values)
 
-    def integers_at(self, values: np.ndarray) -> np.ndarray:
+    def at_positions(self) -> Callable[[np.ndarray], np.ndarray]:
         """As `integers`, of n positions alone, for networks that `scanning.check` allows.
 
-        Args:
-          values: their surroundings [n, k, k, C], or, for networks without kernels, a row [1, 1, n, C].
-
         Returns:
-          float32 [1, 1, n, C'], multiples of 1/256.
+          a function of their surroundings [n, k, k, C], or, for networks without kernels, of a row [1, 1, n, C], which
+          gives float32 [1, 1, n, C'], multiples of 1/256.
         """
         alone, variables = self.unbind()
         state = dict(variables["state"])
-        values = _to_input(np.asarray(values, np.float32), np.asarray(state.pop("input")["step"]), np)
-        size, kernel = values.shape[1], self.parts()[0].layer.kernel
-        if size == 1:
-            values = np.moveaxis(values, 2, 0)
-        around = slice((size - kernel) // 2, (size + kernel) // 2)
-        values = values[:, around, around]
-        # Few shapes: programs are compiled for each.
-        count = len(values)
-        values = np.pad(values, ((0, (1 << (count - 1).bit_length()) - count), (0, 0), (0, 0), (0, 0)))
-        return np.moveaxis(np.asarray(_exact_positions(alone, {"state": state}, values))[:count], 0, 2)
+        step, first = np.asarray(state.pop("input")["step"]), self.parts()[0].layer
+        variables, taps = jax.device_put({"state": state}), first.taps()
+
+        def integers(values):
+            values = _to_input(np.asarray(values, np.float32), step, np)
+            size = values.shape[1]
+            if size == 1:
+                values = np.moveaxis(values, 2, 0)
+            around = slice((size - first.kernel) // 2, (size + first.kernel) // 2)
+            values = values[:, around, around][:, taps]
+            # Few shapes: programs are compiled for each.
+            count = len(values)
+            values = np.pad(values, ((0, (1 << (count - 1).bit_length()) - count), (0, 0), (0, 0)))
+            return np.moveaxis(np.asarray(_exact_positions(alone, variables, values))[:count], 0, 2)
+
+        return integers
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Of an input [B, h, w, C], h and w multiples of a cell."""
@@ -435,7 +439,8 @@ def _exact_window(stack, variables, x, inside):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _exact_positions(stack, variables, x):
-    """[n, k, k, C], k of the first layer -> [n, 1, 1, C']."""
+    """[n, t, C], what the t taps of the first layer meet -> [n, 1, 1, C']."""
     state, kernel = dict(variables["state"]), variables["state"]["layer_0"]["kernel"]
+    kernel = kernel[stack.parts()[0].layer.taps()]
     state["layer_0"] = {**state["layer_0"], "kernel": kernel.reshape(1, 1, -1, kernel.shape[-1])}
     return evaluate(state, _plans(stack), x.reshape(len(x), 1, 1, -1), None, False)

@@ -93,7 +93,7 @@ def check(network: Any, order: Any, context: bool) -> None:
     fits &= all(isinstance(layer, Conv) and layer.stride == 1 for layer in (first, *others))
     if fits and context:
         beyond = (order.kernel - first.kernel) // 2
-        taps = np.pad(np.ones((first.kernel,) * 2, bool) if first.mask is None else first.mask, beyond)
+        taps = np.pad(first.taps(), beyond)
         fits = not (taps & ~np.array(order.mask())).any()
     if not fits:
         raise UsageError(

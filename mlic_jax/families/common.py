@@ -16,6 +16,11 @@ from mlic_jax.errors import UsageError
 LARGEST_WIDTH = 4096  # of any layer; a damaged model file should not ask for more memory than there is
 
 
+def module_of(x: Any):
+    """NumPy for its arrays, jax.numpy for all others."""
+    return np if isinstance(x, np.ndarray) else jnp
+
+
 def padded_size(height: int, width: int, stride: int) -> tuple[int, int]:
     """The next multiples of stride."""
     return -height % stride + height, -width % stride + width

@@ -26,7 +26,7 @@ from mlic_jax.fileformat import model_folder
 
 SUFFIX = ".mlicm"
 _FORMAT = 1
-_DTYPES = ("<f2", "<f4", "<f8", "<i4", "<i8", "|i1", "|u1")
+_DTYPES = ("<f2", "<f4", "<f8", "<i2", "<i4", "<i8", "|i1", "|u1")
 # Arguments of a model's factory of which files know nothing: a card's "encoder" may have them.
 _ENCODER = ("round_for_rate",)
 # Parameters with fewer entries are not worth packing.

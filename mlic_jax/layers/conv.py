@@ -278,6 +278,10 @@ class Conv(_Strided, nn.Module):
         x = jnp.pad(x, ((0, 0), *((reach * self.stride,) * 2,) * 2, (0, 0)), mode="edge")
         return self._apply(x, kernel, bias)[:, reach : reach + rows, reach : reach + columns]
 
+    def taps(self) -> np.ndarray:
+        """bool [k, k]: which there are."""
+        return np.ones((self.kernel,) * 2, bool) if self.mask is None else np.array(self.mask)
+
     def masked(self, kernel):
         """The kernel without the taps that there are none of."""
         return kernel if self.mask is None else kernel * np.asarray(self.mask, np.float32)[..., None, None]

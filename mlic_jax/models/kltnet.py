@@ -43,7 +43,7 @@ from mlic_jax.entropy.exact import ONE, ExactStack
 from mlic_jax.entropy.priors.gaussian import LogMixture
 from mlic_jax.entropy.rounding import Rounding
 from mlic_jax.errors import UsageError
-from mlic_jax.families.common import check_widths
+from mlic_jax.families.common import check_widths, module_of
 from mlic_jax.families.latent import LatentModel, latent_codec
 from mlic_jax.layers import init
 from mlic_jax.layers.blocks import ConvBlock, Gain, ShiftBlock, block_transform, interpolation
@@ -130,11 +130,6 @@ def mosaic(height: int, width: int, step: int, steps: int) -> np.ndarray:
     place = (rows + columns) % 2 if steps == 2 else (rows % 2) * 2 + columns % 2
     # Of four: which place follows diagonally, then the two that are left.
     return place ^ (step if steps == 2 else (0, 3, 2, 1)[step])
-
-
-def module_of(x):
-    """NumPy for its arrays, jax.numpy for all others."""
-    return np if isinstance(x, np.ndarray) else jnp
 
 
 def gather(x, step: int, steps: int):

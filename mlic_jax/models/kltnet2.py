@@ -51,7 +51,7 @@ from mlic_jax.entropy.exact import ExactStack
 from mlic_jax.entropy.priors.gaussian import LogMixture
 from mlic_jax.entropy.rounding import Rounding
 from mlic_jax.errors import UsageError
-from mlic_jax.families.common import check_widths
+from mlic_jax.families.common import check_widths, module_of
 from mlic_jax.families.latent import LatentModel, latent_codec
 from mlic_jax.layers import init
 from mlic_jax.layers.blocks import DepthwiseBlock, Gain, block_transform
@@ -72,7 +72,6 @@ from mlic_jax.models.kltnet import (
     StepLogs,
     centre,
     gather,
-    module_of,
     mosaic,
     quality_channels,
     scatter,

@@ -35,6 +35,8 @@ MODELS = {
     9: ("johnston2018", recurrent.read_codes),
     10: ("kltnet2", functools.partial(_one_stream, latents.kltnet2)),
     11: ("bitmap", bitmap.read_bits),
+    12: ("mbt2018", functools.partial(_one_stream, latents.joint)),
+    13: ("minnen2020", functools.partial(_one_stream, latents.channel_wise)),
 }
 
 

@@ -97,3 +97,16 @@ def evaluate(layers: Mapping[str, Mapping[str, np.ndarray]], x: np.ndarray) -> n
         x = requantise(v, layer["shift"], slope, low, high, layer.get("table"))
         x = move(x, moves, block) if moves else x
     return x
+
+
+def evaluate_at(layers: Mapping[str, Mapping[str, np.ndarray]], around: np.ndarray) -> np.ndarray:
+    """As `evaluate`, in the middle of n surroundings [n, k, k, C], for networks of values with kernels k and then 1.
+
+    Returns int64 [1, n, C'].
+    """
+    kernel, step = layers["layer_0"]["kernel"], layers["input"]["step"]
+    first = {**layers["layer_0"], "kernel": kernel.reshape(1, 1, -1, kernel.shape[3])}
+    taps = kernel.shape[0] * kernel.shape[1]
+    return evaluate(
+        {**layers, "layer_0": first, "input": {"step": np.tile(step, taps)}}, around.reshape(1, len(around), -1)
+    )

@@ -99,6 +99,57 @@ def hyperprior(coder, model, height, width, quality, has_means):
     return {**arrays, "y": read_latent(coder, rows, table, LARGEST_SYMBOL), "y_rows": rows.astype(np.int32)}
 
 
+def joint(coder, model, height, width, quality):
+    """y in waves: a position's scales and means need those above, and left in its row."""
+    del quality
+    M, reach, table = model.architecture["M"], 2, model.tables["gaussian"]
+    arrays = by_channel(
+        coder, "z", model.tables["factorized_z"], -(-height // 64), -(-width // 64), LARGEST_HYPER_SYMBOL
+    )
+    hyper = exact.evaluate(model.state["h_s"], arrays["z"].astype(np.int64)) << 2  # values, in steps of 2^-10
+    h, w, _ = hyper.shape
+    known = np.zeros((h + 2 * reach, w + 2 * reach, M), np.int64)  # the same
+    arrays |= {name: np.zeros((h, w, M), np.int32) for name in ("y", "y_rows", "y_means")}
+    waves = np.arange(w) + (reach + 1) * np.arange(h)[:, None]
+    for wave in range(waves.max() + 1):
+        i, j = np.nonzero(waves == wave)  # in raster order
+        if not len(i):
+            continue
+        around = np.stack([known[row : row + 5, column : column + 5] for row, column in zip(i, j, strict=True)])
+        context = exact.evaluate_at(model.state["context_prediction"], around) << 2
+        out = exact.evaluate(model.state["entropy_parameters"], np.concatenate([hyper[i, j][None], context], axis=2))
+        scales, means = out[0, :, :M], out[0, :, M:]
+        rows = np.searchsorted(table.thresholds, scales, side="right")
+        symbols = read_latent(coder, rows[None], table, LARGEST_SYMBOL)[0].astype(np.int64)
+        known[i + reach, j + reach] = (256 * symbols + means) << 2
+        arrays["y"][i, j], arrays["y_rows"][i, j], arrays["y_means"][i, j] = symbols, rows, means
+    return arrays
+
+
+def channel_wise(coder, model, height, width, quality):
+    """y in slices of channels: mean and scale of each from z and the first slices."""
+    del quality
+    slices, supports = model.architecture["slices"], model.architecture["supports"]
+    table = model.tables["log_gaussian"]
+    arrays = by_channel(
+        coder, "z", model.tables["factorized_z"], -(-height // 64), -(-width // 64), LARGEST_HYPER_SYMBOL
+    )
+    z = arrays["z"].astype(np.int64)
+    of_mean, of_scale = (exact.evaluate(model.state[name], z) << 2 for name in ("h_mean", "h_scale"))  # in 2^-10
+    known: list[np.ndarray] = []  # the same
+    for i in range(slices):
+        seen = np.concatenate([of_mean, *known[:supports]], axis=2)
+        mean = exact.evaluate(model.state[f"mean_{i}"], seen)
+        scales = exact.evaluate(model.state[f"scale_{i}"], np.concatenate([of_scale, *known[:supports]], axis=2))
+        rows = np.searchsorted(table.thresholds, scales, side="right")
+        symbols = read_latent(coder, rows, table, LARGEST_SYMBOL).astype(np.int64)
+        part = (256 * symbols + mean) << 2
+        left = exact.evaluate(model.state[f"residual_{i}"], np.concatenate([seen, part], axis=2))
+        known.append(part + 2 * left)
+        arrays |= {f"y_{i}": symbols, f"y_{i}_rows": rows, f"y_{i}_means": mean}
+    return arrays
+
+
 def mosaic(height, width, step, steps):
     """Which group of channels is transmitted in a step at each place."""
     rows, columns = np.arange(height)[:, None], np.arange(width)

@@ -17,9 +17,9 @@ from mlic_jax.entropy.priors.mixture import Mixture
 from mlic_jax.entropy.scanning import Checkerboard, Raster, seen
 from mlic_jax.errors import CorruptStreamError, UsageError
 from mlic_jax.families import latent_coding
+from mlic_jax.families.common import module_of
 from mlic_jax.families.latent import LatentModel, latent_codec
 from mlic_jax.layers import Conv, ConvTranspose, relu
-from mlic_jax.models.kltnet import module_of
 
 C = 3
 

@@ -3,17 +3,22 @@
 import collections
 import io
 import pickle
+import re
 import zipfile
 
 import numpy as np
 import pytest
 import small
+from commands import run
+from PIL import Image
 
 from mlic_jax.errors import MlicError, ModelError
-from mlic_jax.fileformat.artifact import flatten
+from mlic_jax.fileformat.artifact import Artifact, flatten
 from mlic_jax.interop.compressai import architecture_of, from_compressai, read_checkpoint, to_compressai
 
 CHECKPOINT = small.FIXTURES / "bmshj2018-factorized.pth.tar"
+# In the format before torch 1.6, with CompressAI's names of then.
+EARLIER = small.FIXTURES / "bmshj2018-factorized-1.5.pth.tar"
 
 
 @pytest.mark.parametrize("name", small.NAMES)
@@ -77,7 +82,51 @@ def test_reads_what_torch_wrote():
     for key, array in small.fixture_weights("bmshj2018-factorized").items():
         np.testing.assert_array_equal(found[key], array, err_msg=key)
         assert found[key].dtype == array.dtype
-    from_compressai("bmshj2018-factorized", found)
+    params, _ = from_compressai("bmshj2018-factorized", found)
+    earlier, _ = from_compressai("bmshj2018-factorized", read_checkpoint(EARLIER))
+    for key, array in flatten(params).items():
+        np.testing.assert_array_equal(flatten(earlier)[key], array, err_msg=key)
+
+
+def test_the_command_makes_a_model_that_works(tmp_path, capsys):
+    path, photo = tmp_path / "x.mlicm", tmp_path / "photo.png"
+    status, out, err = run(capsys, "import", "compressai", CHECKPOINT, "--model", "bmshj2018-factorized", "-o", path)
+    assert status == 0 and out.startswith(f"{path}: bmshj2018-factorized, "), err
+    _, made = small.imported("bmshj2018-factorized")
+    artifact = Artifact.load(path)
+    assert artifact.fingerprint == made.fingerprint and CHECKPOINT.name in artifact.card["weights"]
+    image = small.fixture("bmshj2018-factorized")["image"]
+    Image.fromarray(image).save(photo)
+    assert run(capsys, "compress", photo, "-m", path, "-o", tmp_path / "a.mlic")[0] == 0
+    assert run(capsys, "decompress", tmp_path / "a.mlic", "-m", path, "-o", tmp_path / "b.png")[0] == 0
+    decoded = np.asarray(Image.open(tmp_path / "b.png"))
+    theirs = small.fixture("bmshj2018-factorized")["out/decoded"][0].transpose(1, 2, 0).clip(0, 1) * 255
+    assert np.abs(decoded - np.rint(theirs)).max() <= 1
+    status, out, err = run(capsys, "evaluate", "--model", path, "--images", tmp_path, "--metrics", "psnr")
+    assert status == 0 and "| bmshj2018-factorized | x |" in out, err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (
+            ["--model", "mbt2018-mean"],
+            5,
+            r"no CompressAI weights of mbt2018-mean: missing .*h_a.0.bias, .* and \d+ more",
+        ),
+        (
+            ["--model", "cheng2020-anchor"],
+            2,
+            "'cheng2020-anchor' is not known: use one of bmshj2018-factorized, .*mbt2018",
+        ),
+        (["--model", "bmshj2018-factorized", "--quality", "9"], 2, "quality 9 is not known: use one of 1, 2"),
+        (["--model", "bmshj2018-factorized", "--quality", "6"], 5, "with N=8, M=12: quality 6 has N=192, M=320"),
+    ],
+)
+def test_what_the_command_cannot_read_is_one_line(tmp_path, capsys, words, code, message):
+    status, _, err = run(capsys, "import", "compressai", CHECKPOINT, *words, "-o", tmp_path / "x.mlicm")
+    assert status == code and re.search(message, err) and err.count("\n") == 1, err
+    assert not list(tmp_path.iterdir())
 
 
 def _archive(content, **entries):
@@ -130,12 +179,24 @@ def _checkpoint(tensor, data):
     return _archive(out.getvalue(), a__data__0=data)
 
 
+def _earlier_checkpoint(tensor, data):
+    """As torch wrote it before 1.6."""
+    out = io.BytesIO()
+    for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
+        pickle.dump(part, out, 2)
+    _Pickler(out, 2).dump({"state_dict": {"x": tensor}, "epoch": 3})
+    pickle.dump(["0"], out, 2)
+    return out.getvalue() + (len(data) // 4).to_bytes(8, "little") + data
+
+
 NUMBERS = np.arange(6, dtype="<f4")
+both_formats = pytest.mark.parametrize("checkpoint", [_checkpoint, _earlier_checkpoint])
 
 
-def test_strided_tensors_of_a_training_checkpoint(tmp_path):
+@both_formats
+def test_strided_tensors_of_a_training_checkpoint(tmp_path, checkpoint):
     path = tmp_path / "c.pth.tar"
-    path.write_bytes(_checkpoint(_Tensor(6, 1, (2, 2), (1, 3)), NUMBERS.tobytes()))
+    path.write_bytes(checkpoint(_Tensor(6, 1, (2, 2), (1, 3)), NUMBERS.tobytes()))
     np.testing.assert_array_equal(read_checkpoint(path)["x"], [[1, 4], [2, 5]])
     assert read_checkpoint(path)["x"].flags.owndata
 
@@ -153,9 +214,10 @@ def test_strided_tensors_of_a_training_checkpoint(tmp_path):
         (6, 0.5, (2,), (1,)),
     ],
 )
-def test_tensors_stay_within_their_data(tmp_path, count, offset, shape, strides):
+@both_formats
+def test_tensors_stay_within_their_data(tmp_path, count, offset, shape, strides, checkpoint):
     path = tmp_path / "c.pth.tar"
-    path.write_bytes(_checkpoint(_Tensor(count, offset, shape, strides), NUMBERS.tobytes()))
+    path.write_bytes(checkpoint(_Tensor(count, offset, shape, strides), NUMBERS.tobytes()))
     with pytest.raises(ModelError):
         read_checkpoint(path)
 
@@ -180,9 +242,12 @@ def test_other_files_are_refused(tmp_path):
     for content in (
         b"",
         b"PK",
-        pickle.dumps({}),  # the format before torch 1.6
+        pickle.dumps({}),
+        _earlier_checkpoint(_Tensor(6, 0, (6,), (1,)), NUMBERS.tobytes())[:-4],
+        _earlier_checkpoint(_Tensor(6, 0, (6,), (1,)), b""),
         _archive(pickle.dumps({})),
         _archive(pickle.dumps(3)),
+        _archive(b"\x80\x02}r\xff\xff\xff\x7f."),  # its memory would have 2^31 places
         _archive(pickle.dumps({"x": 1})),
         _archive(pickle.dumps({"x": 1}), a__byteorder=b"big"),
         _archive(pickle.dumps({"x": 1}), b__data__pkl=b""),
@@ -194,11 +259,12 @@ def test_other_files_are_refused(tmp_path):
         read_checkpoint(tmp_path / "missing.pth.tar")
 
 
-def test_damaged_files_raise_nothing_else(tmp_path):
-    whole = CHECKPOINT.read_bytes()
+@pytest.mark.parametrize("checkpoint", [CHECKPOINT, EARLIER])
+def test_damaged_files_raise_nothing_else(tmp_path, checkpoint):
+    whole = checkpoint.read_bytes()
     rng = np.random.default_rng(0)
     path = tmp_path / "damaged.pth.tar"
-    index = whole.rindex(b"data.pkl")  # the directory at the end
+    index = whole.rindex(b"data.pkl" if checkpoint == CHECKPOINT else b"q")  # the directory or keys at the end
     for trial in range(300):
         damaged = bytearray(whole)
         start = index if trial % 2 else 0
