@@ -31,18 +31,21 @@ def pictures(images: Sequence[np.ndarray] | None) -> list[np.ndarray]:
     return [image[y : y + SIDE, x : x + SIDE] for image, (y, x) in zip(images, corners, strict=True)]
 
 
-def held(shown: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+def held(shown: Mapping[str, np.ndarray], part: float = HELD) -> Mapping[str, np.ndarray]:
     """How large values integers are to hold, of how large those of a network were: both {"layer_i" or "input": [C]}."""
     if "input" not in shown:
         return shown  # it reads symbols
     # Constants among the input, which are 1 somewhere, are held in full.
     full = np.minimum(shown["input"], 1)
-    values = {layer: HELD * largest for layer, largest in shown.items()}
+    values = {layer: part * largest for layer, largest in shown.items()}
     return {**values, "input": np.maximum(values["input"], full)}
 
 
 def ranges(
-    largest: Callable[[np.ndarray, np.ndarray | None], Any], images: Sequence[np.ndarray] | None, has_quality: bool
+    largest: Callable[[np.ndarray, np.ndarray | None], Any],
+    images: Sequence[np.ndarray] | None,
+    has_quality: bool,
+    part: float = HELD,
 ) -> dict[str, Mapping[str, np.ndarray]]:
     """network -> {"layer_i" or "input": [C]}, what its integers are to hold.
 
@@ -50,7 +53,8 @@ def ranges(
       largest: (uint8 [1, H, W, 3], quality float [1] or None) -> the same of the values that the picture shows.
       images: uint8 [H, W, 3] each, or None for the bundled photos.
       has_quality: whether the model has every rate.
+      part: of the largest values that a network of values shows, what integers hold.
     """
     qualities = [np.array([q], np.float32) for q in QUALITIES] if has_quality else [None]
     shown = [jax.device_get(largest(image[None], q)) for image in pictures(images) for q in qualities]
-    return {network: held(of) for network, of in jax.tree.map(lambda *v: np.max(v, axis=0), *shown).items()}
+    return {network: held(of, part) for network, of in jax.tree.map(lambda *v: np.max(v, axis=0), *shown).items()}

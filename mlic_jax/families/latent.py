@@ -50,12 +50,14 @@ class LatentModel(nn.Module):
       portable: False lets `transmit` compute in floating point. Files can then be read only where all that decides a
         probability comes out the same, and are refused elsewhere.
       rounding: how an encoder makes integers of the latents, a mlic_jax.entropy.rounding.Rounding.
+      held: of the largest values that networks of values show at export, what integers hold.
       refined: the same for latents that were refined (mlic_jax.families.refine); None for a model without refinement.
     """
 
     has_quality = False
     portable = True
     # Without types: Flax makes arguments of what has one.
+    held = calibration.HELD
     rounding = NEAREST
     refined = None
 
@@ -226,7 +228,7 @@ class LatentCodec(Family):
         # Integers are made anew: those of an artifact that is exported again are of no use for it.
         variables = {**variables, "state": _without_integers(variables["state"])}
         measure = functools.partial(_largest, self.exact, variables)
-        largest = calibration.ranges(measure, images, self.exact.has_quality)
+        largest = calibration.ranges(measure, images, self.exact.has_quality, self.exact.held)
         shapes, quality = self._any_picture
         coder = self._walk(exporting.Tabulating(shapes, largest, quality), variables)
         return {**variables["state"], **coder.state}, coder.tables

@@ -91,6 +91,9 @@ class MeanScaleHyperprior(LatentModel):
 class JointPrior(MeanScaleHyperprior):
     """Mean and scale of every entry of y depend on z and on the entries above, and left in the row."""
 
+    # What is cut off of a scale costs bits, and of a mean what follows: entries see it again.
+    held = 1.0
+
     def setup(self):
         super().setup()
         self.context_prediction = ExactStack(

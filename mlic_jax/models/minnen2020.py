@@ -63,6 +63,7 @@ class ChannelWise(LatentModel):
     dtype: jnp.dtype | None = None
     precision: Precision | None = None
     stride = 64
+    held = 1.0  # as in mbt2018: later slices see what was cut off of earlier ones
 
     def setup(self):
         self.g_a = bmshj2018.analysis_transform(self.N, self.M, self.dtype, self.precision)

@@ -10,6 +10,7 @@ import small
 
 from mlic_jax import api, reference, zoo
 from mlic_jax.entropy import coders
+from mlic_jax.entropy.exporting import Calibrating
 from mlic_jax.families import latent_coding
 from mlic_jax.fileformat.artifact import flatten, unflatten
 from mlic_jax.interop.compressai import from_compressai, to_compressai
@@ -81,6 +82,16 @@ def test_integers_cost_few_bits():
     decoded = codec.decompress(artifact, (chunk,), found["image"].shape[:2]).astype(float)
     original = np.clip(found["out/decoded"][0].transpose(1, 2, 0), 0, 1) * 255
     assert ((decoded - original) ** 2).mean() < 1  # in steps of 8 bits; some symbols differ, since means do
+
+
+def test_integers_hold_all_that_calibration_shows():
+    # Cut off at 0.4 of it, as in models of log-scales, a trained model's files are half as long again.
+    _, artifact = varied()
+    image = to_float(jnp.asarray(small.crops(2, 64)))
+    _, coder = mbt2018.JointPrior(N=6, M=7).apply({"params": artifact.params}, image, Calibrating)
+    for name in ("context_prediction", "entropy_parameters"):
+        largest = coder.largest[name]["input"]
+        assert (127 * 2.0 ** artifact.state[name]["input"]["step"] >= 0.999 * largest).all()
 
 
 def test_weights_there_and_back():
