@@ -85,7 +85,7 @@ def test_integers_cost_few_bits():
 
 
 def test_integers_hold_all_that_calibration_shows():
-    # Cut off at 0.4 of it, as in models of log-scales, a trained model's files are half as long again.
+    # What is cut off of a mean is seen again by all entries that follow.
     _, artifact = varied()
     image = to_float(jnp.asarray(small.crops(2, 64)))
     _, coder = mbt2018.JointPrior(N=6, M=7).apply({"params": artifact.params}, image, Calibrating)
