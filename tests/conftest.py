@@ -1,5 +1,6 @@
 """What all tests share: CPU unless told otherwise, a compilation cache that outlives the run, and two markers."""
 
+import gc
 import os
 import pathlib
 import sys
@@ -27,6 +28,8 @@ def pytest_configure(config):
 
     Golden files were written by optimised programs, and integers have to come out the same from either.
     """
+    # Tracing makes millions of small objects, few of them garbage: looking for it was a fifteenth of a run.
+    gc.set_threshold(200_000, 50, 50)
     if not config.getoption("--slow"):
         flags = os.environ.get("XLA_FLAGS", "").split()
         if UNOPTIMISED not in flags:
