@@ -25,7 +25,10 @@ import tempfile
 import time
 
 ROOT = pathlib.Path(__file__).parent.parent
-TRAIN = "mlic train --config mbt2018_mean:tiny --workdir runs/tiny --config.data.source=photos --steps {steps}"
+TRAIN = (
+    "mlic train --config mbt2018_mean:tiny --workdir runs/tiny --config.data.source=photos --steps {steps} "
+    "--config.train.checkpoint_every=50"
+)
 # (command, exit code). `first` is a photo's name without its ending.
 USE = (
     ("python -m mlic_jax --version", 0),
@@ -154,7 +157,7 @@ def main():
             stranger.type(command, expected)
         print(f"{megabytes(environment):6.0f} MB environment")
         train = TRAIN.format(steps=options.steps)
-        stranger.type(train, expected=130, interrupt_at="runs/tiny/metrics.jsonl")
+        stranger.type(train, expected=130, interrupt_at="runs/tiny/checkpoints/[1-9]*")
         stranger.type(train)
         for command, expected in AFTER:
             stranger.type(command, expected)
