@@ -203,7 +203,8 @@ class Artifact:
         """{"params", "state"} on the default device, put there once."""
         import jax
 
-        return jax.device_put({"params": self.params, "state": self.state})
+        with jax.ensure_compile_time_eval():  # the first use may stand within a program's jit
+            return jax.device_put({"params": self.params, "state": self.state})
 
     @functools.cached_property
     def models(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import small
 
 import mlic_jax as mlic
 from mlic_jax.errors import InputError, UsageError
+from mlic_jax.fileformat.artifact import Artifact
 
 
 @pytest.fixture(scope="module", params=["one rate", pytest.param("every rate", marks=pytest.mark.slow)])
@@ -47,6 +48,14 @@ def test_gradients_within_jit_and_vmap(model):
     # Small steps down the slope lower it, but for what rounding does to single latents.
     lower, _ = program(images - 0.5 * slopes / jnp.abs(slopes).max())
     assert lower.mean() < values.mean()
+
+
+def test_the_first_use_may_stand_within_a_program():
+    made = small.imported("bmshj2018-factorized")[1]
+    fresh = mlic.load(Artifact(made.model, made.architecture, made.params, made.state, made.tables))
+    for side in (1, 64):
+        found = jax.jit(fresh.estimate)(jnp.asarray(small.crops(1, side), jnp.float32) / 255)
+        assert found["reconstruction"].shape == (1, side, side, 3)
 
 
 def test_both_halves_are_the_whole(model):
