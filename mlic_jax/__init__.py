@@ -14,6 +14,7 @@ Everything is imported when it is first used: `import mlic_jax` is instant and n
 """
 
 import importlib
+from collections.abc import Mapping
 
 from mlic_jax.errors import (
     CorruptStreamError,
@@ -55,12 +56,20 @@ __all__ = [
 ]
 
 
+def imported_when_used(package: str, home: Mapping[str, str], name: str):
+    """What a package's `__getattr__` gives: `name` of the module of the package that `home` says.
+
+    Raises AttributeError for other names.
+    """
+    if name not in home:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+
+
 def __getattr__(name: str):
     if name == "models":  # a package, which lists the installed models where it is called
         return importlib.import_module(f"{__name__}.models")
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return imported_when_used(__name__, _HOME, name)
 
 
 def __dir__():

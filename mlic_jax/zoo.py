@@ -92,6 +92,11 @@ def stream_id(name: str) -> int:
     return _entry(name).stream_id
 
 
+def needs_weights(name: str) -> bool:
+    """Whether a model is one of a model file; of names that are not known it is."""
+    return name not in MODELS or MODELS[name].has_weights
+
+
 def name_of(stream_id: int) -> str:
     """The name that belongs to a file's model id. Raises ModelError for an unknown id."""
     for name, entry in MODELS.items():

@@ -4,7 +4,7 @@ Importing this package costs nothing: each name below is imported when it is fir
 imports Pillow alone and not Grain or TFDS.
 """
 
-import importlib
+from mlic_jax import imported_when_used
 
 _HOME = {
     "read_image": "images",
@@ -25,9 +25,7 @@ __all__ = list(_HOME)
 
 
 def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return imported_when_used(__name__, _HOME, name)
 
 
 def __dir__():

@@ -12,7 +12,7 @@ In a Flax model of one's own:
 Public are the names below. They are imported when they are first asked for: coding a file needs few of them.
 """
 
-import importlib
+from mlic_jax import imported_when_used
 
 _HOME = {
     "Checkerboard": "scanning",
@@ -31,9 +31,7 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return imported_when_used(__name__, _HOME, name)
 
 
 def __dir__():

@@ -63,7 +63,7 @@ def load(model: str | os.PathLike | Artifact | None = None) -> Artifact:
     if not isinstance(model, str | os.PathLike | Artifact | None):
         raise ModelError(f"a model is a path, a name or an Artifact: a {type(model).__name__} is none of these")
     model = model or os.environ.get(MODEL) or OWN_MODEL
-    if isinstance(model, str) and model in zoo.MODELS and not zoo.MODELS[model].has_weights:
+    if isinstance(model, str) and not zoo.needs_weights(model):
         return without_weights(model)
     with _lock:
         if not isinstance(model, Artifact):
@@ -125,7 +125,7 @@ def of_file(header: container.Header, model: str | os.PathLike | Artifact | None
     """
     wanted = describe(header)
     name = zoo.name_of(header.model_id)
-    if name in zoo.MODELS and not zoo.MODELS[name].has_weights:
+    if not zoo.needs_weights(name):
         model = name
     if model is None:
         return find(header.fingerprint, wanted)

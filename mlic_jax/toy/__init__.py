@@ -12,7 +12,7 @@ Balle, Chou, Minnen, Singh, Johnston, Agustsson, Hwang, Toderici, "Nonlinear Tra
 Everything is imported when it is first used. docs/toy.md has the figures.
 """
 
-import importlib
+from mlic_jax import imported_when_used
 
 _HOME = {
     "Coder": "coding",
@@ -41,9 +41,7 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return imported_when_used(__name__, _HOME, name)
 
 
 def __dir__():
