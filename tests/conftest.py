@@ -99,3 +99,16 @@ def plain_zoo(monkeypatch):
     monkeypatch.setattr(model_store, "_by_path", {})
     for variable in (model_store.MODEL, model_store.FOLDERS):
         monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """An empty folder to be in, and no models but the package's."""
+    import importlib.metadata
+
+    from mlic_jax.fileformat import model_store
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(model_store, "BESIDE", tmp_path / "none")
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **group: [])
+    return tmp_path

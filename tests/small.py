@@ -62,6 +62,22 @@ def noisy(steps):
     return codec, codec.export(unflatten(flat), state, list(crops(2, 64)))
 
 
+def to_torch(array):
+    """[B, h, w, C] -> [B, C, h, w]."""
+    return np.asarray(array).transpose(0, 3, 1, 2)
+
+
+class Likelihoods:
+    """Of a coder's estimates: keeps the likelihoods that the bits come from."""
+
+    def __init__(self, latents, quality=None):
+        super().__init__(latents, quality)
+        self.likelihoods = {}
+
+    def _count(self, name, prior, value):
+        self.likelihoods[name] = 2.0 ** -np.asarray(prior.bits(value), np.float64)
+
+
 @functools.cache
 def photos():
     """The bundled photos, uint8 [H, W, 3]."""

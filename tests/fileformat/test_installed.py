@@ -1,6 +1,5 @@
 """`mlic models` and `mlic.models()`: what is here, by the names that `-m` takes."""
 
-import importlib.metadata
 import json
 
 import plain
@@ -8,7 +7,6 @@ import pytest
 from commands import run
 
 import mlic_jax as mlic
-from mlic_jax.fileformat import model_store
 
 pytestmark = pytest.mark.usefixtures("plain_zoo")
 
@@ -19,21 +17,12 @@ def model(name, **card):
     return made
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch):
-    """An empty folder to be in, and no models but the package's."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(model_store, "BESIDE", tmp_path / "none")
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **group: [])
-    return tmp_path
-
-
-def test_what_is_listed(here, capsys, monkeypatch):
+def test_what_is_listed(alone, capsys, monkeypatch):
     work = {"encoding": 1.25, "decoding": 3.0}
-    (here / "mine").mkdir()
-    model(1, validation={"bpp": 0.456, "psnr_db": 30.0}, kmac_per_pixel=work).save(here / "mine" / "one.mlicm")
-    model(2, portable=False).save(here / "two.mlicm")
-    monkeypatch.setenv("MLIC_MODELS", str(here / "mine"))
+    (alone / "mine").mkdir()
+    model(1, validation={"bpp": 0.456, "psnr_db": 30.0}, kmac_per_pixel=work).save(alone / "mine" / "one.mlicm")
+    model(2, portable=False).save(alone / "two.mlicm")
+    monkeypatch.setenv("MLIC_MODELS", str(alone / "mine"))
     monkeypatch.setenv("MLIC_MODEL", "two.mlicm")
     status, out, err = run(capsys, "models")
     assert (status, err) == (0, "")
@@ -48,20 +37,20 @@ def test_what_is_listed(here, capsys, monkeypatch):
         loaded = mlic.load_model(found["name"])
         assert loaded.fingerprint.hex() == found["fingerprint"] and loaded.portable == found["portable"]
     assert [found["name"] for found in listed if found["default"]] == ["two.mlicm"]
-    assert listed[3]["bytes"] == (here / "mine" / "one.mlicm").stat().st_size
+    assert listed[3]["bytes"] == (alone / "mine" / "one.mlicm").stat().st_size
 
 
-def test_what_cannot_be_read_is_passed_over(here, monkeypatch):
-    (here / "bad.mlicm").write_bytes(b"PK")
-    model(9, validation="good", kmac_per_pixel={"encoding": "few"}).save(here / "odd.mlicm")
-    monkeypatch.setenv("MLIC_MODELS", str(here))
+def test_what_cannot_be_read_is_passed_over(alone, monkeypatch):
+    (alone / "bad.mlicm").write_bytes(b"PK")
+    model(9, validation="good", kmac_per_pixel={"encoding": "few"}).save(alone / "odd.mlicm")
+    monkeypatch.setenv("MLIC_MODELS", str(alone))
     with pytest.warns(UserWarning, match="a model is passed over: .*bad.mlicm' is not a model file"):
         *_, odd = found = mlic.models()
     assert [one.name for one in found] == ["tiny", "talebi2020", "odd"]
     assert odd.bpp is None and odd.kmac_per_pixel is None
 
 
-def test_the_package_and_the_list_share_a_name(here):
+def test_the_package_and_the_list_share_a_name(alone):
     """Whatever was imported before."""
     from mlic_jax.models import kltnet
 

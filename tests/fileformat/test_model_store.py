@@ -34,15 +34,6 @@ def register(monkeypatch, folder, name, value, module=None):
     monkeypatch.setattr(sys, "path", [str(folder), *(path for path in sys.path if path != str(folder))])
 
 
-@pytest.fixture
-def alone(tmp_path, monkeypatch):
-    """An empty folder to be in, and no models but the package's."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(model_store, "BESIDE", tmp_path / "none")
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **group: [])
-    return tmp_path
-
-
 def file_of(known):
     """A file as a model that is known writes it, of which nobody has read more than the header."""
     codec_id = zoo.stream_id("kltnet")

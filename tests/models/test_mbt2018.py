@@ -38,19 +38,8 @@ def varied():
     return codec, codec.export(unflatten(flat), state, list(small.crops(2, 64)))
 
 
-class Forward(coders.AtOnce):
+class Forward(small.Likelihoods, coders.AtOnce):
     """As CompressAI's `forward`, whose context sees y rounded."""
-
-    def __init__(self, latents, quality=None):
-        super().__init__(latents, quality)
-        self.likelihoods = {}
-
-    def _count(self, name, prior, value):
-        self.likelihoods[name] = 2.0 ** -np.asarray(prior.bits(value), np.float64)
-
-
-def to_torch(array):
-    return np.asarray(array).transpose(0, 3, 1, 2)
 
 
 def test_same_numbers_as_compressai():
@@ -58,11 +47,13 @@ def test_same_numbers_as_compressai():
     image = to_float(jnp.asarray(found["image"][None]))
     variables = {"params": params, "state": state}
     _, coder = MODULE.apply(variables, image, Forward)
-    np.testing.assert_allclose(to_torch(coder.latents["y"]), found["out/y"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(small.to_torch(coder.latents["y"]), found["out/y"], rtol=0, atol=1e-5)
     for name in ("y", "z"):
-        np.testing.assert_allclose(to_torch(coder.likelihoods[name]), found[f"out/lik_{name}"], rtol=1e-4, atol=1e-8)
+        np.testing.assert_allclose(
+            small.to_torch(coder.likelihoods[name]), found[f"out/lik_{name}"], rtol=1e-4, atol=1e-8
+        )
     shown = MODULE.apply(variables, jnp.round(coder.latents["y"]), method="synthesize")
-    np.testing.assert_allclose(to_torch(shown), found["out/x_hat"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(small.to_torch(shown), found["out/x_hat"], rtol=0, atol=1e-5)
 
 
 def test_same_picture_as_their_decoder():
@@ -70,7 +61,7 @@ def test_same_picture_as_their_decoder():
     found, params, state = theirs()
     image = to_float(jnp.asarray(found["image"][None]))
     shown, _ = MODULE.apply({"params": params, "state": state}, image, coders.Estimating)
-    np.testing.assert_allclose(to_torch(shown).clip(0, 1), found["out/decoded"], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(small.to_torch(shown).clip(0, 1), found["out/decoded"], rtol=0, atol=1e-5)
 
 
 def test_integers_cost_few_bits():

@@ -15,19 +15,8 @@ from mlic_jax.layers.windows import to_float
 TOLERANCE = 1e-5
 
 
-class Likelihoods(coders.Estimating):
-    """Keeps the likelihoods that the bits come from."""
-
-    def __init__(self, latents, quality=None):
-        super().__init__(latents, quality)
-        self.likelihoods = {}
-
-    def _count(self, name, prior, value):
-        self.likelihoods[name] = 2.0 ** -np.asarray(prior.bits(value), np.float64)
-
-
-def to_torch(array):
-    return np.asarray(array).transpose(0, 3, 1, 2)
+class Likelihoods(small.Likelihoods, coders.Estimating):
+    pass
 
 
 @pytest.mark.parametrize("name", small.NAMES)
@@ -37,10 +26,10 @@ def test_same_numbers(name):
     image = to_float(jnp.asarray(reference["image"][None]))
     reconstruction, coder = small.MODULES[name].apply({"params": params, "state": state}, image, Likelihoods)
     assert set(coder.likelihoods) == {key.removeprefix("out/lik_") for key in reference if key.startswith("out/lik_")}
-    np.testing.assert_allclose(to_torch(coder.latents["y"]), reference["out/y"], rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(small.to_torch(coder.latents["y"]), reference["out/y"], rtol=0, atol=TOLERANCE)
     for key, value in coder.likelihoods.items():
-        np.testing.assert_allclose(to_torch(value), reference[f"out/lik_{key}"], rtol=1e-4, atol=1e-8)
-    np.testing.assert_allclose(to_torch(reconstruction), reference["out/x_hat"], rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(small.to_torch(value), reference[f"out/lik_{key}"], rtol=1e-4, atol=1e-8)
+    np.testing.assert_allclose(small.to_torch(reconstruction), reference["out/x_hat"], rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", small.NAMES)
