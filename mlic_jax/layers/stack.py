@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -45,11 +46,14 @@ class Stack(nn.Module):
     def __call__(self, x, quality=None):
         """[B, h, w, C] -> [B, h', w', C']. quality: float [B], for layers that are `conditional`."""
         if isinstance(x, np.ndarray | windows.Pixels) and not self.is_initializing():
-            # A copy without scope does not depend on where it stands in which model: it is the key of compiled windows.
-            alone, variables = self.unbind()
-            y = windows.evaluate(alone, variables, x, quality=quality)
+            y = windows.evaluate(*self.alone, x, quality=quality)
             return windows.Pixels(y) if self.pixels else y
         return self.within(x, None, quality)
+
+    @functools.cached_property
+    def alone(self) -> tuple[Stack, Mapping[str, Any]]:
+        """A copy without scope, the same wherever it stands in a model: the key of compiled windows. And its variables."""
+        return self.unbind()
 
     @property
     def scale(self) -> Fraction:
