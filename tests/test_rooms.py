@@ -17,7 +17,8 @@ PACKAGE = ROOT / "mlic_jax"
 # its models, and mlic_jax its calls.
 ROOMS = (
     {"errors"},
-    {"__init__", "atomic", "extras", "runtime", "zoo"},
+    {"atomic"},
+    {"__init__", "extras", "runtime", "zoo"},
     {"codec", "data", "metrics", "jpeg", "classical", "layers"},
     {"entropy"},
     {"fileformat"},

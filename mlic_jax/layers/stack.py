@@ -52,7 +52,7 @@ class Stack(nn.Module):
 
     @functools.cached_property
     def alone(self) -> tuple[Stack, Mapping[str, Any]]:
-        """A copy without scope, the same wherever it stands in a model: the key of compiled windows. And its variables."""
+        """A copy that does not know where it stands in a model, the key of compiled windows, and its variables."""
         return self.unbind()
 
     @property
