@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mlic_jax.errors import UsageError
+from mlic_jax.training import gpus
 
 AXIS = "devices"
 # Steps between two times at which the processes of a run ask each other whether to stop.
@@ -39,9 +40,9 @@ def start_processes() -> bool:
         coordinator, count, index = (os.environ[name] for name in names)
         if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
             raise UsageError(f"MLIC_PROCESS {index!r} of MLIC_PROCESSES {count!r}: expected a number below another")
-        jax.distributed.initialize(coordinator, int(count), int(index))
+        jax.distributed.initialize(coordinator, int(count), int(index), gpus.local_device_ids())
     elif os.environ.get("MLIC_DISTRIBUTED") == "1":
-        jax.distributed.initialize()
+        jax.distributed.initialize(local_device_ids=gpus.local_device_ids())
     else:
         return False
     return True
