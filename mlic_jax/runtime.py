@@ -160,6 +160,11 @@ def prepare_jax(start: bool = True) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def number(value) -> float | None:
     """A number of any type as a float: Python's, Fraction, Decimal, NumPy's, an array of jax without axes. None for
     anything else: text, None, an array with axes, a complex number."""

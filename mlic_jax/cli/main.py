@@ -30,6 +30,7 @@ from mlic_jax.cli import (
     measuring,
     models,
     prefixes,
+    prepare,
     toy,
     train,
 )
@@ -39,6 +40,7 @@ from mlic_jax.errors import InputError, LimitError, LossWarning, MlicError, Usag
 COMMANDS = (
     models.COMMAND,
     configs.COMMAND,
+    prepare.COMMAND,
     train.COMMAND,
     export.COMMAND,
     importing.COMMAND,

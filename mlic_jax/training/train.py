@@ -91,7 +91,7 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
             last, stopping = step == config.train.steps, parallel.any_process(terminated(), step)
 
             if step % config.train.log_every == 0 or last:
-                figures = meter.figures(step) | learning_rates(config, train_state, step)
+                figures = meter.figures(step) | learning_rates(config, train_state, step) | batches.figures()
                 progress.show(step, figures)
                 if writer:
                     writer.scalars(step, "train", figures)
@@ -152,6 +152,9 @@ def make_data(config: ConfigDict) -> tuple[data.TrainIterator, np.ndarray]:
         detail_weight=c.detail_weight,
         num_threads=None if c.threads < 0 else c.threads,
         num_workers=c.workers,
+        crops=c.crops,
+        max_unreadable=c.max_unreadable,
+        other_files=c.other_files,
     )
     return batches, patches
 
