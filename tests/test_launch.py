@@ -78,12 +78,12 @@ import json, os, sys
 about = {"folder": os.getcwd(), "words": sys.argv[1:], "number": os.environ.get("SLURM_PROCID", "0")}
 if os.environ.get("JOIN"):
     import jax
-    from mlic_jax.training import parallel
+    from mlic_jax.training import together
 if os.environ.get("TPU"):
     from jax._src.clusters import cloud_tpu_cluster, cluster
     cloud_tpu_cluster.running_in_cloud_tpu_vm = cluster.running_in_cloud_tpu_vm = True
     os.environ.pop("TPU_SKIP_MDS_QUERY", None)  # which jax sets where it has found no TPU
-if os.environ.get("JOIN") and parallel.start_processes():
+if os.environ.get("JOIN") and together.start_processes():
     about |= {"number": str(jax.process_index()), "processes": jax.process_count()}
     about["gpus"] = jax.config.values["jax_cuda_visible_devices"]
 with open(os.path.join(os.environ["STARTED"], about["number"]), "w") as file:
