@@ -31,6 +31,7 @@ from mlic_jax.cli import (
     measuring,
     models,
     prefixes,
+    prepare,
     toy,
     train,
 )
@@ -40,6 +41,7 @@ from mlic_jax.errors import InputError, LimitError, LossWarning, MlicError, Usag
 COMMANDS = (
     models.COMMAND,
     configs.COMMAND,
+    prepare.COMMAND,
     train.COMMAND,
     export.COMMAND,
     importing.COMMAND,
