@@ -25,6 +25,8 @@ IDS = {
     "minnen2020": 13,
     "cheng2020-anchor": 15,
     "cheng2020-attn": 16,
+    "cheng2020-anchor-checkerboard": 17,
+    "elic2022": 18,
 }
 OWN = {name: entry for name, entry in zoo.MODELS.items() if entry.factory.startswith("mlic_jax.")}
 

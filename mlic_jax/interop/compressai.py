@@ -28,7 +28,7 @@ import functools
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -36,20 +36,19 @@ import numpy as np
 
 from mlic_jax import zoo
 from mlic_jax.entropy.priors.factorized import quantiles
-from mlic_jax.entropy.scanning import Raster
-from mlic_jax.errors import ModelError
+from mlic_jax.entropy.scanning import Checkerboard, Raster
+from mlic_jax.errors import ModelError, UsageError
 from mlic_jax.families.common import check_choices
 from mlic_jax.fileformat.artifact import Artifact, flatten, unflatten
 from mlic_jax.interop.torch_files import read_checkpoint
-from mlic_jax.models import bmshj2018, cheng2020, mbt2018
+from mlic_jax.models import bmshj2018, cheng2020, elic2022, mbt2018
 
 # What CompressAI saves and computes anew: tables, and bounds as buffers.
 _DERIVED = re.compile(
-    r"gaussian_conditional\..*|context_prediction\.mask|.*_reparam\..*|.*likelihood_lower_bound\..*"
-    r"|entropy_bottleneck\.(_offset|_quantized_cdf|_cdf_length|target)"
+    r"(.*\.)?gaussian_conditional\..*|(.*\.)?context_prediction\.mask|.*_reparam\..*|.*likelihood_lower_bound\..*"
+    r"|(.*\.)?entropy_bottleneck\.(_offset|_quantized_cdf|_cdf_length|target)"
 )
 _OLD_NAMES = {"_matrix": "matrices.", "_bias": "biases.", "_factor": "factors."}
-_QUANTILES = "entropy_bottleneck.quantiles"
 _TAIL_MASS = 1e-9  # CompressAI's
 
 
@@ -61,12 +60,23 @@ class _Theirs(NamedTuple):
       shaped: argument -> the weight whose first axis is as long.
       transposed: names of transposed convolutions.
       numbers: "g_s.8" as layers are counted here -> "g_s.7.0" as there, where they differ.
+      folders: "h_a", the first part of a name, -> "latent_codec.hyper.h_a", what stands there in its place.
+      order: of its serial context.
+      further: (weights) -> further arguments.
     """
 
     widths: Mapping[int, Mapping[str, int]]
     shaped: Mapping[str, str]
     transposed: str = r"g_s\.\d+\.|h_s\.[02]\."
     numbers: Mapping[str, str] = {}
+    folders: Mapping[str, str] = {}
+    order: type = Raster
+    further: Callable[[Mapping[str, np.ndarray]], dict] = lambda weights: {}
+
+    @property
+    def quantiles(self) -> str:
+        """The weight that holds medians."""
+        return f"{self.folders.get('entropy_bottleneck', 'entropy_bottleneck')}.quantiles"
 
 
 def _arguments(widths):
@@ -84,6 +94,36 @@ def _of_cheng(last):
     return _Theirs(_arguments(cheng2020.WIDTHS), {"N": "g_a.0.conv1.weight"}, "$none", numbers)
 
 
+_HYPER = {name: f"latent_codec.hyper.{name}" for name in ("h_a", "h_s", "entropy_bottleneck")}
+
+
+def _of_checkerboard():
+    inside = {name: f"latent_codec.y.{name}" for name in ("context_prediction", "entropy_parameters")}
+    return _of_cheng(7)._replace(widths={}, folders=_HYPER | inside, order=Checkerboard)
+
+
+def _of_elic():
+    y, names = "latent_codec.y", range(len(elic2022.PAPER["groups"]))
+    folders = {f"context_{k}": f"{y}.latent_codec.y{k}.context_prediction" for k in names}
+    folders |= {f"parameters_{k}": f"{y}.latent_codec.y{k}.entropy_parameters" for k in names}
+    folders |= {f"channels_{k}": f"{y}.channel_context.y{k + 1}" for k in names}
+
+    def groups(weights):
+        found = (weights.get(f"{folders[f'context_{k}']}.weight") for k in names)
+        return {"groups": tuple(array.shape[1] for array in found if array is not None)}
+
+    return _Theirs(
+        {},
+        {"N": "g_a.0.weight", "M": "g_a.13.weight"}
+        | {"C": f"{folders['channels_0']}.0.weight", "D": f"{folders['channels_0']}.2.weight"},
+        r"g_s\.(1|5|10|14)\.|.*\.h_s\.",
+        {f"context_{k}.0": f"context_{k}" for k in names},
+        _HYPER | folders,
+        Checkerboard,
+        groups,
+    )
+
+
 MODELS = {
     "bmshj2018-factorized": _of_two(bmshj2018.WIDTHS),
     "bmshj2018-hyperprior": _of_two(bmshj2018.WIDTHS),
@@ -91,6 +131,9 @@ MODELS = {
     "mbt2018": _of_two(mbt2018.WIDTHS_JOINT),
     "cheng2020-anchor": _of_cheng(7),
     "cheng2020-attn": _of_cheng(9),
+    # Without published weights.
+    "cheng2020-anchor-checkerboard": _of_checkerboard(),
+    "elic2022": _of_elic(),
 }
 # What stands within a block -> its name there. The first set that a block's own equals says what block it is.
 _BLOCKS = (
@@ -107,8 +150,10 @@ _BLOCKS = (
         "branches_0.layers_4": "igdn",
         "branches_1.layers_0": "upsample.0",
     },
-    {f"branches_0.layers_{i}": f"conv.{i}" for i in (0, 2, 4)},
+    {f"branches_0.layers_{i}": f"conv{i // 2 + 1}" for i in (0, 2, 4)},
 )
+# Within attention modules.
+_UNIT = {f"branches_0.layers_{i}": f"conv.{i}" for i in (0, 2, 4)}
 
 
 def architecture_of(model: str, weights: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -118,7 +163,8 @@ def architecture_of(model: str, weights: Mapping[str, np.ndarray]) -> dict[str, 
     weights = _renamed(weights)
     shaped = MODELS[model].shaped
     try:
-        return {argument: int(weights[name].shape[0]) for argument, name in shaped.items()}
+        found = {argument: int(weights[name].shape[0]) for argument, name in shaped.items()}
+        return found | MODELS[model].further(weights)
     except (KeyError, IndexError) as reason:
         raise ModelError(f"no CompressAI weights of {model}: {' or '.join(shaped.values())} is missing") from reason
 
@@ -141,6 +187,8 @@ def artifact_of(
     check_choices("import", ("model", model, tuple(MODELS)))
     widths = MODELS[model].widths
     if quality is not None:
+        if not widths:
+            raise UsageError(f"import: CompressAI has no weights of {model}, and no qualities")
         check_choices("import", ("quality", quality, tuple(widths)))
     weights = read_checkpoint(path)
     params, state = from_compressai(model, weights)
@@ -191,7 +239,9 @@ def from_compressai(model: str, weights: Mapping[str, np.ndarray]) -> tuple[dict
     """
     weights = {name: np.asarray(a) for name, a in _renamed(weights).items() if not _DERIVED.fullmatch(name)}
     names = _names(model, **architecture_of(model, weights))
-    missing, unexpected = sorted({*names, _QUANTILES} - weights.keys()), sorted(weights.keys() - {*names, _QUANTILES})
+    quantiles_name = MODELS[model].quantiles
+    needed = {*names, quantiles_name}
+    missing, unexpected = sorted(needed - weights.keys()), sorted(weights.keys() - needed)
     if missing or unexpected:
         raise ModelError(
             f"these are no CompressAI weights of {model}: missing {_some(missing)}; unexpected {_some(unexpected)}"
@@ -204,9 +254,10 @@ def from_compressai(model: str, weights: Mapping[str, np.ndarray]) -> tuple[dict
         params[path] = array
     prior = _prior(names)
     channels = params[f"{prior}/matrix_0"].shape[0]
-    if weights[_QUANTILES].shape != (channels, 1, 3):
-        raise ModelError(f"{_QUANTILES} has shape {weights[_QUANTILES].shape}, ({channels}, 1, 3) is needed")
-    return unflatten(params), {prior: {"medians": weights[_QUANTILES][:, 0, 1].astype(np.float32)}}
+    found = weights[quantiles_name]
+    if found.shape != (channels, 1, 3):
+        raise ModelError(f"{quantiles_name} has shape {found.shape}, ({channels}, 1, 3) is needed")
+    return unflatten(params), {prior: {"medians": found[:, 0, 1].astype(np.float32)}}
 
 
 def to_compressai(model: str, params: Mapping[str, Any], state: Mapping[str, Any] | None = None) -> dict:
@@ -225,15 +276,15 @@ def to_compressai(model: str, params: Mapping[str, Any], state: Mapping[str, Any
     paths = _their_names(model, flat)
     names = {name: path for path, name in paths.items()}
     weights = {name: _to_torch(model, name, flat[path]) for name, path in names.items()}
-    if (context := "context_prediction.weight") in weights:
-        mask = np.float32(Raster(weights[context].shape[-1]).mask())
-        weights[context] = weights[context] * mask
-        weights["context_prediction.mask"] = np.broadcast_to(mask, weights[context].shape).copy()
+    for name in [name for name in weights if name.endswith("context_prediction.weight")]:
+        mask = np.float32(MODELS[model].order(weights[name].shape[-1]).mask())
+        weights[name] = weights[name] * mask
+        weights[f"{name.removesuffix('weight')}mask"] = np.broadcast_to(mask, weights[name].shape).copy()
     prior = _prior({name: (path, None) for name, path in names.items()})
     medians_and_tails = quantiles(params[prior], [_TAIL_MASS / 2, 0.5, 1 - _TAIL_MASS / 2])
     if state and prior in state:
         medians_and_tails[:, 1] = state[prior]["medians"]
-    weights[_QUANTILES] = medians_and_tails[:, None].astype(np.float32)
+    weights[MODELS[model].quantiles] = medians_and_tails[:, None].astype(np.float32)
     return weights
 
 
@@ -282,23 +333,26 @@ def _of_block(path):
 
 
 def _their_name(model, path, blocks):
+    folders = MODELS[model].folders
     if path.startswith("prior_"):
         kind, k = path.split("/")[1].split("_")
-        return f"entropy_bottleneck.{_OLD_NAMES['_' + kind]}{k}"
+        return f"{folders.get('entropy_bottleneck', 'entropy_bottleneck')}.{_OLD_NAMES['_' + kind]}{k}"
     block, inside = _of_block(path)
     layer, _, kind = inside.rpartition(".")
     if block:
-        layer = f"{block}.{next(names for names in _BLOCKS if names.keys() == blocks[block])[layer]}"
+        kinds = _BLOCKS if "values" not in block and "gate" not in block else (_UNIT,)
+        layer = f"{block}.{next(names for names in kinds if names.keys() == blocks[block])[layer]}"
     # Of attention modules: `values` and `gate`, whose units are two layers here.
     layer = re.sub(r"values\.layers_(\d+)", lambda found: f"conv_a.{int(found[1]) // 2}", layer)
     layer = re.sub(r"gate\.layers_(\d+)", lambda found: f"conv_b.{int(found[1]) // 2}", layer)
     layer = layer.replace("layers_", "").replace("context_prediction.0", "context_prediction")
     layer = MODELS[model].numbers.get(layer, layer)
-    return f"{layer}.{kind.replace('kernel', 'weight')}"
+    top, dot, rest = layer.partition(".")
+    return f"{folders.get(top, top)}{dot}{rest}.{kind.replace('kernel', 'weight')}"
 
 
 def _prior(names) -> str:
-    return names["entropy_bottleneck.matrices.0"][0].split("/")[0]
+    return next(path for name, (path, _) in names.items() if name.endswith("matrices.0")).split("/")[0]
 
 
 def _to_jax(model, name, array):

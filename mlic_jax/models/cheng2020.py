@@ -56,6 +56,21 @@ TINY = {"N": 12}
 SIDES = (16, 24, 32, 48)
 
 
+def bottleneck(conv, N: int) -> Sum:
+    """x + k1 (relu k3 (relu k1 x)), half as wide inside. conv: Conv of 3x3 where no kernel is named."""
+    inner = conv(N // 2, kernel=1), relu, conv(N // 2), relu, conv(N, kernel=1)
+    return Sum((Stack(inner), Stack(())))
+
+
+def attention_module(conv, N: int) -> Gated:
+    """x + a(x) sigmoid(b(x)), of N channels; conv: as for `bottleneck`."""
+
+    def units():
+        return [part for _ in range(3) for part in (bottleneck(conv, N), relu)]
+
+    return Gated(Stack(tuple(units())), Stack((*units(), conv(N, kernel=1))))
+
+
 class Cheng2020(mbt2018.JointPrior):
     """mbt2018's prior behind residual transforms, of a Gaussian or a mixture for every entry.
 
@@ -122,16 +137,7 @@ class Cheng2020(mbt2018.JointPrior):
         return Sum((Stack((conv(N), leaky_relu, conv(N), leaky_relu)), Stack(())))
 
     def _attention(self):
-        if not self.attention:
-            return ()
-        N, conv = self.N, self._conv
-
-        def units():
-            for _ in range(3):
-                inner = conv(N // 2, kernel=1), relu, conv(N // 2), relu, conv(N, kernel=1)
-                yield from (Sum((Stack(inner), Stack(()))), relu)
-
-        return (Gated(Stack(tuple(units())), Stack((*units(), conv(N, kernel=1)))),)
+        return (attention_module(self._conv, self.N),) if self.attention else ()
 
     def _of_parameters(self, both):
         if self.mixtures == 1:

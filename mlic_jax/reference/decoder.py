@@ -39,6 +39,8 @@ MODELS = {
     13: ("minnen2020", functools.partial(_one_stream, latents.channel_wise)),
     15: ("cheng2020-anchor", functools.partial(_one_stream, latents.joint)),
     16: ("cheng2020-attn", functools.partial(_one_stream, latents.joint)),
+    17: ("cheng2020-anchor-checkerboard", functools.partial(_one_stream, latents.two_passes)),
+    18: ("elic2022", functools.partial(_one_stream, latents.uneven_groups)),
 }
 
 

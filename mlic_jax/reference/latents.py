@@ -19,6 +19,8 @@ BLOCK = 64
 LARGEST_SYMBOL = 1 << 24
 ESCAPE_LENGTHS = 27
 PIECE = 16
+# Places of a wave that are read together.
+WAVE_PIECE = 4096
 
 
 def read_latent(coder: Mirrored, rows: np.ndarray, table, limit: int) -> np.ndarray:
@@ -115,7 +117,7 @@ def in_waves(waves, channels, read):
     Args:
       waves: int [h, w].
       channels: of the latent.
-      read: (surroundings int64 [n, 5, 5, C] in steps of 2^-10, zero where nothing is known; rows and columns of the n
+      read: (surroundings int64 [n, 5, 5, C] in steps of 2^-10, zero where nothing is known; rows and columns of n
         places of a wave) -> arrays [n, C] by name, of which "" are symbols, and "_means" in steps of 1/256.
 
     Returns:
@@ -123,14 +125,21 @@ def in_waves(waves, channels, read):
     """
     reach, arrays = 2, {}
     known = np.zeros((waves.shape[0] + 2 * reach, waves.shape[1] + 2 * reach, channels), np.int64)
-    for wave in np.unique(waves):
-        i, j = np.nonzero(waves == wave)  # in raster order
+    for i, j in _pieces(waves):
         around = np.stack([known[row : row + 5, column : column + 5] for row, column in zip(i, j, strict=True)])
         found = read(around, i, j)
         known[i + reach, j + reach] = (256 * found[""] + found.get("_means", 0)) << 2
         for name, array in found.items():
             arrays.setdefault(name, np.zeros((*waves.shape, channels), np.int32))[i, j] = array
     return arrays, known[reach:-reach, reach:-reach]
+
+
+def _pieces(waves):
+    """Rows and columns of the places that are read together: of a wave in raster order, WAVE_PIECE at most."""
+    for wave in np.unique(waves):
+        i, j = np.nonzero(waves == wave)
+        for start in range(0, len(i), WAVE_PIECE):
+            yield i[start : start + WAVE_PIECE], j[start : start + WAVE_PIECE]
 
 
 def by_scales(coder, table, parameters):
@@ -174,6 +183,42 @@ def joint(coder, model, height, width, quality):
     channels = model.state["context_prediction"]["layer_0"]["kernel"].shape[2]
     found, _ = in_waves(raster(*hyper.shape[:2]), channels, read)
     return arrays | {f"y{name}": array for name, array in found.items()}
+
+
+def two_passes(coder, model, height, width, quality):
+    """y in two waves: white positions see black ones."""
+    del quality
+    arrays, hyper = with_hyper(coder, model, height, width)
+    found, _ = _in_two(coder, model, "context_prediction", "entropy_parameters", hyper)
+    return arrays | {f"y{name}": array for name, array in found.items()}
+
+
+def uneven_groups(coder, model, height, width, quality):
+    """y in groups of channels, of each black positions and then white ones."""
+    del quality
+    arrays, hyper = with_hyper(coder, model, height, width)
+    known: list[np.ndarray] = []
+    for k in range(len(model.architecture["groups"])):
+        side = hyper
+        if k:
+            before = exact.evaluate(model.state[f"channels_{k - 1}"], np.concatenate(known, axis=2)) << 2
+            side = np.concatenate([before, hyper], axis=2)
+        found, values = _in_two(coder, model, f"context_{k}", f"parameters_{k}", side)
+        known.append(values)
+        arrays |= {f"y_{k}{name}": array for name, array in found.items()}
+    return arrays
+
+
+def _in_two(coder, model, context, parameters, side):
+    """A latent over a checkerboard, of two networks; what `in_waves` returns. side: values in steps of 2^-10."""
+    waves, table = checkerboard(*side.shape[:2]), model.tables["gaussian"]
+
+    def read(around, i, j):
+        seen = (exact.evaluate_at(model.state[context], around) << 2) * waves[i, j][:, None]
+        both = np.concatenate([seen, side[i, j][None]], axis=2)
+        return by_scales(coder, table, exact.evaluate(model.state[parameters], both)[0])
+
+    return in_waves(waves, model.state[context]["layer_0"]["kernel"].shape[2], read)
 
 
 def channel_wise(coder, model, height, width, quality):
