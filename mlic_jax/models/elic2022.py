@@ -155,8 +155,6 @@ def elic(
         raise UsageError(f"elic2022: groups={groups!r}: how many channels each group has, as in (16, 16, 32, 64, 192)")
     if sum(groups) != M:
         raise UsageError(f"elic2022: groups={groups} have {sum(groups)} channels together, and M={M}")
-    widths = {"N": N, "M": M, "C": C, "D": D, "groups": groups}
-    module = Elic(**widths, dtype=dtype, precision=precision)
-    return latent_codec(
-        module, model="elic2022", architecture=widths | {"groups": list(groups)}, lmbda=lmbda, **training
-    )
+    architecture = {"N": N, "M": M, "C": C, "D": D, "groups": groups}
+    module = Elic(**architecture, dtype=dtype, precision=precision)
+    return latent_codec(module, model="elic2022", architecture=architecture, lmbda=lmbda, **training)
