@@ -64,6 +64,7 @@ MODELS = {
     "cheng2020-attn": Entry(16, "mlic_jax.models.cheng2020:attention"),
     "cheng2020-anchor-checkerboard": Entry(17, "mlic_jax.models.checkerboard2021:checkerboard"),
     "elic2022": Entry(18, "mlic_jax.models.elic2022:elic"),
+    "bls2017": Entry(19, "mlic_jax.models.bls2017:bls2017"),
 }
 
 

@@ -19,6 +19,7 @@ from mlic_jax.training.train import train
 
 # One contract for a family in every run; these compile for long what another config's contract shows as well.
 COVERED = {
+    "bls2017:tiny": "mbt2018_mean:tiny",
     "bmshj2018_factorized:tiny": "mbt2018_mean:tiny",
     "bmshj2018_hyperprior:tiny": "mbt2018_mean:tiny",
     "checkerboard2021:tiny": "mbt2018_mean:tiny",

@@ -13,8 +13,8 @@ other, and none of the last wave is seen by any. A model names its order once,
 where `prior(known, side)` makes the prior of a latent of what is known of it, and of what came before it at the same
 positions (`side`, or None). In training and estimates `known` is [B, h, w, C], zero where nothing is known yet. When
 files are coded it is asked wave by wave: for n positions of a wave, PIECE at most, with `known` their surroundings
-[n, k, k, C] and `side` a row [1, 1, n, S]. `code.exact(network, known)` makes a row [1, 1, n, F] of the former; it takes
-networks whose first layer alone has a kernel, so that positions need nothing but their surroundings.
+[n, k, k, C] and `side` a row [1, 1, n, S]. `code.exact(network, known)` makes a row [1, 1, n, F] of the former; it
+takes networks whose first layer alone has a kernel, so that positions need nothing but their surroundings.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ MODELS = {
     16: ("cheng2020-attn", functools.partial(_one_stream, latents.joint)),
     17: ("cheng2020-anchor-checkerboard", functools.partial(_one_stream, latents.two_passes)),
     18: ("elic2022", functools.partial(_one_stream, latents.uneven_groups)),
+    19: ("bls2017", functools.partial(_one_stream, latents.factorized)),
 }
 
 
