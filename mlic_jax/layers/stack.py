@@ -106,3 +106,23 @@ class Sum(nn.Module):
     def within(self, x: jax.Array, inside: windows.Inside | None, quality: jax.Array | None = None) -> jax.Array:
         """See Stack.within."""
         return sum(branch.within(x, inside, quality) for branch in self.branches)
+
+
+class Gated(nn.Module):
+    """x + values(x) sigmoid(gate(x)), of stacks that keep the shape.
+
+    Cheng, Sun, Takeuchi, Katto, CVPR 2020: the simplified attention module.
+    """
+
+    values: Stack
+    gate: Stack
+    scale = Fraction(1)
+
+    def inputs_of(self, first: int, last: int) -> tuple[int, int]:
+        """The first and last input sample along an axis on which the output samples first..last depend."""
+        ends = [branch.inputs_of(first, last) for branch in (self.values, self.gate)]
+        return min(end[0] for end in ends), max(end[1] for end in ends)
+
+    def within(self, x: jax.Array, inside: windows.Inside | None, quality: jax.Array | None = None) -> jax.Array:
+        """See Stack.within."""
+        return x + self.values.within(x, inside, quality) * jax.nn.sigmoid(self.gate.within(x, inside, quality))
