@@ -229,6 +229,8 @@ def write_kept(file: pathlib.Path, data: bytes) -> None:
     with contextlib.suppress(InputError, OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_bytes(file, hashlib.sha256(data).digest() + data)
+
+
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
