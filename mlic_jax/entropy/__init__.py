@@ -18,12 +18,15 @@ _HOME = {
     "Checkerboard": "scanning",
     "DeepFactorized": "priors.factorized",
     "ExactStack": "exact",
+    "ExactSurroundings": "exact_surroundings",
     "Gaussian": "priors.gaussian",
     "LogGaussian": "priors.gaussian",
     "LogMixture": "priors.gaussian",
     "Mixture": "priors.mixture",
     "Raster": "scanning",
     "Rounding": "rounding",
+    "WholeGaussian": "priors.whole",
+    "ZeroMean": "priors.zero_mean",
     "straight_through_round": "coders",
 }
 

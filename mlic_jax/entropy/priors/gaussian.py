@@ -61,8 +61,8 @@ def _around(x, half, scale, mean, mixture):
     )
 
 
-def _mass(distance, scale, mixture=ONE_GAUSSIAN):
-    """The same of a symbol at some distance from the mean, float64 in NumPy, and without a floor."""
+def mass_at(distance, scale, mixture=ONE_GAUSSIAN):
+    """`likelihood` of a symbol at some distance from the mean, float64 in NumPy, and without a floor."""
     from scipy import special  # for exports alone: importing it is a tenth of the start of `mlic decompress`
 
     return sum(
@@ -133,14 +133,14 @@ def scale_tables() -> tables.Table:
     width = np.ceil(-special.ndtri(TAIL_MASS / 2) * scales).astype(int)
     rows = []
     for scale, w in zip(scales, width, strict=True):
-        rows.append(_mass(np.abs(np.arange(-w, w + 1)), scale))
+        rows.append(mass_at(np.abs(np.arange(-w, w + 1)), scale))
     return tables.build(rows, -width, _THRESHOLDS)
 
 
 # ---------------------------------------------------------------------- the same, from logarithms of scales
 
 LOG_MIN, LOG_MAX = float(np.log(SCALE_MIN)), float(np.log(SCALE_MAX))
-_LOG_THRESHOLDS = np.ceil(ONE * np.log(np.sqrt(SCALE_TABLE[1:].astype(np.float64) * SCALE_TABLE[:-1]))).astype(np.int32)
+LOG_THRESHOLDS = np.ceil(ONE * np.log(np.sqrt(SCALE_TABLE[1:].astype(np.float64) * SCALE_TABLE[:-1]))).astype(np.int32)
 
 
 class LogGaussian(NamedTuple):
@@ -201,7 +201,7 @@ class LogGaussian(NamedTuple):
         """
         log_scale = np.broadcast_to(np.asarray(self.log_scale), shape).reshape(-1)[places].astype(np.float64)
         scale = np.exp(np.clip(log_scale, LOG_MIN, LOG_MAX))
-        return -np.log2(np.maximum(_mass(np.abs(symbols), scale, self.mixture), LIKELIHOOD_FLOOR))
+        return -np.log2(np.maximum(mass_at(np.abs(symbols), scale, self.mixture), LIKELIHOOD_FLOOR))
 
     def export_state(self) -> dict:
         """What of it an artifact stores as state."""
@@ -209,7 +209,7 @@ class LogGaussian(NamedTuple):
 
     def tabulate(self) -> tables.Table:
         """The 64 integer tables, the same for every model."""
-        return scale_tables()._replace(thresholds=_LOG_THRESHOLDS)
+        return scale_tables()._replace(thresholds=LOG_THRESHOLDS)
 
 
 # ---------------------------------------------------------------------- the same, with the tails that residuals have
@@ -235,9 +235,9 @@ class LogMixture(LogGaussian):
         """The 64 integer tables, the same for every model."""
         rows, first = [], []
         for scale in SCALE_TABLE.astype(np.float64):
-            mass = _mass(np.arange(int(8 * MIXTURE[-1][1] * scale) + 8), scale, MIXTURE)
+            mass = mass_at(np.arange(int(8 * MIXTURE[-1][1] * scale) + 8), scale, MIXTURE)
             within = 2 * np.cumsum(mass) - mass[0]  # of -n..n
             width = max(1, int(np.argmax(1 - within <= _MIXTURE_TAIL)))
             rows.append(np.concatenate([mass[width:0:-1], mass[: width + 1]]))
             first.append(-width)
-        return tables.build(rows, np.array(first), _LOG_THRESHOLDS)
+        return tables.build(rows, np.array(first), LOG_THRESHOLDS)
