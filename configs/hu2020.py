@@ -24,7 +24,7 @@ def get_config(argument: str = "4"):
     config.model.name = "hu2020"
     config.model.arguments = {
         **widths, "lmbda": paper.LAMBDAS[quality or 4], "distortion": "mse", "proxy": "mixed", "quantise_from": -1,
-        "stages": paper.STAGES if quality else (300, 500, 600),
+        "stages": paper.STAGES if quality else (300, 500, 700),
     }  # fmt: skip
     if quality is None:
         make_tiny(config)
