@@ -22,6 +22,7 @@ COVERED = {
     "bmshj2018_factorized:tiny": "mbt2018_mean:tiny",
     "bmshj2018_hyperprior:tiny": "mbt2018_mean:tiny",
     "demo:all": "kltnet:toy",
+    "hu2020:tiny": "mbt2018_mean:tiny",
     "jiang2017:toy_alternating": "jiang2017:toy",
     "jiang2017:toy_heic": "jiang2017:toy",
     "jiang2017:toy_jpeg2000": "jiang2017:toy",

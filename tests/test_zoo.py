@@ -23,6 +23,7 @@ IDS = {
     "bitmap": 11,
     "mbt2018": 12,
     "minnen2020": 13,
+    "hu2020": 14,
 }
 OWN = {name: entry for name, entry in zoo.MODELS.items() if entry.factory.startswith("mlic_jax.")}
 

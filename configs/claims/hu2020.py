@@ -27,8 +27,8 @@ def _arm(name, config, changes, **more):
 def get_claim() -> Claim:
     return Claim(
         title="Coarse-to-fine hyperpriors, and the order of entropy models",
-        source="Hu, Yang, Liu: *Coarse-to-Fine Hyper-Prior Modeling for Learned Image Compression*, AAAI 2020; Hu, Yang, "
-        "Ma, Liu: *Learning End-to-End Lossy Image Compression: A Benchmark*, TPAMI 2021, "
+        source="Hu, Yang, Liu: *Coarse-to-Fine Hyper-Prior Modeling for Learned Image Compression*, AAAI 2020; Hu, "
+        "Yang, Ma, Liu: *Learning End-to-End Lossy Image Compression: A Benchmark*, TPAMI 2021, "
         "[arXiv 2002.03711](https://arxiv.org/abs/2002.03711)",
         text="""The paper: two layers of hyperpriors, decoded in three passes, code better than a serial context. Its
 benchmark has the order factorized, hyperprior, context, coarse-to-fine, from the worst to the best; the models of mean

@@ -50,7 +50,6 @@ from mlic_jax.errors import UsageError
 from mlic_jax.families.common import check_choices, check_widths, module_of, pad
 from mlic_jax.families.forward import Forward
 from mlic_jax.families.latent import LatentCodec, LatentModel, latent_codec
-from mlic_jax.layers import init
 from mlic_jax.layers.conv import Conv, ConvTranspose
 from mlic_jax.layers.gdn import GDN
 from mlic_jax.layers.precision import Precision
@@ -280,7 +279,7 @@ def coarse_to_fine(
     precision=None,
     **training,
 ) -> Codec:
-    """hu2020. Widths: see LOW; stages: steps at which stages 1, 2 and 3 of training begin; training: see latent_codec."""
+    """hu2020. Widths: see LOW; stages: steps at which stages 1, 2 and 3 begin; training: see latent_codec."""
     widths = {"C": C, "Y": Y, "Z": Z, "W": W, "V": V}
     check_widths("hu2020", *((name, value, 1) for name, value in widths.items()))
     check_choices("hu2020", ("proxy", proxy, ("noise", "ste", "mixed")))
