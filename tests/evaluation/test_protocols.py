@@ -8,7 +8,8 @@ from mlic_jax.cli import main as cli
 from mlic_jax.errors import InputError, UsageError
 from mlic_jax.evaluation.benchmark import comparing, protocols
 
-# Kodak, (bpp, dB): Hu et al., by the author (huzi96/Coarse2Fine-ImaComp, issue 7); BPG 4:4:4, by TensorFlow Compression.
+# Kodak, (bpp, dB): Hu et al., by the author (huzi96/Coarse2Fine-ImaComp, issue 7); BPG 4:4:4, by TensorFlow
+# Compression.
 HU = (
     (0.2072, 30.0631), (0.2694, 31.0654), (0.3082, 31.6113), (0.3629, 32.2974), (0.4102, 32.8406), (0.4508, 33.2612),
     (0.4898, 33.6535), (0.7951, 36.2269), (1.0593, 38.0253), (1.2171, 38.8963),

@@ -11,20 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlic_jax.entropy import tables
-from mlic_jax.entropy.priors.gaussian import LOG_MAX, LOG_MIN, TAIL_MASS, LogGaussian, mass_at
+from mlic_jax.entropy.priors.gaussian import LOG_MAX, LOG_MIN, TAIL_MASS, likelihood, mass_at, mass_between
+from mlic_jax.entropy.priors.shapes import SHAPES
 from mlic_jax.layers import init
+from mlic_jax.layers.bounds import lower_bound, upper_bound
 
 
 class ZeroMean(nn.Module):
-    """The density of a latent [B, h, w, C]: N(0, scale^2), a scale for each channel.
+    """The density of a latent [B, h, w, C]: a symmetric one with a scale for each channel.
 
     Attributes:
       channels: C.
+      shape: a key of mlic_jax.entropy.priors.shapes.SHAPES: "normal", N(0, scale^2), "logistic" or "laplace".
       family: the name under which its table stands in an artifact.
       limit: the largest symbol that is coded, on either side; None: no such limit.
     """
 
     channels: int
+    shape: str = "normal"
     family: str = "zero_mean"
     limit: int | None = None
 
@@ -33,14 +37,15 @@ class ZeroMean(nn.Module):
 
     def bits(self, x: jax.Array) -> jax.Array:
         """-log2 of the likelihood of x, same shape."""
-        return self._conditional(x).bits(x)
+        return -jnp.log2(likelihood(x, self._scales(x), shape=SHAPES[self.shape]))
 
     def mass(self, low: jax.Array, high: jax.Array) -> jax.Array:
         """P(low < X < high), for finite bounds of the latent's shape."""
-        return self._conditional(low).mass(low, high)
+        return mass_between(low, high, self._scales(low), shape=SHAPES[self.shape])
 
-    def _conditional(self, x):
-        return LogGaussian(jnp.broadcast_to(self.log_scale, x.shape))
+    def _scales(self, x):
+        logs = upper_bound(lower_bound(self.log_scale, LOG_MIN), LOG_MAX)
+        return jnp.broadcast_to(jnp.exp(logs), x.shape)
 
     @property
     def center(self):
@@ -58,12 +63,10 @@ class ZeroMean(nn.Module):
 
     def tabulate(self) -> tables.Table:
         """The integer table, one row a channel."""
-        from scipy import special  # late: see priors/gaussian.py
-
         logs = np.asarray(self.variables["params"]["log_scale"], np.float64)
-        scales = np.exp(np.clip(logs, LOG_MIN, LOG_MAX))
-        widths = np.ceil(-special.ndtri(TAIL_MASS / 2) * scales).astype(int)
-        rows = [
-            mass_at(np.abs(np.arange(-width, width + 1)), scale) for width, scale in zip(widths, scales, strict=True)
-        ]
-        return tables.build(rows, -widths)
+        rows, first, shape = [], [], SHAPES[self.shape]
+        for scale in np.exp(np.clip(logs, LOG_MIN, LOG_MAX)):
+            width = next(w for w in (1 << n for n in range(14)) if 2 * shape.tail64((w + 0.5) / scale) < TAIL_MASS)
+            rows.append(mass_at(np.abs(np.arange(-width, width + 1)), scale, shape=shape))
+            first.append(-width)
+        return tables.build(rows, np.array(first))
