@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mlic_jax.layers import windows
@@ -24,6 +25,16 @@ class LeakyReLU(NamedTuple):
 
 
 relu = LeakyReLU()
+
+
+class Channels(NamedTuple):
+    """Some of the channels, start..stop - 1; all from there on where stop is None."""
+
+    start: int
+    stop: int | None = None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x[..., self.start : self.stop]
 
 
 class Stack(nn.Module):
@@ -88,8 +99,8 @@ class Stack(nn.Module):
         return x
 
 
-class Sum(nn.Module):
-    """The sum of what several stacks make of one input; their scales are equal."""
+class _Branches(nn.Module):
+    """Several stacks of one input; their scales are equal."""
 
     branches: tuple[Stack, ...]
 
@@ -105,7 +116,21 @@ class Sum(nn.Module):
 
     def within(self, x: jax.Array, inside: windows.Inside | None, quality: jax.Array | None = None) -> jax.Array:
         """See Stack.within."""
-        return sum(branch.within(x, inside, quality) for branch in self.branches)
+        return self.join([branch.within(x, inside, quality) for branch in self.branches])
+
+
+class Sum(_Branches):
+    """The sum of what several stacks make of one input; their scales are equal."""
+
+    join = staticmethod(sum)
+
+
+class Concatenation(_Branches):
+    """What several stacks make of one input, their channels behind one another; their scales are equal."""
+
+    def join(self, parts: list[jax.Array]) -> jax.Array:
+        """[B, h, w, C] of each branch -> [B, h, w, sum of C]."""
+        return jnp.concatenate(parts, axis=-1)
 
 
 class Gated(nn.Module):
