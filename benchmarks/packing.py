@@ -3,8 +3,8 @@
     python benchmarks/packing.py FULL.mlicm PACKED.mlicm --images kodak --limit 8 --qualities 0,25,50,75,100
     python benchmarks/packing.py FULL.mlicm PACKED.mlicm --limit 2 --qualities 10,90 --kernels synthesis/
 
-Both are encoded as the second's card says. A line for each picture and quality: bytes, PSNR of 8-bit RGB, and by how many percent bits change at equal PSNR, by the
-slope of the first model's curve at that quality. At the end, means.
+Both are encoded as the second's card says. A line for each picture and quality: bytes, PSNR of 8-bit RGB, and by how
+many percent bits change at equal PSNR, by the slope of the first model's curve at that quality. At the end, means.
 
 With --kernels it rounds each packed kernel whose name begins so alone, and prints for each picture (its middle) and
 quality the mean squared difference, in 8-bit steps, that this makes to what is decoded from the same latents: which
