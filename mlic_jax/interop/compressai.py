@@ -35,12 +35,12 @@ import jax
 import numpy as np
 
 from mlic_jax import zoo
+from mlic_jax.data.torch_files import read_checkpoint
 from mlic_jax.entropy.priors.factorized import quantiles
 from mlic_jax.entropy.scanning import Checkerboard, Raster
 from mlic_jax.errors import ModelError, UsageError
 from mlic_jax.families.common import check_choices
 from mlic_jax.fileformat.artifact import Artifact, flatten, unflatten
-from mlic_jax.interop.torch_files import read_checkpoint
 from mlic_jax.models import bmshj2018, cheng2020, elic2022, mbt2018
 
 # What CompressAI saves and computes anew: tables, and bounds as buffers.

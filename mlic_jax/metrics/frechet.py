@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mlic_jax.errors import InputError
-from mlic_jax.metrics.registry import OfSet
+from mlic_jax.metrics.sets import OfSet
 
 
 def of_features(features: Callable[[np.ndarray], np.ndarray]) -> OfSet:
@@ -30,6 +30,11 @@ def of_features(features: Callable[[np.ndarray], np.ndarray]) -> OfSet:
         return [float(number) for image in (original, decoded) for number in _moments(features(image))]
 
     return OfSet(part, distance)
+
+
+def between(features: np.ndarray, others: np.ndarray) -> float:
+    """The distance of two sets of features, [n, F] and [m, F]; nan of fewer than two."""
+    return distance([np.concatenate([_moments(features), _moments(others)])])
 
 
 def _moments(features):

@@ -194,13 +194,13 @@ def lpips(
             side, stride = layer
             x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, side, side, 1), (1, stride, stride, 1), "VALID")
         else:
-            x = _convolution(x, *next(convolutions), *layer[1:])
+            x = convolution(x, *next(convolutions), *layer[1:])
     taps = jnp.stack(distances, -1)  # [B, 5]
     return taps if per_tap else taps.sum(-1)
 
 
-def _convolution(x, kernel, bias, stride, padding):
-    """[N, h, w, in] -> ReLU of the convolution, [N, h', w', out]."""
+def convolution(x, kernel, bias, stride, padding):
+    """ReLU of a convolution, [N, h, w, in] -> [N, h', w', out]."""
     # Rounded to bfloat16 or TF32, as accelerators do unless told otherwise, near-identical pictures are far off.
     x = jax.lax.conv_general_dilated(
         x,

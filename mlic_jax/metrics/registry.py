@@ -13,22 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlic_jax.errors import InputError, UsageError
-from mlic_jax.metrics import lpips, msssim, psnr
+from mlic_jax.metrics import dists, frechet, inception, lpips, msssim, psnr
+from mlic_jax.metrics.sets import OfSet
 
 # How keys of parts end.
 PART = ":part"
-
-
-class OfSet(NamedTuple):
-    """How a metric of a whole set of pictures is put together: what it needs of each, and the one number at the end.
-
-    Attributes:
-      part: (original, decoded), both uint8 [H, W, 3] -> what is kept of the pair: floats, as JSON can hold them.
-      value: of the parts of a set, one or more -> its value.
-    """
-
-    part: Callable[[np.ndarray, np.ndarray], list[float]]
-    value: Callable[[Sequence[list[float]]], float]
 
 
 class Metric(NamedTuple):
@@ -111,6 +100,11 @@ def _lpips(net: str, title: str) -> Metric:
     return Metric(f"lpips-{net}", f"lpips_{net}", title, compute, False, distance_db, missing, axis)
 
 
+def _inception(name: str, title: str, distance: Callable, side: int) -> Metric:
+    of_set, label = inception.of_set(distance, side), f"{title} ({side}x{side})"
+    return set_distance(f"{name}-{side}", f"{name}_{side}", label, of_set, inception.missing)
+
+
 def _of_luma(compute: Callable) -> Callable:
     return lambda original, decoded: compute(luma(original), luma(decoded))
 
@@ -138,6 +132,18 @@ METRICS = {
         _similarity("ssim-y", "ssim_y", "SSIM-Y", _of_luma(msssim.ssim_uint8)),
         _lpips("alex", "LPIPS (AlexNet)"),
         _lpips("vgg", "LPIPS (VGG16)"),
+        Metric(
+            "dists",
+            "dists",
+            "DISTS",
+            dists.dists_uint8,
+            False,
+            distance_db,
+            dists.missing,
+            "DISTS [dB], −10 log₁₀ DISTS",
+        ),
+        *(_inception("fid", "FID", frechet.between, side) for side in inception.SIDES),
+        *(_inception("kid", "KID", inception.kid, side) for side in inception.SIDES),
         set_in_db("psnr-set", "psnr_set_db", "PSNR of the set", OfSet(psnr.squares, psnr.psnr_of_squares)),
     )
 }

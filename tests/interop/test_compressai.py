@@ -14,10 +14,10 @@ from commands import run
 from PIL import Image
 
 from mlic_jax import zoo
+from mlic_jax.data.torch_files import read_checkpoint
 from mlic_jax.errors import MlicError, ModelError
 from mlic_jax.fileformat.artifact import Artifact, flatten
 from mlic_jax.interop.compressai import MODELS, architecture_of, cost_of_integers, from_compressai, to_compressai
-from mlic_jax.interop.torch_files import read_checkpoint
 
 CHECKPOINT = small.FIXTURES / "bmshj2018-factorized.pth.tar"
 # In the format before torch 1.6, with CompressAI's names of then.

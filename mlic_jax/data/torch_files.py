@@ -1,4 +1,4 @@
-"""Reading what `torch.save` wrote, without PyTorch.
+"""Reading what `torch.save` and `torch.jit.save` wrote, without PyTorch.
 
 Only dicts, lists, numbers, strings and dense tensors can come out of it, and nothing in a file is executed.
 """
@@ -37,11 +37,30 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
       ModelError: missing or damaged file, or anything but tensors in it. Nothing in it is executed.
     """
+
+    def tensors(data):
+        checkpoint = _of_zip(data) if data[:2] == b"PK" else _of_pickles(data)
+        return checkpoint.get("state_dict", checkpoint)
+
+    return _weights(path, tensors)
+
+
+def read_script(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The weights of a network that `torch.jit.save` wrote, without PyTorch; its code is not looked at.
+
+    Returns:
+      name -> array, in torch's layout; names have dots between modules, as in a state dict.
+
+    Raises:
+      ModelError: as `read_checkpoint`.
+    """
+    return _weights(path, lambda data: dict(_flat(_of_zip(data))))
+
+
+def _weights(path, tensors):
     data = atomic.read_bytes(path, ModelError)
     try:
-        checkpoint = _of_zip(data) if data[:2] == b"PK" else _of_pickles(data)
-        tensors = checkpoint.get("state_dict", checkpoint)
-        weights = {str(name): value for name, value in tensors.items() if isinstance(value, np.ndarray)}
+        weights = {str(name): value for name, value in tensors(data).items() if isinstance(value, np.ndarray)}
     except Exception as reason:  # whatever a damaged file trips over, in zipfile or pickle
         raise ModelError(f"{str(path)!r} is not a checkpoint with plain tensors: {reason}") from reason
     if not weights:
@@ -54,6 +73,19 @@ class _Dict(dict):
 
     def __setstate__(self, state):
         pass
+
+
+class _Module(dict):
+    """Stands in for a module of TorchScript: its attributes by name."""
+
+    def __setstate__(self, state):
+        self.update(state)
+
+
+def _flat(module, prefix=""):
+    """(name, value) of all attributes of a module and of those inside."""
+    for name, value in module.items():
+        yield from _flat(value, f"{prefix}{name}.") if isinstance(value, _Module) else [(prefix + name, value)]
 
 
 def _of_zip(data):
@@ -100,7 +132,8 @@ def _of_pickles(data):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the four names that a state dict needs; any other one is refused before it is looked up.
+    """Knows the four names that a state dict needs, and of TorchScript its lists, and its modules as dicts; any
+    other name is refused before it is looked up.
 
     storage: (key, dtype) -> array of one dimension; or None, and tensors are left out, while a storage is not known.
     """
@@ -127,6 +160,10 @@ class _Unpickler(pickle.Unpickler):
             return lambda tensor, *_: tensor
         if module == "torch" and name in _STORAGES:
             return np.dtype(_STORAGES[name])
+        if module.split(".")[0] == "__torch__":
+            return _Module
+        if (module, name) == ("torch.jit._pickle", "build_intlist"):
+            return list
         raise ValueError(f"{module}.{name} is not allowed")
 
     def persistent_load(self, reference):
