@@ -94,7 +94,7 @@ METRICS = "psnr,ms-ssim"
 
 
 def add_metrics(parser: argparse.ArgumentParser) -> None:
-    names = "psnr, ms-ssim, ssim, psnr-y, ssim-y, lpips-alex, lpips-vgg, psnr-set"
+    names = "psnr, ms-ssim, ssim, psnr-y, ssim-y, psnr-hvs, lpips-alex, lpips-vgg, dists, fid-64, kid-64, psnr-set"
     parser.add_argument("--metrics", default=METRICS, help=f"with commas between: {names} (default {METRICS})")
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mlic_jax.errors import InputError, UsageError
-from mlic_jax.metrics import dists, frechet, inception, lpips, msssim, psnr
+from mlic_jax.metrics import dists, frechet, inception, lpips, msssim, psnr, psnr_hvs
 from mlic_jax.metrics.sets import OfSet
 
 # How keys of parts end.
@@ -130,6 +130,7 @@ METRICS = {
         _similarity("ssim", "ssim", "SSIM", msssim.ssim_uint8),
         _in_db("psnr-y", "psnr_y_db", "PSNR-Y", _of_luma(psnr.psnr_db)),
         _similarity("ssim-y", "ssim_y", "SSIM-Y", _of_luma(msssim.ssim_uint8)),
+        _in_db("psnr-hvs", "psnr_hvs_db", "PSNR-HVS", _of_luma(psnr_hvs.psnr_hvs_db)),
         _lpips("alex", "LPIPS (AlexNet)"),
         _lpips("vgg", "LPIPS (VGG16)"),
         Metric(

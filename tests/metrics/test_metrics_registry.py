@@ -74,6 +74,8 @@ def test_on_its_scale_better_is_larger(name):
     metric = registry.METRICS[name]
     if metric.missing():
         pytest.skip(metric.missing())
+    if name.startswith(("fid", "kid")):
+        pytest.skip("of many patches: test_inception.py")
     original, worse = pair(170, 180)
     better = ((original.astype(int) + worse) // 2).astype(np.uint8)
     values = [metric.compute(original, picture) for picture in (worse, better)]
