@@ -42,16 +42,15 @@ CHANGES = (
 # A config file around that one, in which process 1 fails at its 20th batch.
 FAILING = """
 import os
-from mlic_jax.data.pipeline import TrainIterator
+from mlic_jax.data import pipeline
 from mlic_jax.training import config as configs
 
-take, taken = TrainIterator.__next__, []
-def fail(self):
-    taken.append(1)
-    if os.environ["MLIC_PROCESS"] == "1" and len(taken) == 20:
-        raise RuntimeError("a fault of process 1")
-    return take(self)
-TrainIterator.__next__ = fail
+class Failing(pipeline.TrainIterator):
+    def __next__(self):
+        if os.environ["MLIC_PROCESS"] == "1" and self.get_state()["step"] == 20:
+            raise RuntimeError("a fault of process 1")
+        return super().__next__()
+pipeline.TrainIterator = Failing
 def get_config():
     return configs.load({config!r}, []).copy_and_resolve_references()
 """
