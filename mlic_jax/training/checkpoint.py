@@ -11,8 +11,6 @@ import contextlib
 import json
 import logging
 import math
-import pathlib
-import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,10 +18,11 @@ import google_crc32c
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from ml_collections import ConfigDict
 
 from mlic_jax.errors import InputError, TrainingError
-from mlic_jax.training import parallel
+from mlic_jax.training import parallel, places
 from mlic_jax.training.config import FREE_TO_CHANGE, defaults
 
 # The folder of checkpoints in a workdir.
@@ -73,7 +72,7 @@ class Checkpoints:
     """The checkpoints of one workdir.
 
     Args:
-      workdir: the run's folder; checkpoints stand in its `checkpoints`.
+      workdir: the run's folder, or gs://BUCKET/PATH; checkpoints stand in its `checkpoints`.
       keep: how many of the latest are kept, besides the one of least validation loss.
       read_only: never writes or deletes.
 
@@ -82,7 +81,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir, keep: int = 2, read_only: bool = False):
-        self.path = pathlib.Path(workdir).absolute() / CHECKPOINTS
+        self.path = places.absolute(workdir) / CHECKPOINTS
         self.read_only = read_only
         if read_only and not self.path.is_dir():
             raise InputError(f"{str(workdir)!r} has no checkpoints: give the --workdir of a run of `mlic train`")
@@ -227,7 +226,7 @@ class Checkpoints:
         if parallel.is_main():
             folder.mkdir(exist_ok=True)
             for step in steps:
-                shutil.rmtree(folder / str(step), ignore_errors=True)
+                epath.Path(folder / str(step)).rmtree(missing_ok=True)
                 (self.path / str(step)).rename(folder / str(step))
         parallel.wait_for_all("set aside")
         self._manager.reload()

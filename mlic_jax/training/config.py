@@ -32,6 +32,8 @@ FREE_TO_CHANGE = (
     "data.workers",
     "data.cache_mib",
     "data.dir",
+    "data.max_unreadable",
+    "data.other_files",
     "data.source",
     "data.validation",
     "data.validation_images",
@@ -90,6 +92,9 @@ def defaults() -> ConfigDict:
     c.data.scale_range = (0.5, 1.0)  # random downscaling, against traces of JPEG; (1.0, 1.0) for lossless sets
     c.data.flip = True
     c.data.detail_weight = 0.0  # > 0 prefers patches with strong gradients
+    c.data.crops = 1  # patches cut from a picture whenever it is decoded, for as many batches one after another
+    c.data.max_unreadable = 100  # pictures that cannot be read are skipped and named; more of them end the run
+    c.data.other_files = False  # go on from a checkpoint although the names of the pictures are others now
     c.data.cache_mib = 256  # decoded images kept in memory
     c.data.threads = -1  # that prepare batches; -1: one per core
     c.data.workers = 0  # processes that prepare batches

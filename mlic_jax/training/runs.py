@@ -9,7 +9,6 @@ import contextlib
 import json
 import logging
 import os
-import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,7 +26,7 @@ from mlic_jax.fileformat import model_folder
 from mlic_jax.fileformat.artifact import SUFFIX, Artifact
 from mlic_jax.layers.precision import Precision
 from mlic_jax.training import config as configs
-from mlic_jax.training import lock, optimizers, parallel
+from mlic_jax.training import lock, optimizers, parallel, places
 from mlic_jax.training.checkpoint import CHECKPOINTS, Checkpoints
 from mlic_jax.training.step import TrainState, initial_state
 from mlic_jax.training.writer import METRICS, line_step
@@ -135,7 +134,7 @@ def load_run(workdir: str | os.PathLike, which: str | int = "best") -> Run:
 
 def _wait_for_the_first(workdir: str | os.PathLike) -> None:
     """Where a run is at work that has no checkpoint yet, waits until it has, or ends."""
-    folder, said = pathlib.Path(workdir) / CHECKPOINTS, False
+    folder, said = places.path_of(workdir) / CHECKPOINTS, False
     while lock.held(workdir) and not (folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())):
         if not said:
             log.warning("waiting for the first checkpoint of the run at work in %r", str(workdir))
@@ -193,7 +192,7 @@ def export_run(
 
 def _validated(workdir, step):
     """{"validation": figures} of a step, where the run was validated then."""
-    path = pathlib.Path(workdir) / METRICS
+    path = places.path_of(workdir) / METRICS
     lines = path.read_bytes().splitlines() if path.exists() else []
     for record in (json.loads(line) for line in lines if line_step(line) == step):
         if record["kind"] == "validation":

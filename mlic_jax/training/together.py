@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from mlic_jax.errors import MlicError, TrainingError, UsageError
-from mlic_jax.training import parallel
+from mlic_jax.training import gpus, parallel
 from mlic_jax.training.supervisor import NAMES, expected, say
 
 # Seconds that processes wait for each other at the start; the variable changes it.
@@ -40,12 +40,13 @@ def start_processes() -> bool:
     """
     if not expected():
         return False
-    seconds = {"initialization_timeout": _start_seconds(), "heartbeat_timeout_seconds": 2 * int(DEAD_SECONDS)}
+    settings = {"initialization_timeout": _start_seconds(), "heartbeat_timeout_seconds": 2 * int(DEAD_SECONDS)}
+    settings["local_device_ids"] = gpus.local_device_ids()
     if os.environ.get(NAMES[0]):
         coordinator, count, index = (os.environ[name] for name in NAMES)
-        jax.distributed.initialize(coordinator, int(count), int(index), **seconds)
+        jax.distributed.initialize(coordinator, int(count), int(index), **settings)
     else:
-        jax.distributed.initialize(**seconds)
+        jax.distributed.initialize(**settings)
     return True
 
 

@@ -23,9 +23,9 @@ from ml_collections import ConfigDict
 
 from mlic_jax import atomic, data
 from mlic_jax.codec import Codec
-from mlic_jax.errors import InputError, TrainingError
+from mlic_jax.errors import TrainingError
 from mlic_jax.training import config as configs
-from mlic_jax.training import lock, optimizers, parallel, together
+from mlic_jax.training import lock, optimizers, parallel, places, together
 from mlic_jax.training.banner import opening
 from mlic_jax.training.checkpoint import Checkpoints, differences
 from mlic_jax.training.meter import Meter
@@ -36,7 +36,7 @@ from mlic_jax.training.step import TrainState, check_schedule, make_step
 from mlic_jax.training.stopping import signals
 from mlic_jax.training.together import Wishes
 from mlic_jax.training.validation import save_samples, validate
-from mlic_jax.training.writer import NoWriter, Writer
+from mlic_jax.training.writer import METRICS, NoWriter, Writer
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
 
     Args:
       config: see mlic_jax.training.config.
-      workdir: the run's folder; it is made if it does not exist.
+      workdir: the run's folder, which is made if it does not exist, or gs://BUCKET/PATH.
       quiet: no progress bar.
 
     Raises:
@@ -56,6 +56,7 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
     with contextlib.ExitStack() as exits:
         stop_asked = exits.enter_context(signals())
         # -------------------------------------------------------------- what is trained
+        workdir = places.path_of(workdir)
         configs.check(config)
         codec = make_codec(config)
         step_of_phase = step_functions(codec, config)
@@ -67,13 +68,13 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
         together.agree(configs.shared(config) | batches.get_state(), "Give all of them the same config and photos")
 
         # -------------------------------------------------------------- workdir, resume
-        workdir = make_workdir(workdir)
+        logs = exits.enter_context(places.logs_of(workdir, parallel.is_main(), resumed=(METRICS,)))
         if parallel.is_main():
-            exits.enter_context(lock.locked(workdir))
+            exits.enter_context(lock.locked(logs.folder))
         checkpoints = exits.enter_context(closing(Checkpoints(workdir, config.train.keep)))
         train_state, step = start_or_resume(codec, config, workdir, checkpoints, batches)
         together.agree({"the step to go on from": step}, "Give all of them a --workdir that all of them see")
-        writer = exits.enter_context(closing(make_writer(workdir, config, train_state, step)))
+        writer = exits.enter_context(closing(make_writer(logs.folder, config, train_state, step)))
 
         # -------------------------------------------------------------- the loop
         meter, wishes, way_back = Meter(step, config.data.batch_size), Wishes(step), WayBack(checkpoints, step)
@@ -90,7 +91,7 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
             stopping, by_time = wishes.of_all(step, stop_asked() != "", config.train.checkpoint_minutes)
 
             if step % config.train.log_every == 0 or last:
-                figures = meter.figures(step) | learning_rates(config, train_state, step)
+                figures = meter.figures(step) | learning_rates(config, train_state, step) | batches.figures()
                 progress.show(step, figures)
                 writer.scalars(step, "train", figures)
             else:
@@ -106,6 +107,7 @@ def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
             if unsaved:
                 meter.fetch()
             if unsaved and not meter.bad_steps:  # what is saved can be gone on from
+                logs.copy()
                 checkpoints.save(step, train_state, batches.get_state(), config, loss)
                 unsaved = False
                 wishes.saved()
@@ -161,18 +163,11 @@ def make_data(config: ConfigDict) -> tuple[data.TrainIterator, np.ndarray, int]:
         detail_weight=c.detail_weight,
         num_threads=None if c.threads < 0 else c.threads,
         num_workers=c.workers,
+        crops=c.crops,
+        max_unreadable=c.max_unreadable,
+        other_files=c.other_files,
     )
     return batches, patches, len(held_out)
-
-
-def make_workdir(workdir) -> pathlib.Path:
-    """The run's folder. Raises InputError where it can be no folder."""
-    workdir = pathlib.Path(workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as reason:
-        raise InputError(f"cannot make the workdir {str(workdir)!r}: {reason.strerror}") from reason
-    return workdir
 
 
 def start_or_resume(
