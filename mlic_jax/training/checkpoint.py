@@ -25,6 +25,8 @@ from mlic_jax.errors import InputError, TrainingError
 from mlic_jax.training import parallel, places
 from mlic_jax.training.config import FREE_TO_CHANGE, defaults
 
+# The folder of checkpoints in a workdir.
+CHECKPOINTS = "checkpoints"
 # The JSON items of a checkpoint, beside "state".
 DATA, CONFIG, VALIDATION = "data", "config", "validation"
 # CRC32C of these items and of the arrays, by name. Checkpoints from before it was invented have none.
@@ -79,7 +81,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir, keep: int = 2, read_only: bool = False):
-        self.path = places.absolute(workdir) / "checkpoints"
+        self.path = places.absolute(workdir) / CHECKPOINTS
         self.read_only = read_only
         if read_only and not self.path.is_dir():
             raise InputError(f"{str(workdir)!r} has no checkpoints: give the --workdir of a run of `mlic train`")

@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,10 +26,13 @@ from mlic_jax.fileformat import model_folder
 from mlic_jax.fileformat.artifact import SUFFIX, Artifact
 from mlic_jax.layers.precision import Precision
 from mlic_jax.training import config as configs
-from mlic_jax.training import optimizers, parallel, places
-from mlic_jax.training.checkpoint import Checkpoints
+from mlic_jax.training import lock, optimizers, parallel, places
+from mlic_jax.training.checkpoint import CHECKPOINTS, Checkpoints
 from mlic_jax.training.step import TrainState, initial_state
 from mlic_jax.training.writer import METRICS, line_step
+
+# How often a run is read anew that writes its checkpoints faster than they are read.
+ATTEMPTS = 20
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +105,7 @@ def load_weights(path: str, params, state):
 
 
 def load_run(workdir: str | os.PathLike, which: str | int = "best") -> Run:
-    """A finished or running run, on the host.
+    """A finished or running run, on the host. Of one at work that has no checkpoint yet, the first is waited for.
 
     Args:
       workdir: of `mlic train`.
@@ -114,9 +118,28 @@ def load_run(workdir: str | os.PathLike, which: str | int = "best") -> Run:
     """
     if which not in ("best", "latest") and not str(which).isdecimal():
         raise UsageError(f"checkpoint {which!r} is not known: use best, latest or a step")
-    checkpoints = Checkpoints(workdir, read_only=True)
-    with contextlib.closing(checkpoints):
-        return _load(checkpoints, workdir, which)
+    for attempt in range(1, ATTEMPTS + 1):
+        _wait_for_the_first(workdir)
+        checkpoints = Checkpoints(workdir, read_only=True)
+        with contextlib.closing(checkpoints):
+            there = checkpoints.steps()
+            try:
+                return _load(checkpoints, workdir, which)
+            except (InputError, TrainingError):
+                # A run at work may have deleted what was being read.
+                checkpoints.reload()
+                if checkpoints.steps() == there or attempt == ATTEMPTS:
+                    raise
+
+
+def _wait_for_the_first(workdir: str | os.PathLike) -> None:
+    """Where a run is at work that has no checkpoint yet, waits until it has, or ends."""
+    folder, said = places.path_of(workdir) / CHECKPOINTS, False
+    while lock.held(workdir) and not (folder.is_dir() and any(path.name.isdecimal() for path in folder.iterdir())):
+        if not said:
+            log.warning("waiting for the first checkpoint of the run at work in %r", str(workdir))
+        said = True
+        time.sleep(0.5)
 
 
 def _load(checkpoints: Checkpoints, workdir: str | os.PathLike, which: str | int) -> Run:
@@ -126,8 +149,9 @@ def _load(checkpoints: Checkpoints, workdir: str | os.PathLike, which: str | int
     if saved is None:
         raise TrainingError(f"no checkpoint in {str(workdir)!r} can be read")
     config = ConfigDict(saved)
-    step = {"best": checkpoints.best(), "latest": None}[which] if which in ("best", "latest") else int(which)
     start = initialise(make_codec(config), config, weights=False)
+    checkpoints.reload()  # that took a while
+    step = {"best": checkpoints.best(), "latest": None}[which] if which in ("best", "latest") else int(which)
     restored = jax.device_get(checkpoints.restore(start, step).state)
     return Run(config, restored.average or restored.params, restored.state, int(restored.step))
 

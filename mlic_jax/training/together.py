@@ -23,6 +23,8 @@ from mlic_jax.training.supervisor import NAMES, expected, say
 # Seconds that processes wait for each other at the start; the variable changes it.
 START_SECONDS = 120
 START_VARIABLE = "MLIC_START_SECONDS"
+# Lists of photos may take their time on one machine. A process that has gone is noticed all the same.
+AGREE_MS = 3_600_000
 # A process gives a sign of life so often, and is taken for dead after so many seconds without one.
 BEAT_SECONDS, DEAD_SECONDS = 2.0, 15.0
 # Between two times at which processes ask each other whether to stop or to save, by the time that steps take.
@@ -170,9 +172,8 @@ def agree(what: Mapping[str, Any], hint: str) -> None:
     store, me = _service()
     _agreements += 1
     store.key_value_set(f"mlic_agree/{_agreements}/{me}", json.dumps(dict(what)))
-    wait = 1000 * _start_seconds()
     all_of_them = [
-        json.loads(store.blocking_key_value_get(f"mlic_agree/{_agreements}/{index}", wait))
+        json.loads(store.blocking_key_value_get(f"mlic_agree/{_agreements}/{index}", AGREE_MS))
         for index in range(jax.process_count())
     ]
     first = all_of_them[0]
