@@ -326,7 +326,8 @@ def test_the_lines_of_the_docs_start_a_slice(place, tmp_path, metadata):
     assert done.returncode == 0, done.stderr
     notes = place[2].read_text().splitlines()
     assert notes[:2] == ["compute tpus tpu-vm create", "compute tpus tpu-vm ssh"]
-    assert notes[2].endswith("mlic_jax[train] jax[tpu]")
+    assert notes.count("storage cp -r gs://BUCKET/photos") == 2
+    assert any(note.endswith("mlic_jax[train] jax[tpu]") for note in notes)
     assert [(one["number"], one["processes"], one["gpus"]) for one in started(place)] == [
         ("0", 2, "all"),
         ("1", 2, "all"),
