@@ -109,5 +109,7 @@ def add_jobs(parser: argparse.ArgumentParser, never: str = "") -> None:
 
 
 def add_pictures(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", help="folder of pictures (default: the bundled ones held out from training)")
+    parser.add_argument(
+        "--images", help="folder of pictures, or tfds:NAME (default: the bundled ones held out from training)"
+    )
     parser.add_argument("--limit", type=count_of_pictures, default=0, help="the first so many pictures only")
