@@ -133,8 +133,9 @@ def measure(spec: str, data_dir, args, cores: int, changes: dict) -> tuple[float
         assert batch["image"].shape == (args.batch, args.patch, args.patch, 3)
     start, cpu, count = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() - start < args.seconds:
-        next(batches)
-        count += args.batch
+        for _ in range(changes.get("crops", 1)):  # the batches of the same pictures
+            next(batches)
+            count += args.batch
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     batches.close()
     os.sched_setaffinity(0, everywhere)
