@@ -25,7 +25,7 @@ import time
 
 from kill_resume import ROOT, Run, check
 
-# The smallest model on small patches, which saves at its end alone.
+# For flips: a small model, whose checkpoints are mostly arrays.
 CONFIG = str(ROOT / "configs" / "bmshj2018_factorized.py:tiny")
 CHANGES = (
     "model.arguments.N=8",
@@ -33,28 +33,37 @@ CHANGES = (
     "data.patch_size=64",
     "data.validation_patch=64",
     "data.validation_images=2",
-    "train.steps=1000000",
-    "train.evaluate_every=0",
-    "train.checkpoint_every=1000000",
-    "train.log_every=1",
+    "train.steps=6",
+    "train.checkpoint_every=3",
     "train.samples=0",
 )
-# A config file around that one, in which process 1 fails at its 20th batch.
-FAILING = """
-import os
-from mlic_jax.data.pipeline import TrainIterator
-from mlic_jax.training import config as configs
+# For all else: a linear autoencoder, which compiles in a second, and a run that saves at its end alone. Where a step is
+# named, process 1 fails at its batch.
+TOY = """
+import os, sys
+sys.path.insert(0, {tests!r})
+import toys
+from mlic_jax.data import pipeline
 
-take, taken = TrainIterator.__next__, []
-def fail(self):
-    taken.append(1)
-    if os.environ["MLIC_PROCESS"] == "1" and len(taken) == 20:
-        raise RuntimeError("a fault of process 1")
-    return take(self)
-TrainIterator.__next__ = fail
+class Failing(pipeline.TrainIterator):
+    def __next__(self):
+        if os.environ.get("MLIC_PROCESS") == "1" and self.get_state()["step"] == {fails}:
+            raise RuntimeError("a fault of process 1")
+        return super().__next__()
+
+if {fails} is not None:
+    pipeline.TrainIterator = Failing
+toys.zoo.MODELS.update(toys.ENTRIES)
 def get_config():
-    return configs.load({config!r}, []).copy_and_resolve_references()
+    return toys.config({{"train.steps": 10**6, "train.checkpoint_every": 10**6}}, "toy")
 """
+
+
+def toy(folder: pathlib.Path, fails: int | None = None) -> str:
+    """The path of a config file."""
+    path = folder / f"toy_{fails}.py"
+    path.write_text(TOY.format(tests=str(ROOT / "tests"), fails=fails))
+    return str(path)
 
 
 def until(reached, seconds=600.0):
@@ -73,10 +82,9 @@ def flips(folder: pathlib.Path, count: int, rng: random.Random) -> None:
     from mlic_jax.training.checkpoint import Checkpoints
     from mlic_jax.training.runs import initialise, make_codec
 
-    changes = (*CHANGES, "train.steps=6", "train.checkpoint_every=3")
-    run = Run(folder / "flips", CONFIG, changes)
+    run = Run(folder / "flips", CONFIG, CHANGES)
     run.finish()
-    config = configs.load(CONFIG, [f"--config.{change}" for change in changes])
+    config = configs.load(CONFIG, [f"--config.{change}" for change in CHANGES])
     state = initialise(make_codec(config), config)
 
     def restored():
@@ -103,7 +111,7 @@ def flips(folder: pathlib.Path, count: int, rng: random.Random) -> None:
 
 def signals(folder: pathlib.Path) -> None:
     """One run, asked to stop in four ways."""
-    run = Run(folder / "signals", CONFIG, CHANGES)
+    run = Run(folder / "signals", toy(folder), ())
     print("| signal | saved at step | steps lost | seconds | exit status |\n|---|---:|---:|---:|---:|")
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         begin = run.last_step()
@@ -121,7 +129,7 @@ def signals(folder: pathlib.Path) -> None:
 class Pair:
     """Two processes of one run."""
 
-    def __init__(self, folder: pathlib.Path, config: str, changes, alone: int | None = None):
+    def __init__(self, folder: pathlib.Path, config: str, changes=((), ()), alone: int | None = None):
         with socket.socket() as found:
             found.bind(("localhost", 0))
             port = found.getsockname()[1]
@@ -153,33 +161,31 @@ class Pair:
 def together(folder: pathlib.Path) -> None:
     """Two processes, and what may happen to one of them. Seconds from what happens until both have ended."""
     print("| what happens | seconds | exit statuses | last lines |\n|---|---:|---|---|")
-    failing = folder / "failing.py"
-    failing.write_text(FAILING.format(config=CONFIG))
-    both = (CHANGES, CHANGES)
-    pair = Pair(folder / "exception", str(failing), both)
-    since = pair.training(18)
+    config = toy(folder)
+    pair = Pair(folder / "exception", toy(folder, fails=100))
+    since = pair.training(90)
     check(pair.ended("an exception in process 1", since) == [1, 1], "other statuses")
     for number, index in ((signal.SIGKILL, 0), (signal.SIGKILL, 1), (signal.SIGTERM, 1)):
-        pair = Pair(folder / f"{number.name}-{index}", CONFIG, both)
+        pair = Pair(folder / f"{number.name}-{index}", config)
         since = pair.training()
         pair.processes[index].send_signal(number)
         statuses = pair.ended(f"{number.name} to process {index}", since)
         expected = [75, 75] if number == signal.SIGTERM else [-9, 7] if index == 0 else [7, -9]
         check(statuses == expected, f"other statuses: {statuses}")
     for index, name in ((1, "0, the coordinator,"), (0, "1")):
-        pair = Pair(folder / f"absent-{index}", CONFIG, both, alone=index)
+        pair = Pair(folder / f"absent-{index}", config, alone=index)
         check(pair.ended(f"process {name} does not come within 60 s") == [7], "another status")
     for name, count in (("many", 8), ("few", 5)):
         (folder / name).mkdir()
         for path in sorted((ROOT / "mlic_jax" / "data" / "photos").glob("*.png"))[:count]:
             shutil.copy(path, folder / name)
-    changes = tuple((*CHANGES, f"data.source={folder / name}") for name in ("many", "few"))
-    check(Pair(folder / "photos", CONFIG, changes).ended("photos differ") == [2, 2], "other statuses")
+    changes = tuple((f"data.source={folder / name}",) for name in ("many", "few"))
+    check(Pair(folder / "photos", config, changes).ended("photos differ") == [2, 2], "other statuses")
 
 
 def kills(folder: pathlib.Path, count: int, steps: int, rng: random.Random) -> None:
     """A long run that is killed again and again."""
-    run = Run(folder / "kills", CONFIG, (*CHANGES, f"train.steps={steps}", "train.checkpoint_every=10"))
+    run = Run(folder / "kills", toy(folder), (f"train.steps={steps}", "train.checkpoint_every=10"))
     for _ in range(count):
         begin, process = run.last_step(), run.start()
         wanted = begin + rng.randint(10, steps // (2 * count))

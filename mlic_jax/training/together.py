@@ -81,7 +81,8 @@ def failing_together() -> Iterator[None]:
     except BaseException as reason:
         if not isinstance(reason, MlicError):
             traceback.print_exc()
-            watch.wait_for_news()  # what a collective raises when another process has gone is not the cause
+        if isinstance(reason, jax.errors.JaxRuntimeError):  # of a collective, perhaps, since another process has gone
+            watch.wait_for_news()
         watch.fail(reason)
     watch.close()
     jax.distributed.shutdown()

@@ -129,7 +129,16 @@ def largest(folder):
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
+def flip(path, old, new):
+    data = path.read_bytes()
+    assert data.count(old) == 1
+    path.write_bytes(data.replace(old, new))
+
+
 DAMAGE = {
+    "a digit of the data's position": lambda folder: flip(folder / "data" / "metadata", b"15", b"14"),
+    "a digit of the config": lambda folder: flip(folder / "config" / "metadata", b'"seed": 3', b'"seed": 1'),
+    "half the checksums": lambda folder: halve(folder / "checksums" / "metadata"),
     "no state": lambda folder: shutil.rmtree(folder / "state"),
     "half an array": lambda folder: halve(largest(folder / "state")),
     "half the metadata": lambda folder: halve(folder / "state" / "_METADATA"),
@@ -164,6 +173,32 @@ def test_damaged_checkpoints_give_way_to_the_one_before(tmp_path, damage, caplog
     checkpoints.close()
     assert steps_in(folder) == [10, 12, 15]
     assert is_state_of(Checkpoints(tmp_path, read_only=True).restore(state_of(0)).state, 15)
+
+
+def test_no_flipped_bit_comes_back(tmp_path, caplog):
+    latest = filled(tmp_path, steps=(10, 15)) / "15"
+    rng = np.random.default_rng(0)
+    noticed = 0
+    for path in sorted(latest.rglob("*")):
+        if path.is_dir():
+            continue
+        before = path.read_bytes()
+        for place in rng.integers(0, len(before), 8 if path == largest(latest) else 1):
+            after = bytearray(before)
+            after[place] ^= 1 << rng.integers(8)
+            path.write_bytes(after)
+            found = Checkpoints(tmp_path, read_only=True).restore(state_of(0))
+            assert is_state_of(found.state, found.step) and found.data == {"step": found.step}
+            noticed += found.step == 10
+        path.write_bytes(before)
+    assert noticed >= 8
+    assert "by the CRC32C of ['w']" in caplog.text
+
+
+def test_a_checkpoint_from_before_there_were_checksums_is_read(tmp_path):
+    shutil.rmtree(filled(tmp_path) / "15" / "checksums")
+    found = Checkpoints(tmp_path, read_only=True).restore(state_of(0))
+    assert found.step == 15 and is_state_of(found.state, 15)
 
 
 def test_when_all_are_damaged_nothing_is_moved_or_begun_anew(tmp_path):

@@ -75,3 +75,18 @@ def test_an_installed_package_has_them(tmp_path):
     package = tmp_path / "lib" / "mlic_jax"
     wanted = ("__init__.py", "configs/li2018.py", "configs/claims/li2018.py")
     assert said.split() == [str(package / path) for path in wanted]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import math\ndef get_config():\n    return 1 / 0\n", "line 3 of {path}: ZeroDivisionError: division by zero"),
+        ("def get_config():\n    return {}['width']\n", "line 2 of {path}: KeyError: 'width'"),
+        ("def get_config()\n", "line 1 of {path}: SyntaxError: expected ':'"),
+    ],
+)
+def test_a_mistake_in_a_config_is_shown_where_it_is(tmp_path, text, words):
+    (path := tmp_path / "mine.py").write_text(text)
+    with pytest.raises(UsageError) as error:
+        load(str(path), [])
+    assert words.format(path=path) in str(error.value)

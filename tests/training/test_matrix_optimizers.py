@@ -7,7 +7,8 @@ import optax
 import pytest
 import toys
 
-from mlic_jax.training import parallel
+from mlic_jax.training import optimizers, parallel
+from mlic_jax.training.config import defaults
 from mlic_jax.training.matrix_optimizers import muon, orthogonalise, rotated_sides, soap
 from mlic_jax.training.train import train
 
@@ -255,3 +256,18 @@ def test_a_resumed_run_is_an_undisturbed_run(name, toy_zoo, tmp_path):
     assert int(whole.skipped) == 2
     losses = [record["loss"] for record in toys.lines(tmp_path / "whole") if record["loss"]]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", ["muon", "soap"])
+def test_optimisers_that_find_no_matrix_say_so(name):
+    config = defaults()
+    config.optimizer.name = name
+
+    def said(side):
+        states = {"rd": optimizers.make(config.optimizer).init({"kernel": jnp.zeros((3, 3, side, 40))})}
+        return optimizers.without_matrices(config, states)
+
+    assert said(32) == []
+    assert [f"{name!r} is Adam here" in line and "32 channels on both sides" in line for line in said(31)] == [True]
+    config.optimizer.arguments.smallest = 31
+    assert said(31) == []

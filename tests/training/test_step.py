@@ -139,14 +139,31 @@ def test_schedules_that_cannot_be():
         check_schedule(toys.toy(), ())
 
 
+# What a step that is left out leaves as it was.
+HELD = ("params", "optimizer", "state", "average")
+
+
+@pytest.mark.parametrize("damage", [np.nan, np.float32(1e38)])
+def test_an_update_that_is_not_finite_is_left_out(damage):
+    """Loss and gradient are finite: what the optimiser makes of them, or keeps of them, is not."""
+    optimizer = optax.chain(optax.trace(0.9), optax.scale(100.0))
+    step, state = start(toys.toy(), optimizer=optimizer, ema=0.5)
+    healthy, _ = step(state, make_batch(8))
+    broken = healthy._replace(optimizer=jax.tree.map(lambda a: a + damage, healthy.optimizer))
+    after, metrics = step(broken, make_batch(8, 1))
+    assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])
+    assert [toys.same(getattr(after, part), getattr(broken, part)) for part in HELD] == [True] * len(HELD)
+    assert (int(after.skipped), int(after.bad_steps)) == (1, 1)
+
+
 @pytest.mark.parametrize("kind", ["bad_losses", "bad_gradients"])
 def test_a_step_that_is_not_finite_is_left_out(kind):
     step, state = start(toys.toy(**{kind: (2, 3, 5)}), optimizer=optax.adam(0.01), ema=0.5)
     skipped, streaks = [], []
     for number in range(7):
         new, metrics = step(state, make_batch(8, number))
-        unchanged = [toys.same(getattr(new, part), getattr(state, part)) for part in ("params", "optimizer", "state")]
-        assert unchanged == [number in (2, 3, 5)] * 3, number
+        unchanged = [toys.same(getattr(new, part), getattr(state, part)) for part in HELD]
+        assert unchanged == [number in (2, 3, 5)] * len(HELD), number
         assert np.isfinite(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(new)])).all()
         assert int(new.step) == number + 1
         skipped.append(int(metrics["skipped"]))

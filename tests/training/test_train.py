@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 
@@ -16,11 +17,14 @@ import jax
 import numpy as np
 import pytest
 import toys
+from PIL import Image
 
+from mlic_jax import data
 from mlic_jax.errors import InputError, MlicError, ModelError, TrainingError, UsageError
 from mlic_jax.fileformat.artifact import flatten
-from mlic_jax.training import parallel
-from mlic_jax.training.checkpoint import differences
+from mlic_jax.training import lock, parallel
+from mlic_jax.training.checkpoint import Checkpoints, differences
+from mlic_jax.training.config import validation_source
 from mlic_jax.training.runs import load_run, make_codec
 from mlic_jax.training.train import train
 
@@ -225,7 +229,87 @@ def test_too_many_steps_in_a_row_end_the_run(tmp_path):
     assert "not finite in 3 steps in a row, up to step 9" in str(error.value)
     assert "optimizer.learning_rate" in str(error.value)
     assert saved_steps(tmp_path) == [5]
+    assert steps_of(tmp_path) == list(range(1, 10))  # it went back to 5, once: the next time could be no other
     assert run(tmp_path, {"train.max_bad_steps": 4}, **bad).step == 20  # it is free to change
+
+
+def test_nothing_is_saved_between_steps_that_are_not_finite(tmp_path):
+    run(tmp_path, {"train.checkpoint_every": 5, "train.keep": 9}, bad_losses=(3, 4, 5, 19))
+    assert saved_steps(tmp_path) == [7, 10, 15]  # neither 5 nor 20
+
+
+def test_a_run_goes_back_from_a_checkpoint_from_which_it_cannot_go_on(undisturbed, tmp_path, caplog):
+    config = {"train.checkpoint_every": 5, "train.keep": 9}
+    run(tmp_path, {**config, "train.steps": 10})
+    checkpoints = Checkpoints(tmp_path, 9)
+    step, state, position, _ = checkpoints.restore(parallel.replicate(undisturbed[1]))
+    adam = jax.tree.map(lambda a: a * np.nan if a.dtype == np.float32 else a, state.optimizer)
+    checkpoints.save(12, state._replace(optimizer=adam), position | {"step": 12}, toys.config(config, "toy"))
+    checkpoints.close()
+    state = run(tmp_path, {**config, "train.max_bad_steps": 3})
+    said = (
+        "not finite in 3 steps in a row, up to step 15: the run goes back to the checkpoint of step 10 (1 of at most 2"
+    )
+    assert said in caplog.text
+    assert toys.same(state, undisturbed[1])
+    assert steps_of(tmp_path) == list(range(1, 21)) and saved_steps(tmp_path) == [5, 10, 15, 20]
+    assert (tmp_path / "damaged" / "12").is_dir()
+
+
+def test_checkpoints_by_time(tmp_path):
+    run(tmp_path, {"train.steps": 3, "train.checkpoint_minutes": 1e-9, "train.keep": 9})
+    assert saved_steps(tmp_path) == [1, 2, 3]
+
+
+# ---------------------------------------------------------------------- one run, one workdir
+
+
+def test_a_workdir_in_use_is_left_alone(tmp_path):
+    with lock.locked(tmp_path), pytest.raises(TrainingError, match=rf"in use by another.*process {os.getpid()} on"):
+        run(tmp_path)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_readers_wait_for_the_first_checkpoint_of_a_run_at_work(undisturbed, tmp_path, caplog):
+    ready = tmp_path / "ready"
+    shutil.copytree(undisturbed[0] / "checkpoints", ready)
+    with lock.locked(tmp_path):
+        threading.Timer(1.0, ready.rename, [tmp_path / "checkpoints"]).start()
+        assert toys.same(load_run(tmp_path).params, undisturbed[1].params)
+    assert "waiting for the first checkpoint of the run at work" in caplog.text
+    with pytest.raises(InputError, match="has no checkpoints"):  # nobody is at work there
+        load_run(tmp_path / "elsewhere")
+
+
+def test_readers_take_another_checkpoint_where_one_goes_while_it_is_read(undisturbed, tmp_path, monkeypatch):
+    shutil.copytree(undisturbed[0], tmp_path, dirs_exist_ok=True)
+    folder, restore = tmp_path / "checkpoints", Checkpoints._restore
+    replaced = []
+
+    def hurried(self, step, state):
+        if not replaced:  # the run goes on before anything is read
+            replaced.append((folder / "20").rename(folder / "21"))
+        return restore(self, step, state)
+
+    monkeypatch.setattr(Checkpoints, "_restore", hurried)
+    assert toys.same(load_run(tmp_path).params, undisturbed[1].params)
+    assert replaced
+
+
+# ---------------------------------------------------------------------- held-out photos
+
+
+def test_a_folders_own_photos_are_validated_on(tmp_path, capsys):
+    for number in range(40):
+        Image.new("RGB", (16, 16), (6 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    config = toys.config({"train.steps": 1, "data.source": str(tmp_path)}, "toy")
+    train(config, tmp_path / "run")
+    held_out = len(data.make_source(str(tmp_path), "validation"))
+    assert 0 < held_out < 20
+    said = f"{40 - held_out} to train on ({tmp_path}), {held_out} to validate on ({tmp_path}), by 2 patches"
+    assert said in capsys.readouterr().err
+    config.data.split = "all"  # nothing is held out of it
+    assert validation_source(config) == "bundled"
 
 
 # ---------------------------------------------------------------------- configs and weights
@@ -319,6 +403,11 @@ def test_init_from_what_does_not_fit(undisturbed, tmp_path):
         ({"train.checkpoint_every": -1}, "toy", "train.checkpoint_every is -1"),
         ({"train.max_bad_steps": 0}, "toy", "train.max_bad_steps is 0"),
         ({"train.keep": 0}, "toy", "train.keep is 0"),
+        ({"train.ema": 1.5}, "toy", "train.ema is 1.5: expected a decay from 0 (none) to below 1"),
+        ({"train.checkpoint_minutes": -1.0}, "toy", "train.checkpoint_minutes is -1.0: expected 0 or more"),
+        ({"optimizer.clip_norm": -1.0}, "toy", "optimizer.clip_norm is -1.0: expected a norm above 0, or 0"),
+        ({"optimizer.learning_rate": -1e-4}, "toy", "optimizer.learning_rate is -0.0001: expected 0 or more"),
+        ({"optimizer.learning_rate": float("nan")}, "toy", "optimizer.learning_rate is nan"),
         ({"train.accumulate": 3}, "toy", "data.batch_size 8 must be a multiple of 3"),
         ({"train.accumulate": 16}, "toy", "data.batch_size 8 must be a multiple of 16"),
         ({"schedule": ("disc", "gen", "gen")}, "toy-gan", "data.batch_size 8 must be a multiple of 3"),

@@ -90,3 +90,20 @@ def test_without_tensorboard_there_are_still_lines(tmp_path, monkeypatch):
     writer.close()
     assert records(tmp_path) == [{"step": 1, "kind": "train", "loss": 1.0}]
     assert not (tmp_path / "events").exists()
+
+
+def test_a_full_disk_is_said_once_and_costs_no_lines(tmp_path, caplog):
+    writer = Writer(tmp_path)
+    writer.scalars(1, "train", {"loss": 1})
+    file, full = writer._file, open("/dev/full", "ab", buffering=0)
+    writer._file = full
+    for step in (2, 3):
+        writer.scalars(step, "train", {"loss": step})
+    assert [record.getMessage() for record in caplog.records] == [
+        "logs cannot be written, and the training goes on without them: [Errno 28] No space left on device"
+    ]
+    writer._file = file  # there is room again
+    writer.scalars(4, "train", {"loss": 4})
+    writer.close()
+    full.close()
+    assert [record["step"] for record in records(tmp_path)] == [1, 2, 3, 4]
