@@ -7,7 +7,7 @@
 # those of the folder where it is typed.
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 need_config_and_workdir "$@"
-prepare "train" cuda
+prepare "train,gcs" cuda
 activate
 CONFIG="$1" WORKDIR="$2"
 shift 2

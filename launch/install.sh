@@ -3,5 +3,5 @@
 #
 #   ./launch/install.sh [cpu|cuda|tpu]      default cpu; CUDA=12 or CUDA=13 where the driver cannot be asked
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-prepare "train" "${1:-cpu}"
+prepare "train,gcs" "${1:-cpu}"
 echo "source $VENV/bin/activate"

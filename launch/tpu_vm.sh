@@ -10,7 +10,7 @@
 # command is given again.
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 need_config_and_workdir "$@"
-prepare "train" tpu
+prepare "train,gcs" tpu
 activate
 CONFIG="$1" WORKDIR="$2"
 shift 2

@@ -254,7 +254,7 @@ def test_install_makes_an_environment_and_starts_nothing(place, kind, driver, in
         done = run(place, LAUNCH / "install.sh", kind, DRIVER=driver)
         assert done.returncode == 0, done.stderr
     notes = place[2].read_text().splitlines()
-    assert notes == [f"pip {ROOT}[train] {installed}" if installed else f"pip -e {ROOT}[train]"]
+    assert notes == [f"pip {ROOT}[train,gcs] {installed}" if installed else f"pip -e {ROOT}[train,gcs]"]
     assert not started(place)
     assert "cpu, cuda and tpu" in run(place, LAUNCH / "install.sh", "abacus").stderr
 
@@ -326,7 +326,8 @@ def test_the_lines_of_the_docs_start_a_slice(place, tmp_path, metadata):
     assert done.returncode == 0, done.stderr
     notes = place[2].read_text().splitlines()
     assert notes[:2] == ["compute tpus tpu-vm create", "compute tpus tpu-vm ssh"]
-    assert notes[2].endswith("mlic_jax[train] jax[tpu]")
+    assert notes.count("storage cp -r gs://BUCKET/photos") == 2
+    assert any(note.endswith("mlic_jax[train,gcs] jax[tpu]") for note in notes)
     assert [(one["number"], one["processes"], one["gpus"]) for one in started(place)] == [
         ("0", 2, "all"),
         ("1", 2, "all"),

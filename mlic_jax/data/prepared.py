@@ -35,8 +35,6 @@ log = logging.getLogger(__name__)
 
 INDEX, PLAN = "prepared.json", "plan.json"
 ENCODINGS = ("raw", "png")
-# The splits that a set has.
-SPLITS = ("train", "validation")
 
 _HEADER = struct.Struct("<4sII")  # magic, height, width
 _MAGIC = b"RGB8"
@@ -176,15 +174,15 @@ def prepare(plan: Plan, folder, jobs: int = 1, say: Callable[[str], None] = log.
     plan.check()
     extras.require("mlic prepare needs", "array_record")
     folder = pathlib.Path(folder)
-    counts = {split: len(_source(plan, split)) for split in SPLITS}
+    read = _splits(plan)
     about = {
         "plan": json.loads(json.dumps(dataclasses.asdict(plan))),
-        "pictures": counts,
-        "files": {split: _source(plan, split).digest() for split in SPLITS},
+        "pictures": {split: len(source) for split, source in read.items()},
+        "files": {split: source.digest() for split, source in read.items()},
     }
     _begin(folder, about)
-    shards = [shard for split in SPLITS for shard in _shards_of(split, counts[split], plan.pictures_per_shard)]
-    written: dict[str, list] = {split: [] for split in SPLITS}
+    shards = [shard for split in read for shard in _shards_of(split, len(read[split]), plan.pictures_per_shard)]
+    written: dict[str, list] = {split: [] for split in read}
     for number, (shard, (pieces, unreadable)) in enumerate(zip(shards, _write_all(plan, folder, shards, jobs)), 1):
         for line in unreadable:
             say(f"skipped: {line}")
@@ -199,6 +197,14 @@ def prepare(plan: Plan, folder, jobs: int = 1, say: Callable[[str], None] = log.
     for left in folder.glob("*.part"):  # of runs that were killed
         left.unlink(missing_ok=True)
     return index
+
+
+def _splits(plan: Plan) -> dict[str, sources.Source]:
+    """What there is to prepare: a TFDS set may have nothing for validation."""
+    found = {"train": _source(plan, "train")}
+    with contextlib.suppress(UsageError):
+        found["validation"] = _source(plan, "validation")
+    return found
 
 
 def _begin(folder: pathlib.Path, about: dict) -> None:

@@ -122,6 +122,23 @@ def test_a_kill_leaves_whole_shards_only(photos, tmp_path):
     assert len(make_source(str(out), "all")) == 8 * 12 and not list(out.glob("*.part"))
 
 
+def test_a_set_without_validation(tmp_path, monkeypatch):
+    """As TFDS sets may be."""
+    make = prepared.sources.make_source
+
+    def without(spec, split, *arguments, **settings):
+        if split == "validation":
+            raise UsageError("split 'validation': expected one of train")
+        return make(spec, split, *arguments, **settings)
+
+    monkeypatch.setattr(prepared.sources, "make_source", without)
+    prepared._source.cache_clear()
+    index = prepared.prepare(prepared.Plan("bundled"), tmp_path / "out")
+    assert index["pictures"] == {"train": 8} and len(make(str(tmp_path / "out"), "train")) > 8
+    with pytest.raises(UsageError, match="without pieces for the split 'validation'"):
+        make(str(tmp_path / "out"), "validation")
+
+
 def test_what_cannot_be_read_is_skipped_and_named(photos, tmp_path):
     (photos / "3.png").write_bytes(b"not an image")
     said = []
