@@ -13,13 +13,13 @@ from golden_streams import FOLDER
 
 # Name of the files -> model, arguments.
 MODELS = {
-    "mbt2018": ("mbt2018", {"N": 4, "M": 4}),
+    "mbt2018": ("mbt2018", {"N": 3, "M": 3}),
     "minnen2020": ("minnen2020", {"N": 2, "M": 4, "H": 2, "C": 3, "D": 2, "slices": 2, "supports": 1}),
-    "cheng2020-anchor": ("cheng2020-anchor", {"N": 4}),
-    "cheng2020-mixtures": ("cheng2020-anchor", {"N": 4, "mixtures": 3}),
-    "cheng2020-attn": ("cheng2020-attn", {"N": 4}),
-    "checkerboard2021": ("cheng2020-anchor-checkerboard", {"N": 4}),
-    "elic2022": ("elic2022", {"N": 4, "M": 6, "C": 4, "D": 4, "groups": (2, 4)}),
+    "cheng2020-anchor": ("cheng2020-anchor", {"N": 2}),
+    "cheng2020-mixtures": ("cheng2020-anchor", {"N": 2, "mixtures": 3}),
+    "cheng2020-attn": ("cheng2020-attn", {"N": 2}),
+    "checkerboard2021": ("cheng2020-anchor-checkerboard", {"N": 2}),
+    "elic2022": ("elic2022", {"N": 2, "M": 4, "C": 3, "D": 2, "groups": (2, 2)}),
     "bls2017": ("bls2017", {"N": 6}),
 }
 
