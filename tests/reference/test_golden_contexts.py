@@ -13,10 +13,14 @@ import pytest
 
 import mlic_jax
 
-names = pytest.mark.parametrize("name", contexts.MODELS)
+# Of each kind one in every run: programs of the others take as long to compile.
+OFTEN = ("mbt2018", "cheng2020-mixtures", "checkerboard2021")
+names = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in OFTEN else [pytest.mark.slow]) for name in contexts.MODELS]
+)
 
 
-@names
+@pytest.mark.parametrize("name", contexts.MODELS)
 def test_reference_decoder(name):
     assert {"photo", "grey", "one-pixel"} == {*contexts.expected()[name]}
     for picture, wanted in contexts.expected()[name].items():
@@ -36,11 +40,11 @@ def test_what_is_received_and_shown(name):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "tensorfloat32"])
-def test_at_another_precision(precision):
-    for name in contexts.MODELS:
-        with jax.default_matmul_precision(precision):
-            found = contexts.received(contexts.content(name, "grey"), contexts.weights(name))
-        assert found == contexts.expected()[name]["grey"]["received"], name
+@names
+def test_at_another_precision(name, precision):
+    with jax.default_matmul_precision(precision):
+        found = contexts.received(contexts.content(name, "grey"), contexts.weights(name))
+    assert found == contexts.expected()[name]["grey"]["received"]
 
 
 @pytest.mark.slow
