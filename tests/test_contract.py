@@ -27,6 +27,7 @@ COVERED = {
     "cheng2020_attn:tiny": "mbt2018_mean:tiny",
     "demo:all": "kltnet:toy",
     "elic2022:tiny": "mbt2018_mean:tiny",
+    "hu2020:tiny": "mbt2018_mean:tiny",
     "jiang2017:toy_alternating": "jiang2017:toy",
     "jiang2017:toy_heic": "jiang2017:toy",
     "jiang2017:toy_jpeg2000": "jiang2017:toy",

@@ -23,6 +23,7 @@ IDS = {
     "bitmap": 11,
     "mbt2018": 12,
     "minnen2020": 13,
+    "hu2020": 14,
     "cheng2020-anchor": 15,
     "cheng2020-attn": 16,
     "cheng2020-anchor-checkerboard": 17,

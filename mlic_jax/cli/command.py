@@ -12,7 +12,7 @@ from typing import NamedTuple
 EXIT_CODES = (
     "Exit status: 0 done; 1 some of several files failed; 2 usage; 3 an input that cannot be read, or an output that "
     "cannot be written; 4 a damaged or unknown .mlic file; 5 a missing or wrong model; 6 a limit exceeded; 7 training "
-    "failed; 130 interrupted."
+    "failed; 75 training was asked to stop, and has saved: the same command goes on; 130 interrupted."
 )
 
 
@@ -109,5 +109,7 @@ def add_jobs(parser: argparse.ArgumentParser, never: str = "") -> None:
 
 
 def add_pictures(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", help="folder of pictures (default: the bundled ones held out from training)")
+    parser.add_argument(
+        "--images", help="folder of pictures, or tfds:NAME (default: the bundled ones held out from training)"
+    )
     parser.add_argument("--limit", type=count_of_pictures, default=0, help="the first so many pictures only")

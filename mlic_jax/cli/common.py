@@ -44,13 +44,16 @@ def pictures(folder: str | None, limit: int) -> list[tuple[str, np.ndarray]]:
     """Names and pixels uint8 [H, W, 3] of a folder's pictures, or of the bundled ones held out from training.
 
     Args:
-      folder: None for the bundled ones.
+      folder: None for the bundled ones; or "tfds:NAME", an image set of tensorflow-datasets, its validation split.
       limit: the first so many; 0 for all.
 
-    Raises InputError.
+    Raises InputError; UsageError for a set that is not known.
     """
     from mlic_jax import data
 
+    if folder and folder.startswith("tfds:"):
+        source = data.make_source(folder, "validation", cache_mib=0)
+        return [(f"{index:04}", source[index]) for index in range(min(limit or len(source), len(source)))]
     paths = data.list_images(folder) if folder else data.bundled("validation")
     root = pathlib.Path(folder) if folder else paths[0].parent
     return list(zip(_names(paths, root), map(data.read_image, paths[: limit or None]), strict=False))

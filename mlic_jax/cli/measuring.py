@@ -59,9 +59,17 @@ def evaluate(arguments):
 
 def benchmark(arguments):
     from mlic_jax import classical
-    from mlic_jax.evaluation.benchmark import entrants, main, results
+    from mlic_jax.evaluation.benchmark import comparing, entrants, main, protocols, results
     from mlic_jax.evaluation.report.tables import markdown_table
     from mlic_jax.metrics import registry
+
+    chosen = protocols.parse(arguments.protocol) if arguments.protocol else None
+
+    def pictures():
+        found = common.pictures(arguments.images, arguments.limit)
+        if chosen:
+            chosen.check(len(found))
+        return found
 
     codecs = _names(arguments.codecs)
     specs = [entrants.parse(word) for word in arguments.models]
@@ -71,7 +79,7 @@ def benchmark(arguments):
         list(classical.available()) if codecs == ["all"] else codecs,
         specs,
         _loader(arguments.which),
-        lambda: common.pictures(arguments.images, arguments.limit),
+        pictures,
         main.Options(
             cache=arguments.cache or os.path.join(arguments.out, "cache"),
             fresh=arguments.fresh,
@@ -80,7 +88,8 @@ def benchmark(arguments):
             shown=arguments.show,
             timed=arguments.timing,
             quiet=arguments.quiet,
-            metrics=registry.parse(arguments.metrics),
+            metrics=chosen.protocol.metrics if chosen else registry.parse(arguments.metrics),
+            rule=chosen.rule if chosen else comparing.DEFAULT_RULE,
         ),
         arguments.curves,
         _names(arguments.anchors),
@@ -269,6 +278,12 @@ def add_benchmark_arguments(parser):
         "--anchors", default="", help="curves against which BD-rates are taken (default: all but our models)"
     )
     command.add_metrics(parser)
+    parser.add_argument(
+        "--protocol",
+        metavar="NAME:SET",
+        help="a published benchmark's metrics, points and interpolation, in place of --metrics: hu2020:kodak, "
+        "hu2020:tecnick or hu2020:clic; pictures are counted",
+    )
     parser.add_argument("--out", required=True, help="folder for tables, plots, JSON and the HTML report")
     parser.add_argument("--cache", help="folder of results that need not be measured again (default: OUT/cache)")
     parser.add_argument("--fresh", action="store_true", help="measure again what the cache has")
@@ -328,6 +343,7 @@ BENCHMARK = command.Command(
     command.EXIT_CODES,
     examples=(
         "mlic benchmark --images /data/kodak --models ours=model.mlicm --out report",
+        "mlic benchmark --protocol hu2020:clic --images tfds:clic --models model.mlicm --out report",
         "mlic benchmark --codecs jpeg,avif444,vvc --models model.mlicm model.mlicm@5 --timing --out report",
     ),
 )

@@ -17,13 +17,20 @@ from mlic_jax import imported_when_used
 _HOME = {
     "Checkerboard": "scanning",
     "DeepFactorized": "priors.factorized",
+    "DitheredGaussian": "priors.adapters",
     "ExactStack": "exact",
+    "ExactSurroundings": "exact_surroundings",
     "Gaussian": "priors.gaussian",
     "LogGaussian": "priors.gaussian",
+    "LogLaplace": "priors.gaussian",
+    "LogLogistic": "priors.gaussian",
     "LogMixture": "priors.gaussian",
     "Mixture": "priors.mixture",
     "Raster": "scanning",
     "Rounding": "rounding",
+    "SoftRounded": "priors.adapters",
+    "WholeGaussian": "priors.whole",
+    "ZeroMean": "priors.zero_mean",
     "straight_through_round": "coders",
 }
 

@@ -33,10 +33,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlic_jax.entropy import cumulative, rangecoder, scanning
+from mlic_jax.entropy.priors.adapters import SoftRounded
 from mlic_jax.entropy.rounding import NEAREST, Rounding
 from mlic_jax.errors import ModelError, UsageError
 
-PROXIES = ("noise", "ste", "mixed", "split")
+PROXIES = ("noise", "ste", "mixed", "split", "soft")
 # Quantisation-aware training holds the largest activation of every channel as an average over examples ...
 _MEMORY = 0.99
 # ... and makes room for more than the average example's.
@@ -91,7 +92,8 @@ class Training(_Summing):
         everything downstream (Minnen and Singh 2020). "split", of ours: as "mixed" for latents and means; scales learn
         from rounded latents, and the bits are those of these. (With noise they become too small where most symbols are
         zero: rare symbols cost more, rounded, than noise shows. Means would learn nothing from a symbol that is zero.)
-        Or name of a latent -> its own.
+        "soft": soft rounding around the mean, then noise, for the rate, and of that the expected latent for synthesis
+        (Agustsson and Theis 2020; mlic_jax.entropy.quantisers). Or name of a latent -> its own.
       quantised: bool scalar, whether exact networks compute with their rounding by now; None: not in this training.
         Otherwise the collection "state" must be mutable: it keeps the largest activations.
       quality: float [B] or None.
@@ -112,6 +114,8 @@ class Training(_Summing):
     def __call__(self, name, prior):
         latent = self._latent(name)
         proxy = self.proxies[name]
+        if proxy == "soft":
+            return self._softly(name, prior)
         if proxy != "ste":
             noisy = self._noisy(latent)
         self.calls += 1
@@ -122,15 +126,15 @@ class Training(_Summing):
         else:
             self._count(name, prior, rounded if proxy == "ste" else noisy)
         if self.count_rounded:
-            value = self.rounding.values(name, latent, prior, self.quality)
-            self.rounded_bits[name] = per_example_sum(jax.lax.stop_gradient(prior.bits(value)))
+            self._count_rounded(name, prior)
         self.received[name] = noisy if proxy == "noise" else rounded
         return self.received[name]
 
     def scan(self, name, order, prior, side=None):
         """Of the proxy's latents all at once: those that are rounded, around zero, as no mean is known before."""
         latent = self._latent(name)
-        known = self._noisy(latent) if self.proxies[name] == "noise" else straight_through_round(latent)
+        noisy = self.proxies[name] in ("noise", "soft")
+        known = self._noisy(latent) if noisy else straight_through_round(latent)
         return self(name, prior(jnp.where(scanning.seen(order, latent.shape), known, 0), side))
 
     def _noisy(self, latent):
@@ -138,6 +142,20 @@ class Training(_Summing):
         keys = jax.vmap(jax.random.fold_in, (0, None))(self.keys, self.calls)
         noise = jax.vmap(lambda key: jax.random.uniform(key, latent.shape[1:], minval=-0.5, maxval=0.5))(keys)
         return latent + noise
+
+    def _softly(self, name, prior):
+        soft = SoftRounded(prior)
+        noisy = self._noisy(soft.rounded(self.latents[name]))
+        self.calls += 1
+        self._count(name, soft, noisy)
+        if self.count_rounded:
+            self._count_rounded(name, prior)
+        self.received[name] = soft.expected(noisy)
+        return self.received[name]
+
+    def _count_rounded(self, name, prior):
+        value = self.rounding.values(name, self.latents[name], prior, self.quality)
+        self.rounded_bits[name] = per_example_sum(jax.lax.stop_gradient(prior.bits(value)))
 
     def _rounded(self, name, prior):
         latent = self.latents[name]

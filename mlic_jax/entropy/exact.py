@@ -179,14 +179,14 @@ class ExactStack(Stack):
         Returns:
           float32 [B, h', w', C'], multiples of 1/256.
         """
-        alone, variables = self.unbind()
+        alone, variables = self.alone
         state = dict(variables["state"])
         step = np.asarray(state.pop("input")["step"]) if self.of_values else None
 
         def compute(stack, variables, part, inside):
             # Here, and not of the whole picture: its integers would stand in memory beside its values.
-            part = part if step is None else _to_input(part, step, np)
-            return _exact_window(stack, variables, part, inside)
+            part = part if step is None else to_input(part, step, np)
+            return exact_window(stack, variables, part, inside)
 
         return windows.evaluate(alone, {"state": state}, np.asarray(symbols, np.float32), compute)
 
@@ -195,7 +195,7 @@ class ExactStack(Stack):
         state = dict(self.variables["state"])
         symbols = symbols.astype(jnp.float32)
         if self.of_values:
-            symbols = _to_input(symbols, state.pop("input")["step"], jnp)
+            symbols = to_input(symbols, state.pop("input")["step"], jnp)
         return evaluate(state, _plans(self), symbols, None, not self.of_values)
 
     def at_positions(self) -> Callable[[np.ndarray], np.ndarray]:
@@ -205,13 +205,13 @@ class ExactStack(Stack):
           a function of their surroundings [n, k, k, C], or, for networks without kernels, of a row [1, 1, n, C], which
           gives float32 [1, 1, n, C'], multiples of 1/256.
         """
-        alone, variables = self.unbind()
+        alone, variables = self.alone
         state = dict(variables["state"])
         step, first = np.asarray(state.pop("input")["step"]), self.parts()[0].layer
         variables, taps = jax.device_put({"state": state}), first.taps()
 
         def integers(values):
-            values = _to_input(np.asarray(values, np.float32), step, np)
+            values = to_input(np.asarray(values, np.float32), step, np)
             size = values.shape[1]
             if size == 1:
                 values = np.moveaxis(values, 2, 0)
@@ -363,7 +363,7 @@ def _input_step(largest, xp):
     return xp.clip(xp.ceil(xp.log2(xp.maximum(largest, 2.0**-20) / LARGEST_INPUT)), *_INPUT_STEPS)
 
 
-def _to_input(x, step, xp):
+def to_input(x, step, xp):
     """Values float32 [B, h, w, C] -> integers of at most LARGEST_INPUT: floor(x 2^-step + 1/2), clipped."""
     # Clipped first: x is a multiple of 2^-18 then (values are multiples of 2^-10), so that adding 1/2 is exact.
     factor = np.ldexp(np.float32(1), -step.astype(np.int32)) if xp is np else power_of_two(-step.astype(jnp.int32))
@@ -433,7 +433,7 @@ def _plans(stack):
 
 
 @programs.Program
-def _exact_window(stack, variables, x, inside):
+def exact_window(stack, variables, x, inside):
     return evaluate(variables["state"], _plans(stack), x, inside, not stack.of_values)
 
 

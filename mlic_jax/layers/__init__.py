@@ -22,7 +22,7 @@ from mlic_jax.layers.precision import Precision, in_float32
 from mlic_jax.layers.recurrent import GRU, LSTM, AssociativeLSTM
 from mlic_jax.layers.resample import box_downsample, upsample
 from mlic_jax.layers.space import DepthToSpace, SpaceToDepth, depth_to_space, space_to_depth
-from mlic_jax.layers.stack import LeakyReLU, Stack, Sum, relu
+from mlic_jax.layers.stack import Channels, Concatenation, LeakyReLU, Stack, Sum, relu
 from mlic_jax.layers.windows import to_float, to_uint8
 
 __all__ = [
@@ -31,6 +31,8 @@ __all__ = [
     "LSTM",
     "AssociativeLSTM",
     "BatchNorm",
+    "Channels",
+    "Concatenation",
     "ConditionedConv",
     "Conv",
     "ConvBlock",

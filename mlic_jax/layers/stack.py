@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mlic_jax.layers import windows
@@ -23,6 +25,16 @@ class LeakyReLU(NamedTuple):
 
 
 relu = LeakyReLU()
+
+
+class Channels(NamedTuple):
+    """Some of the channels, start..stop - 1; all from there on where stop is None."""
+
+    start: int
+    stop: int | None = None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x[..., self.start : self.stop]
 
 
 class Stack(nn.Module):
@@ -45,11 +57,14 @@ class Stack(nn.Module):
     def __call__(self, x, quality=None):
         """[B, h, w, C] -> [B, h', w', C']. quality: float [B], for layers that are `conditional`."""
         if isinstance(x, np.ndarray | windows.Pixels) and not self.is_initializing():
-            # A copy without scope does not depend on where it stands in which model: it is the key of compiled windows.
-            alone, variables = self.unbind()
-            y = windows.evaluate(alone, variables, x, quality=quality)
+            y = windows.evaluate(*self.alone, x, quality=quality)
             return windows.Pixels(y) if self.pixels else y
         return self.within(x, None, quality)
+
+    @functools.cached_property
+    def alone(self) -> tuple[Stack, Mapping[str, Any]]:
+        """A copy that does not know where it stands in a model, the key of compiled windows, and its variables."""
+        return self.unbind()
 
     @property
     def scale(self) -> Fraction:
@@ -84,8 +99,8 @@ class Stack(nn.Module):
         return x
 
 
-class Sum(nn.Module):
-    """The sum of what several stacks make of one input; their scales are equal."""
+class _Branches(nn.Module):
+    """Several stacks of one input; their scales are equal."""
 
     branches: tuple[Stack, ...]
 
@@ -101,7 +116,21 @@ class Sum(nn.Module):
 
     def within(self, x: jax.Array, inside: windows.Inside | None, quality: jax.Array | None = None) -> jax.Array:
         """See Stack.within."""
-        return sum(branch.within(x, inside, quality) for branch in self.branches)
+        return self.join([branch.within(x, inside, quality) for branch in self.branches])
+
+
+class Sum(_Branches):
+    """The sum of what several stacks make of one input; their scales are equal."""
+
+    join = staticmethod(sum)
+
+
+class Concatenation(_Branches):
+    """What several stacks make of one input, their channels behind one another; their scales are equal."""
+
+    def join(self, parts: list[jax.Array]) -> jax.Array:
+        """[B, h, w, C] of each branch -> [B, h, w, sum of C]."""
+        return jnp.concatenate(parts, axis=-1)
 
 
 class Gated(nn.Module):

@@ -110,3 +110,10 @@ def evaluate_at(layers: Mapping[str, Mapping[str, np.ndarray]], around: np.ndarr
     return evaluate(
         {**layers, "layer_0": first, "input": {"step": np.tile(step, taps)}}, around.reshape(1, len(around), -1)
     )
+
+
+def evaluate_around(layers: Mapping[str, Mapping[str, np.ndarray]], x: np.ndarray, side: int) -> np.ndarray:
+    """As `evaluate`, of the square of some side around each position of x [h, w, C], alone: int64 [h, w, C']."""
+    padded = np.pad(x, ((side // 2, side // 2), (side // 2, side // 2), (0, 0)))
+    squares = [[padded[i : i + side, j : j + side] for j in range(x.shape[1])] for i in range(x.shape[0])]
+    return np.array([[evaluate(layers, square)[0, 0] for square in row] for row in squares])

@@ -245,6 +245,24 @@ def channel_wise(coder, model, height, width, quality):
     return arrays
 
 
+def coarse_to_fine(coder, model, height, width, quality):
+    """z1, z2 and z3, each twice as fine as the one before, which says its means and scales."""
+    del quality
+    table, wide = model.tables["whole_gaussian"], 522  # log-scales from here on have no phase, in steps of 1/256
+    finer = by_channel(coder, "z1", model.tables["z1"], -(-height // 64), -(-width // 64), LARGEST_HYPER_SYMBOL)
+    arrays, latent = dict(finer), finer["z1"].astype(np.int64)
+    for level in (2, 3):
+        hidden = exact.evaluate(model.state[f"hyper_synthesis_{level - 1}"], latent << 10) << 2  # values in 2^-10
+        means, scales = np.split(exact.evaluate_around(model.state[f"predict_{level}"], hidden, 5), 2, axis=2)
+        centres, scales = (means + 128) >> 8, np.clip(scales, -1024, 3071)
+        phases = np.where(scales < wide, ((means + 128) & 255) >> 4, 16)
+        rows = np.searchsorted(table.thresholds, 4096 * phases + scales + 1024, side="right")
+        symbols = read_latent(coder, rows, table, LARGEST_SYMBOL)
+        latent = symbols + centres
+        arrays |= {f"z{level}": symbols, f"z{level}_rows": rows, f"z{level}_means": centres << 8}
+    return arrays
+
+
 def mosaic(height, width, step, steps):
     """Which group of channels is transmitted in a step at each place."""
     rows, columns = np.arange(height)[:, None], np.arange(width)

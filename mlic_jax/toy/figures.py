@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from mlic_jax import atomic, extras
+from mlic_jax.entropy import quantisers as rounding
 from mlic_jax.errors import UsageError
-from mlic_jax.toy import quantisers as rounding
 from mlic_jax.toy import vector
 from mlic_jax.toy.model import trade_off
 from mlic_jax.toy.sources import Source, draw

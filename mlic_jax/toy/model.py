@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from mlic_jax.toy import quantisers
+from mlic_jax.entropy import quantisers
 from mlic_jax.toy.priors import Prior
 
 # What stands for rounding in training:

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mlic_jax.entropy import quantisers
 from mlic_jax.errors import TrainingError, UsageError
-from mlic_jax.toy import anchors, model, priors, quantisers, transforms
+from mlic_jax.toy import anchors, model, priors, transforms
 from mlic_jax.toy.points import Point, point
 from mlic_jax.toy.sources import Source, source
 from mlic_jax.toy.vector import falling

@@ -324,7 +324,7 @@ def test_inputs_are_rounded_half_up_and_clipped(step):
     wanted = np.clip((2 * integers + (1 << shift)) >> (shift + 1), -127, 127)
     exponents = np.full(1, step, np.int8)
     for xp in (np, jnp):
-        found = exact._to_input(xp.asarray(x)[:, None], xp.asarray(exponents), xp)
+        found = exact.to_input(xp.asarray(x)[:, None], xp.asarray(exponents), xp)
         np.testing.assert_array_equal(np.asarray(found)[:, 0], wanted)
     assert {-127, 127} <= set(wanted)
 

@@ -7,8 +7,9 @@ import pytest
 import scipy.special
 from scipy import stats
 
+from mlic_jax.entropy import quantisers
 from mlic_jax.errors import UsageError
-from mlic_jax.toy import model, priors, quantisers, transforms
+from mlic_jax.toy import model, priors, transforms
 
 Y = np.linspace(-3.2, 3.2, 1281, dtype=np.float32)
 

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jax.scipy.special
 import numpy as np
 
 from mlic_jax.entropy import tables
+from mlic_jax.entropy.priors.shapes import LAPLACE, LOGISTIC, NORMAL, Shape
 from mlic_jax.layers.bounds import lower_bound, upper_bound
 
 SCALE_MIN, SCALE_MAX, SCALES = 0.11, 256.0, 64
@@ -32,41 +32,40 @@ _THRESHOLDS = np.ceil(ONE * np.sqrt(SCALE_TABLE[1:].astype(np.float64) * SCALE_T
 ONE_GAUSSIAN = ((1.0, 1.0),)
 
 
-def _tail(x):
-    """P(X > x) of the standard normal."""
-    return 0.5 * jax.scipy.special.erfc(x * (2**-0.5))
-
-
-def likelihood(x: jax.Array, scale: jax.Array, mean: jax.Array | float = 0.0, mixture=ONE_GAUSSIAN) -> jax.Array:
+def likelihood(
+    x: jax.Array, scale: jax.Array, mean: jax.Array | float = 0.0, mixture=ONE_GAUSSIAN, shape: Shape = NORMAL
+) -> jax.Array:
     """P(x - 1/2 < X < x + 1/2) for X ~ N(mean, scale^2), all of one shape, at least LIKELIHOOD_FLOOR.
 
     scale is bounded below by SCALE_MIN, with the gradient of `lower_bound` (the networks emit it unconstrained).
     mixture: ((share, factor), ..) for a sum of Gaussians of scales factor * scale.
+    shape: another distribution in place of the normal one.
     """
-    return lower_bound(_around(x, 0.5, scale, mean, mixture), LIKELIHOOD_FLOOR)
+    return lower_bound(_around(x, 0.5, scale, mean, mixture, shape), LIKELIHOOD_FLOOR)
 
 
-def mass_between(low: jax.Array, high: jax.Array, scale: jax.Array, mean=0.0, mixture=ONE_GAUSSIAN) -> jax.Array:
+def mass_between(
+    low: jax.Array, high: jax.Array, scale: jax.Array, mean=0.0, mixture=ONE_GAUSSIAN, shape: Shape = NORMAL
+) -> jax.Array:
     """P(low < X < high) for finite low <= high; otherwise as `likelihood`, without the floor."""
-    return _around((low + high) / 2, (high - low) / 2, scale, mean, mixture)
+    return _around((low + high) / 2, (high - low) / 2, scale, mean, mixture, shape)
 
 
-def _around(x, half, scale, mean, mixture):
+def _around(x, half, scale, mean, mixture, shape):
     """P(x - half < X < x + half)."""
     scale = lower_bound(scale, SCALE_MIN)
     distance = jnp.abs(x - mean)  # both tails with the digits of the left one
     return sum(
-        share * (_tail((distance - half) / (factor * scale)) - _tail((distance + half) / (factor * scale)))
+        share * (shape.tail((distance - half) / (factor * scale)) - shape.tail((distance + half) / (factor * scale)))
         for share, factor in mixture
     )
 
 
-def _mass(distance, scale, mixture=ONE_GAUSSIAN):
-    """The same of a symbol at some distance from the mean, float64 in NumPy, and without a floor."""
-    from scipy import special  # for exports alone: importing it is a tenth of the start of `mlic decompress`
-
+def mass_at(distance, scale, mixture=ONE_GAUSSIAN, shape: Shape = NORMAL):
+    """`likelihood` of a symbol at some distance from the mean, float64 in NumPy, and without a floor."""
+    tail = shape.tail64
     return sum(
-        share * (special.ndtr((0.5 - distance) / (factor * scale)) - special.ndtr((-0.5 - distance) / (factor * scale)))
+        share * (tail((distance - 0.5) / (factor * scale)) - tail((distance + 0.5) / (factor * scale)))
         for share, factor in mixture
     )
 
@@ -133,14 +132,14 @@ def scale_tables() -> tables.Table:
     width = np.ceil(-special.ndtri(TAIL_MASS / 2) * scales).astype(int)
     rows = []
     for scale, w in zip(scales, width, strict=True):
-        rows.append(_mass(np.abs(np.arange(-w, w + 1)), scale))
+        rows.append(mass_at(np.abs(np.arange(-w, w + 1)), scale))
     return tables.build(rows, -width, _THRESHOLDS)
 
 
 # ---------------------------------------------------------------------- the same, from logarithms of scales
 
 LOG_MIN, LOG_MAX = float(np.log(SCALE_MIN)), float(np.log(SCALE_MAX))
-_LOG_THRESHOLDS = np.ceil(ONE * np.log(np.sqrt(SCALE_TABLE[1:].astype(np.float64) * SCALE_TABLE[:-1]))).astype(np.int32)
+LOG_THRESHOLDS = np.ceil(ONE * np.log(np.sqrt(SCALE_TABLE[1:].astype(np.float64) * SCALE_TABLE[:-1]))).astype(np.int32)
 
 
 class LogGaussian(NamedTuple):
@@ -159,14 +158,15 @@ class LogGaussian(NamedTuple):
     family = "log_gaussian"
     limit = None
     mixture = ONE_GAUSSIAN
+    shape = NORMAL
 
     def bits(self, x: jax.Array) -> jax.Array:
         """-log2 of the likelihood of x, same shape."""
-        return -jnp.log2(likelihood(x, self._scale(), self.mean, self.mixture))
+        return -jnp.log2(likelihood(x, self._scale(), self.mean, self.mixture, self.shape))
 
     def mass(self, low: jax.Array, high: jax.Array) -> jax.Array:
         """P(low < X < high), for finite bounds of the latent's shape."""
-        return mass_between(low, high, self._scale(), self.mean, self.mixture)
+        return mass_between(low, high, self._scale(), self.mean, self.mixture, self.shape)
 
     def _scale(self):
         return jnp.exp(upper_bound(lower_bound(self.log_scale, LOG_MIN), LOG_MAX))
@@ -201,7 +201,7 @@ class LogGaussian(NamedTuple):
         """
         log_scale = np.broadcast_to(np.asarray(self.log_scale), shape).reshape(-1)[places].astype(np.float64)
         scale = np.exp(np.clip(log_scale, LOG_MIN, LOG_MAX))
-        return -np.log2(np.maximum(_mass(np.abs(symbols), scale, self.mixture), LIKELIHOOD_FLOOR))
+        return -np.log2(np.maximum(mass_at(np.abs(symbols), scale, self.mixture, self.shape), LIKELIHOOD_FLOOR))
 
     def export_state(self) -> dict:
         """What of it an artifact stores as state."""
@@ -209,7 +209,7 @@ class LogGaussian(NamedTuple):
 
     def tabulate(self) -> tables.Table:
         """The 64 integer tables, the same for every model."""
-        return scale_tables()._replace(thresholds=_LOG_THRESHOLDS)
+        return scale_tables()._replace(thresholds=LOG_THRESHOLDS)
 
 
 # ---------------------------------------------------------------------- the same, with the tails that residuals have
@@ -226,7 +226,8 @@ class LogMixture(LogGaussian):
     """`LogGaussian` with the shape of `MIXTURE` in place of a Gaussian's.
 
     Its table has the name of the other's, by which model files know it: the name says how rows are chosen, and what is
-    in them is every model file's own. So files of models that were exported with Gaussian rows decode as ever.
+    in them is every model file's own. So files of models that were exported with Gaussian rows decode as ever. Other
+    mixtures, and those of other distributions, are subclasses with a `mixture` and a `shape` of their own.
     """
 
     mixture = MIXTURE
@@ -235,9 +236,23 @@ class LogMixture(LogGaussian):
         """The 64 integer tables, the same for every model."""
         rows, first = [], []
         for scale in SCALE_TABLE.astype(np.float64):
-            mass = _mass(np.arange(int(8 * MIXTURE[-1][1] * scale) + 8), scale, MIXTURE)
+            mass = mass_at(np.arange(int(12 * self.mixture[-1][1] * scale) + 12), scale, self.mixture, self.shape)
             within = 2 * np.cumsum(mass) - mass[0]  # of -n..n
             width = max(1, int(np.argmax(1 - within <= _MIXTURE_TAIL)))
             rows.append(np.concatenate([mass[width:0:-1], mass[: width + 1]]))
             first.append(-width)
-        return tables.build(rows, np.array(first), _LOG_THRESHOLDS)
+        return tables.build(rows, np.array(first), LOG_THRESHOLDS)
+
+
+class LogLaplace(LogMixture):
+    """`LogGaussian` with Laplace distributions, of density exp(-|x - mean| / scale) / (2 scale)."""
+
+    mixture = ((1.0, 1.0),)
+    shape = LAPLACE
+
+
+class LogLogistic(LogMixture):
+    """`LogGaussian` with logistic distributions, of cumulative distribution 1 / (1 + exp(-(x - mean) / scale))."""
+
+    mixture = ((1.0, 1.0),)
+    shape = LOGISTIC

@@ -8,12 +8,37 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlic_jax.errors import InputError
 from mlic_jax.metrics import bd, registry
 
-INTERPOLATOR = "akima"
+
+class BDRule(NamedTuple):
+    """How BD-rates are taken.
+
+    Attributes:
+      interpolator: of log rate over dB, a key of mlic_jax.metrics.bd.INTERPOLATORS.
+      rates: bits per pixel (low, high) of the points that are compared; None for all.
+    """
+
+    interpolator: str = "akima"
+    rates: tuple[float, float] | None = None
+
+    def points(self, points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+        """Those of (bits per pixel, dB) that are compared."""
+        low, high = self.rates or (0.0, float("inf"))
+        return [point for point in points if low <= point[0] <= high]
+
+    def words(self) -> str:
+        """As the explanation of a table says it."""
+        if self.rates is None:
+            return f"{self.interpolator} interpolation of log rate over dB"
+        low, high = self.rates
+        return f"{self.interpolator} interpolation of log rate over dB, of the points of {low:g} to {high:g} bpp"
+
+
+DEFAULT_RULE = BDRule()
 
 Key = tuple[str, int | None]  # name of a curve, and its seed
 Row = dict[str, Any]
@@ -54,13 +79,16 @@ def seed_word(seed: int | None) -> str:
     return "" if seed is None else str(seed)
 
 
-def bd_rates(curves: Mapping[Key, Rows], anchors: Sequence[str], metrics: Sequence[str]) -> list[Row]:
+def bd_rates(
+    curves: Mapping[Key, Rows], anchors: Sequence[str], metrics: Sequence[str], rule: BDRule = DEFAULT_RULE
+) -> list[Row]:
     """BD-rates of every curve against every anchor, in every metric on its scale in dB.
 
     Args:
       curves: (name, seed) -> points, with "bpp" and keys of metrics.
       anchors: names of curves.
       metrics: names in `metrics.registry`.
+      rule: see BDRule.
 
     Returns:
       Rows {"metric", "anchor", "name", "interpolator", "values", "mean", "sd", "n", "low", "high", "note"}: percent by
@@ -69,16 +97,16 @@ def bd_rates(curves: Mapping[Key, Rows], anchors: Sequence[str], metrics: Sequen
     """
     rows = []
     for metric in map(registry.METRICS.__getitem__, metrics):
-        scaled = {key: bd.curve(points, metric.key) for key, points in curves.items()}
+        scaled = {key: rule.points(bd.curve(points, metric.key)) for key, points in curves.items()}
         for anchor in anchors:
             for name in names(curves):
                 if name != anchor:
-                    row = {"metric": metric.name, "anchor": anchor, "name": name, "interpolator": INTERPOLATOR}
-                    rows.append(row | _bd_rate(matched(scaled, anchor, name)))
+                    row = {"metric": metric.name, "anchor": anchor, "name": name, "interpolator": rule.interpolator}
+                    rows.append(row | _bd_rate(matched(scaled, anchor, name), rule.interpolator))
     return rows
 
 
-def _bd_rate(pairs: Mapping[str, tuple[Sequence, Sequence]]) -> Row:
+def _bd_rate(pairs: Mapping[str, tuple[Sequence, Sequence]], interpolator: str) -> Row:
     """The summary of seed -> (anchor, test), all over one range of dB, with "low", "high" and a "note"."""
     none = {**summary({}), "low": None, "high": None, "note": ""}
     fewest = {seed: min(map(len, pair)) for seed, pair in pairs.items()}
@@ -99,7 +127,7 @@ def _bd_rate(pairs: Mapping[str, tuple[Sequence, Sequence]]) -> Row:
     for seed, (anchor, test) in pairs.items():
         try:
             # One range for all seeds: their spread would be the ranges' otherwise.
-            values[seed] = bd.bd_rate(anchor, test, INTERPOLATOR, (low, high)).value
+            values[seed] = bd.bd_rate(anchor, test, interpolator, (low, high)).value
         except InputError as reason:
             notes.append(str(reason))
     row = none | (summary(values) | {"low": low, "high": high} if values else {})

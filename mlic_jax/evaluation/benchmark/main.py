@@ -11,6 +11,7 @@ from mlic_jax import runtime
 from mlic_jax.errors import UsageError
 from mlic_jax.evaluation.benchmark import measuring, published, results, timing
 from mlic_jax.evaluation.benchmark.cache import Cache
+from mlic_jax.evaluation.benchmark.comparing import DEFAULT_RULE, BDRule
 from mlic_jax.evaluation.benchmark.entrants import Point, Spec, models, standard
 from mlic_jax.evaluation.benchmark.measuring import Curve, with_details
 from mlic_jax.evaluation.benchmark.results import Results
@@ -30,6 +31,7 @@ class Options(NamedTuple):
       timed: on how many pictures time and memory are measured; 0 for not at all.
       quiet: no progress bar.
       metrics: names in `metrics.registry`; tables are in order of the first.
+      rule: how BD-rates are taken.
       detailed: estimates of the rate and seconds too, of each file of our models, see `measuring.with_details`.
     """
 
@@ -41,6 +43,7 @@ class Options(NamedTuple):
     timed: int = 0
     quiet: bool = False
     metrics: Sequence[str] = registry.DEFAULT
+    rule: BDRule = DEFAULT_RULE
     detailed: bool = False
 
 
@@ -108,7 +111,7 @@ def benchmark(
         chosen = [(curve.entrant, _nearest_point(curve, options.bpp)) for curve in curves]
         times = timing.measure(chosen, timed, bar.done) if timed else {}
     by_index = dict(zip(shown, versions, strict=True))
-    made = Results(curves, others, anchors, options.metrics, options.bpp, times, by_index)
+    made = Results(curves, others, anchors, options.metrics, options.bpp, times, by_index, options.rule)
     return Outcome(made, loaded, measured.new, measured.kept)
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from mlic_jax import atomic, extras
 from mlic_jax.errors import UsageError
 from mlic_jax.evaluation.benchmark import comparing
-from mlic_jax.evaluation.benchmark.comparing import INTERPOLATOR
+from mlic_jax.evaluation.benchmark.comparing import DEFAULT_RULE, BDRule
 from mlic_jax.evaluation.benchmark.entrants import Entrant
 from mlic_jax.evaluation.benchmark.measuring import Curve, Picture, Rows, mean
 from mlic_jax.evaluation.benchmark.published import Published
@@ -32,6 +32,7 @@ class Results(NamedTuple):
       bpp: the rate of the pictures and times.
       times: label -> row, from `timing.measure`; empty where nothing was timed.
       versions: index of a picture -> versions of it at equal rate, from `measuring.at_equal_rate`.
+      rule: how BD-rates are taken.
     """
 
     measured: Sequence[Curve]
@@ -41,6 +42,7 @@ class Results(NamedTuple):
     bpp: float
     times: Mapping[str, Mapping[str, Any]] = {}
     versions: Mapping[int, Sequence[Version]] = {}
+    rule: BDRule = DEFAULT_RULE
 
     def curves(self) -> dict[str, Rows]:
         """label -> means over the pictures, in order of rate: ours, standard codecs, published curves."""
@@ -56,7 +58,7 @@ class Results(NamedTuple):
     def bd_rates(self) -> Rows:
         """As `comparing.bd_rates`."""
         keyed = {(label, None): points for label, points in self.curves().items()}
-        return comparing.bd_rates(keyed, self.anchors, self.metrics)
+        return comparing.bd_rates(keyed, self.anchors, self.metrics, self.rule)
 
 
 def choose_anchors(named: Sequence[str], entrants: Sequence[Entrant], published: Mapping[str, Any]) -> list[str]:
@@ -152,8 +154,7 @@ _TIMED = (
 )
 _BD = (
     "By how many percent files are larger (negative: smaller) than the anchor's at equal {}, on average over the range "
-    f"of dB in brackets, which both curves cover; {INTERPOLATOR} interpolation of log rate over dB. A dash: fewer than "
-    "4 points, or no common range."
+    "of dB in brackets, which both curves cover; {}. A dash: fewer than 4 points, or no common range."
 )
 _EQUAL = (
     "Means over the pictures below, whose files have one size, about {:g} bits per pixel or that of our first model."
@@ -172,7 +173,11 @@ def sections(results: Results) -> list[tuple[str, str, Rows]]:
     """(headline, paragraph, rows) of the tables that follow the summary."""
     rates = results.bd_rates()
     parts = [
-        (f"BD-rate in {metric.title}", _BD.format(metric.title), comparing.bd_table(rates, metric.name))
+        (
+            f"BD-rate in {metric.title}",
+            _BD.format(metric.title, results.rule.words()),
+            comparing.bd_table(rates, metric.name),
+        )
         for metric in map(registry.METRICS.__getitem__, results.metrics)
         if rates
     ]
