@@ -47,13 +47,8 @@ THEIRS = {"CompressAI bmshj2018-hyperprior, 3": "bmshj2018_hyperprior", "Compres
 SERIAL = {
     "mbt2018, 3": ("mbt2018", {"N": 192, "M": 192}),
     "cheng2020-anchor, 3": ("cheng2020-anchor", {"N": 128}),
-    "cheng2020-attn, 3": ("cheng2020-attn", {"N": 128}),
 }
-THEIR_SERIAL = {
-    "CompressAI mbt2018, 3": "mbt2018",
-    "CompressAI cheng2020-anchor, 3": "cheng2020_anchor",
-    "CompressAI cheng2020-attn, 3": "cheng2020_attn",
-}
+THEIR_SERIAL = {"CompressAI mbt2018, 3": "mbt2018", "CompressAI cheng2020-anchor, 3": "cheng2020_anchor"}
 
 
 def coder_of(name, threads):

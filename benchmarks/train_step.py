@@ -2,10 +2,11 @@
 
     python benchmarks/train_step.py --compressai VENV/bin/python            # one thread and two: 6 minutes
     python benchmarks/train_step.py --compressai VENV/bin/python --threads 1 --rounds 12
+    python benchmarks/train_step.py --compressai VENV/bin/python --model cheng2020-anchor --batch 2 --threads 1
 
 VENV is what benchmarks/compressai_env.sh makes. One step is forward, backward, clipping of the gradients' global norm
-to 1, and Adam, of bmshj2018-hyperprior (N 128, M 192) on 8 random images of 256x256 in float32; CompressAI also takes
-its step on the quantiles, as its training script does; mlic_jax needs none.
+to 1, and Adam, of a model at the widths of MODELS on 8 random images of 256x256 in float32, or --batch of --size;
+CompressAI also takes its step on the quantiles, as its training script does; mlic_jax needs none.
 
 Ours is the step of `mlic train`, `pmap`ped over as many virtual CPU devices as there are threads (--devices 1 leaves
 all threads to one device). CompressAI's runs with the fastest settings found for it: channels_last and fused Adam. Both
@@ -30,35 +31,46 @@ import time
 import numpy as np
 import turns
 
-BATCH, SIZE, N, M, LMBDA = 8, 256, 128, 192, 0.0130
+LMBDA = 0.0130
 STEPS_A_TURN = 2
+# Model -> our arguments, the class of CompressAI and its arguments.
+MODELS = {
+    "bmshj2018-factorized": ({"N": 128, "M": 192}, "FactorizedPrior", (128, 192)),
+    "bmshj2018-hyperprior": ({"N": 128, "M": 192}, "ScaleHyperprior", (128, 192)),
+    "mbt2018-mean": ({"N": 128, "M": 192}, "MeanScaleHyperprior", (128, 192)),
+    "mbt2018": ({"N": 192, "M": 192}, "JointAutoregressiveHierarchicalPriors", (192, 192)),
+    "cheng2020-anchor": ({"N": 128}, "Cheng2020Anchor", (128,)),
+    "cheng2020-attn": ({"N": 128}, "Cheng2020Attention", (128,)),
+    "cheng2020-anchor-checkerboard": ({"N": 128, "proxy": "mixed"}, "Cheng2020AnchorCheckerboard", (128,)),
+    "elic2022": ({"proxy": "mixed"}, "Elic2022Official", ()),
+}
 
 
 # --------------------------------------------------------------------------------------------------- the two sides
 
 
-def images():
-    return np.random.default_rng(0).integers(0, 256, (BATCH, SIZE, SIZE, 3), dtype=np.uint8)
+def images(args):
+    return np.random.default_rng(0).integers(0, 256, (args.batch, args.size, args.size, 3), dtype=np.uint8)
 
 
-def make_our_step(devices):
+def make_our_step(args):
     """A function that takes one step and returns the loss."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
 
-    jax.config.update("jax_num_cpu_devices", devices)
+    jax.config.update("jax_num_cpu_devices", args.devices)
     from mlic_jax.training import config as defaults
     from mlic_jax.training import parallel
     from mlic_jax.training.runs import initialise, make_codec
     from mlic_jax.training.train import step_functions
 
     config = defaults.defaults()
-    config.model.name = "bmshj2018-hyperprior"
-    config.model.arguments = {"N": N, "M": M, "lmbda": LMBDA}
+    config.model.name = args.model
+    config.model.arguments = {**MODELS[args.model][0], "lmbda": LMBDA}
     codec = make_codec(config)
     (step,) = step_functions(codec, config)
     state = initialise(codec, config)
-    batch = {"image": images(), "position": np.arange(BATCH, dtype=np.int32)}
+    batch = {"image": images(args), "position": np.arange(args.batch, dtype=np.int32)}
 
     def one():
         nonlocal state
@@ -68,20 +80,21 @@ def make_our_step(devices):
     return one, {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")}
 
 
-def make_their_step(threads):
+def make_their_step(args):
     from compressai_side import load_torch
 
-    torch = load_torch(threads)
+    torch = load_torch(args.threads[0])
+    from compressai import models
     from compressai.losses import RateDistortionLoss
-    from compressai.models import ScaleHyperprior
 
-    net = ScaleHyperprior(N, M).to(memory_format=torch.channels_last).train()
+    _, kind, widths = MODELS[args.model]
+    net = getattr(models, kind)(*widths).to(memory_format=torch.channels_last).train()
     quantiles = [p for name, p in net.named_parameters() if name.endswith("quantiles")]
     others = [p for name, p in net.named_parameters() if not name.endswith("quantiles")]
     optimizer = torch.optim.Adam(others, lr=1e-4, fused=True)
     quantile_optimizer = torch.optim.Adam(quantiles, lr=1e-3)
     criterion = RateDistortionLoss(lmbda=LMBDA)
-    image = torch.from_numpy(images()).permute(0, 3, 1, 2)  # of channels_last strides
+    image = torch.from_numpy(images(args)).permute(0, 3, 1, 2)  # of channels_last strides
 
     def one():
         x = (image.float() / 255).contiguous(memory_format=torch.channels_last)
@@ -98,10 +111,10 @@ def make_their_step(threads):
     return one, {name: importlib.metadata.version(name) for name in ("torch", "compressai")}
 
 
-def work(side, threads, devices):
+def work(args):
     """One side's process: takes a turn for every line on stdin, answers with [[wall, CPU] for each step]."""
     answers = turns.answers()
-    one, versions = make_our_step(devices) if side == "ours" else make_their_step(threads)
+    one, versions = make_our_step(args) if args.work == "ours" else make_their_step(args)
     losses = [one() for _ in range(2)]  # compiles, and warms up
     print(json.dumps({"versions": versions, "losses": losses}), file=answers, flush=True)
     for _ in sys.stdin:
@@ -121,6 +134,7 @@ def compare(args, threads):
     devices = args.devices or threads
     commands = {
         side: [python, __file__, "--work", side, "--threads", str(threads), "--devices", str(devices)]
+        + ["--model", args.model, "--batch", str(args.batch), "--size", str(args.size)]
         for side, python in (("ours", sys.executable), ("compressai", args.compressai))
     }
     results = {}
@@ -149,18 +163,21 @@ def main():
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=8, help=f"turns of {STEPS_A_TURN} steps for each side")
     parser.add_argument("--devices", type=int, help="virtual CPU devices of ours (default: as many as threads)")
+    parser.add_argument("--model", choices=MODELS, default="bmshj2018-hyperprior")
+    parser.add_argument("--batch", type=int, default=8, help="images in a step")
+    parser.add_argument("--size", type=int, default=256, help="side of the images")
     parser.add_argument("--json", help="a file to write all times to")
     parser.add_argument("--work", choices=("ours", "compressai"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
-        return work(args.work, args.threads[0], args.devices)
+        return work(args)
     if not args.compressai:
         parser.error("--compressai is needed: the Python that benchmarks/compressai_env.sh prints")
 
     results = {threads: compare(args, threads) for threads in args.threads}
     versions = {**results[args.threads[0]]["ours"]["versions"], **results[args.threads[0]]["compressai"]["versions"]}
     now = datetime.datetime.now().strftime("%Y-%m-%d %H:%M")
-    print(f"bmshj2018-hyperprior, N {N}, M {M}, {BATCH} images of {SIZE}x{SIZE}, float32; seconds per training step")
+    print(f"{args.model}, {args.batch} images of {args.size}x{args.size}, float32; seconds per training step")
     print(f"{now}; {processor()}, {os.cpu_count()} cores; load {os.getloadavg()[0]:.1f}; ", end="")
     print(", ".join(f"{name} {version}" for name, version in versions.items()) + "\n")
     print("| threads | side | fastest | median | CPU of the fastest | speed, CompressAI = 1 (fastest, median) |")
