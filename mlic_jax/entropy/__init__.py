@@ -31,6 +31,9 @@ _HOME = {
     "SoftRounded": "priors.adapters",
     "WholeGaussian": "priors.whole",
     "ZeroMean": "priors.zero_mean",
+    "power_law_penalty": "sparse",
+    "run_length_decode": "sparse",
+    "run_length_encode": "sparse",
     "straight_through_round": "coders",
 }
 
