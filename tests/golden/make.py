@@ -1,8 +1,9 @@
 """How the golden files were made: `python tests/golden/make.py RUN...`, with the workdirs of the runs of new models.
 
 They were narrow models (`--config configs/X.py:tiny`) trained for 4000 steps, KltNet (`configs/kltnet.py:toy`, four
-steps of transmission) and hu2020 (widths C=12, Y=8, Z=4, W=12, V=8) for 2000. Models that have files already are refused: golden files are not made again; a new
-version of the format gets files of its own beside these.
+steps of transmission) and hu2020 (widths C=12, Y=8, Z=4, W=12, V=8) for 2000 and 1500. Models that have
+files already are refused: golden files are not made again; a new version of the format gets files of its own beside
+these.
 """
 
 import json
