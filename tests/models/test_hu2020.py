@@ -3,6 +3,7 @@
 import functools
 
 import flax.linen as nn
+import golden_streams
 import jax
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from mlic_jax import api, reference, zoo
 from mlic_jax.entropy import coders
 from mlic_jax.errors import UsageError
 from mlic_jax.families import latent_coding
+from mlic_jax.fileformat import container
 from mlic_jax.fileformat.artifact import Artifact, flatten, unflatten
 from mlic_jax.models import hu2020
 
@@ -71,6 +73,24 @@ def test_the_reference_decoder_reads_its_files(size):
     if size != (1, 1):
         for name in ("z3", "z2"):
             assert len(np.unique(found[name])) > 3 and len(np.unique(found[f"{name}_rows"])) > 8
+
+
+def test_golden_files():
+    """Files of a trained model decode to the symbols that they were written with, here and by the reference."""
+    artifact = golden_streams.weights("hu2020")
+    module, wanted = hu2020.CoarseToFine(**artifact.architecture), golden_streams.expected()["hu2020"]
+    assert len(wanted) >= 30
+    coarse = 0
+    for name in golden_streams.names("hu2020")[::6]:
+        data = golden_streams.content("hu2020", name)
+        found = reference.decode(data, artifact)
+        assert {key: golden_streams.digest(found[key]) for key in wanted[name]} == wanted[name], name
+        header, chunks = container.unpack(data)
+        size = header.height, header.width
+        z3, _, _ = latent_coding.receive(module, artifact, chunks[0].content, size)
+        np.testing.assert_array_equal(found["z3"] + found["z3_means"] // 256, z3[0])
+        coarse += len(np.unique(found["z2"])) > 2
+    assert coarse > 2
 
 
 def test_stages_train_what_there_is():
