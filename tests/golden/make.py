@@ -1,9 +1,8 @@
 """How the golden files were made: `python tests/golden/make.py RUN...`, with the workdirs of the runs of new models.
 
-They were narrow models (`--config configs/X.py:tiny`) trained for 4000 steps, KltNet (`configs/kltnet.py:toy`, four
-steps of transmission) and hu2020 (widths C=12, Y=8, Z=4, W=12, V=8) for 2000 and 1500. Models that have
-files already are refused: golden files are not made again; a new version of the format gets files of its own beside
-these.
+They were narrow models (`--config configs/X.py:tiny`) trained for 4000 steps, and KltNet (`configs/kltnet.py:toy`, four
+steps of transmission) for 2000. Models that have files already are refused: golden files are not made again; a new
+version of the format gets files of its own beside these.
 """
 
 import json
@@ -79,8 +78,6 @@ def main(runs):
         folder.mkdir()
         expected[artifact.model], looks[artifact.model] = {}, {}
         for i, (name, picture) in enumerate(pictures().items()):
-            if name == "mode-1":  # of black and white: files of a later version are the model bitmap's
-                continue
             quality = ladder[i % len(ladder)] + 0.5 * (i % 2) * (i < 9) if ladder else None
             coded = mlic_jax.compress(picture, artifact, quality)
             (folder / f"{name}.mlic").write_bytes(coded)
