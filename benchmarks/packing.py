@@ -3,8 +3,8 @@
     python benchmarks/packing.py FULL.mlicm PACKED.mlicm --images kodak --limit 8 --qualities 0,25,50,75,100
     python benchmarks/packing.py FULL.mlicm PACKED.mlicm --limit 2 --qualities 10,90 --kernels synthesis/
 
-A line for each picture and quality: bytes, PSNR of 8-bit RGB, and by how many percent bits change at equal PSNR, by the
-slope of the first model's curve at that quality. At the end, means.
+Both are encoded as the second's card says. A line for each picture and quality: bytes, PSNR of 8-bit RGB, and by how
+many percent bits change at equal PSNR, by the slope of the first model's curve at that quality. At the end, means.
 
 With --kernels it rounds each packed kernel whose name begins so alone, and prints for each picture (its middle) and
 quality the mean squared difference, in 8-bit steps, that this makes to what is decoded from the same latents: which
@@ -83,7 +83,8 @@ def main():
     runtime.prepare_jax()
     pictures = common.pictures(arguments.images, arguments.limit)
     qualities = [float(word) for word in arguments.qualities.split(",")]
-    models = api.load_model(arguments.full), api.load_model(arguments.packed)
+    models = full, packed = api.load_model(arguments.full), api.load_model(arguments.packed)
+    full.card["encoder"] = packed.encoder
     if arguments.kernels is not None:
         kernels(*models, middles([image for _, image in pictures]), qualities, arguments.kernels)
     else:

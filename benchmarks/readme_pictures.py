@@ -1,4 +1,4 @@
-"""Draws the README's crops: a photo that no weights were trained on, by the package's model and standard codecs.
+"""Draws the README's crops: a photo that no weights were trained on, by both models and standard codecs.
 
 python benchmarks/readme_pictures.py
 """
@@ -14,6 +14,7 @@ from mlic_jax.evaluation.benchmark.measuring import figures
 
 OUT = pathlib.Path(__file__).parent.parent / "docs" / "images"
 PHOTO, TOP, LEFT, SIDE, ZOOM, BPP = "chelsea", 60, 140, 130, 2, 0.2
+MODELS = {"KltNet Base": "base", "KltNet Tiny": "tiny"}
 
 
 def main():
@@ -22,14 +23,17 @@ def main():
     OUT.mkdir(parents=True, exist_ok=True)
 
     image = next(data.read_image(path) for path in data.bundled("validation") if path.stem == PHOTO)
-    stream = api.compress_to(image, bpp=BPP)
-    decoded = api.decompress(stream)
-    versions = [("KltNet Tiny", figures(image, decoded, len(stream)), decoded)]
-    for name in ("jpeg", "webp"):
+    versions, most = [], 0
+    for name, model in MODELS.items():
+        stream = api.compress_to(image, model, bpp=BPP)
+        decoded = api.decompress(stream)
+        versions.append((name, figures(image, decoded, len(stream)), decoded))
+        most = max(most, len(stream))
+    for name in ("avif", "webp", "jpeg"):
         codec = classical.get(name)
-        _, file = classical.match_rate(codec, image, len(stream))
+        _, file = classical.match_rate(codec, image, most)
         decoded = codec.decode(file)
-        versions.append((name, figures(image, decoded, len(file)), decoded))
+        versions.append((name.upper(), figures(image, decoded, len(file)), decoded))
     panels = [("original", image)]
     panels += [(f"{name}  {f['bytes'] / 1000:.1f} kB  {f['psnr_db']:.1f} dB", picture) for name, f, picture in versions]
 

@@ -43,9 +43,17 @@ PILLOW = {
     "AVIF, quality 60 (speed 6)": ("AVIF", {"quality": 60}),
 }
 THEIRS = {"CompressAI bmshj2018-hyperprior, 3": "bmshj2018_hyperprior", "CompressAI mbt2018-mean, 3": "mbt2018_mean"}
-# Of one width, with random weights.
-SERIAL = {"mbt2018, 3": {"N": 192, "M": 192}}
-THEIR_SERIAL = {"CompressAI mbt2018, 3": "mbt2018"}
+# With random weights: (model, widths).
+SERIAL = {
+    "mbt2018, 3": ("mbt2018", {"N": 192, "M": 192}),
+    "cheng2020-anchor, 3": ("cheng2020-anchor", {"N": 128}),
+    "cheng2020-attn, 3": ("cheng2020-attn", {"N": 128}),
+}
+THEIR_SERIAL = {
+    "CompressAI mbt2018, 3": "mbt2018",
+    "CompressAI cheng2020-anchor, 3": "cheng2020_anchor",
+    "CompressAI cheng2020-attn, 3": "cheng2020_attn",
+}
 
 
 def coder_of(name, threads):
@@ -60,7 +68,8 @@ def coder_of(name, threads):
 
         from mlic_jax import api, zoo
 
-        codec = zoo.make("mbt2018", **SERIAL[name])
+        model, widths = SERIAL[name]
+        codec = zoo.make(model, **widths)
         artifact = codec.export(*codec.init(jax.random.key(0), (64, 64, 3)))
         return lambda image: api.compress(image, artifact), len, lambda data: api.decompress(data, artifact)
     if name in PILLOW:

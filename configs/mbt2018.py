@@ -2,8 +2,8 @@
 
     mlic train --config mbt2018:4 --workdir runs/mbt2018-4
 
-The part after the colon is the quality, 1 to 8 (widths and lambda of CompressAI's zoo; default 4), or `tiny`: a narrow
-model on the bundled photos, which two CPU cores train in minutes.
+The part after the colon is the quality, 1 to 8 (widths and lambda of CompressAI's zoo; default 4), one with
+`-ms-ssim` behind it, or `tiny`: a narrow model on the bundled photos, which two CPU cores train in minutes.
 
 What to expect at full length (Kodak, CompressAI's published models):
 quality 1 28.09 dB at 0.111 bpp, 4 33.09 dB at 0.432, 8 40.64 dB at 1.587.
@@ -11,10 +11,10 @@ They took 4 to 5 million steps of batch 16 or 32 on Vimeo-90k; give such a set b
 """
 
 from mlic_jax.models import mbt2018 as paper
-from mlic_jax.training.recipes import of_quality
+from mlic_jax.training.recipes import of_quality, variants_of
 
-VARIANTS = ("1", "2", "3", "4", "5", "6", "7", "8", "tiny")
+VARIANTS = variants_of(paper.LAMBDAS)
 
 
 def get_config(quality: str = "4"):
-    return of_quality(quality, "mbt2018", paper.WIDTHS_JOINT, paper.LAMBDAS, paper.TINY)
+    return of_quality(quality, "mbt2018", paper.WIDTHS_JOINT, paper.LAMBDAS, paper.LAMBDAS_MS_SSIM, paper.TINY)

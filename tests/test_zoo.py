@@ -24,6 +24,11 @@ IDS = {
     "mbt2018": 12,
     "minnen2020": 13,
     "hu2020": 14,
+    "cheng2020-anchor": 15,
+    "cheng2020-attn": 16,
+    "cheng2020-anchor-checkerboard": 17,
+    "elic2022": 18,
+    "bls2017": 19,
 }
 OWN = {name: entry for name, entry in zoo.MODELS.items() if entry.factory.startswith("mlic_jax.")}
 

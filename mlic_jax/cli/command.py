@@ -12,7 +12,7 @@ from typing import NamedTuple
 EXIT_CODES = (
     "Exit status: 0 done; 1 some of several files failed; 2 usage; 3 an input that cannot be read, or an output that "
     "cannot be written; 4 a damaged or unknown .mlic file; 5 a missing or wrong model; 6 a limit exceeded; 7 training "
-    "failed; 130 interrupted."
+    "failed; 75 training was asked to stop, and has saved: the same command goes on; 130 interrupted."
 )
 
 

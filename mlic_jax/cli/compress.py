@@ -64,6 +64,7 @@ def compress(arguments):
 
     def start():
         runtime.prepare_jax()
+        runtime.load_ahead("compress")
         return api.load_model(arguments.model)
 
     def work(name, path, model):

@@ -51,6 +51,7 @@ def decompress(arguments):
 
     def start():
         runtime.prepare_jax()
+        runtime.load_ahead("decompress")
         warnings.simplefilter("ignore", TruncationWarning)  # said below, with the name of the file
         return api.load_model(arguments.model) if arguments.model else None
 

@@ -12,9 +12,18 @@ def add_arguments(parser):
     parser.add_argument("source", choices=SOURCES, help="whose weights they are")
     parser.add_argument("input", metavar="FILE", help="a checkpoint that PyTorch wrote (.pth, .pth.tar)")
     parser.add_argument(
-        "--model", required=True, help="bmshj2018-factorized, bmshj2018-hyperprior, mbt2018-mean or mbt2018"
+        "--model",
+        required=True,
+        help="bmshj2018-factorized, bmshj2018-hyperprior, mbt2018-mean, mbt2018, cheng2020-anchor or cheng2020-attn",
     )
-    parser.add_argument("--quality", type=int, help="1 to 8: refuse widths that are not of this quality, and note it")
+    parser.add_argument(
+        "--quality",
+        type=int,
+        help="1 to 8, of cheng2020 1 to 6: refuse widths that are not of this quality, and note it",
+    )
+    parser.add_argument(
+        "--cost", action="store_true", help="print what the rounding to integers costs on the pictures of --calibrate"
+    )
     parser.add_argument("-o", "--output", required=True, help="model file to write (.mlicm)")
     common.add_calibrate(parser)
     command.add_force(parser)
@@ -29,6 +38,10 @@ def import_weights(arguments):
     artifact = compressai.artifact_of(arguments.input, arguments.model, arguments.quality, images)
     artifact.save(arguments.output)
     print(common.about_model(artifact, arguments.output))
+    if arguments.cost:
+        pictures = images or [image for _, image in common.pictures(None, 0)]
+        more_bits, psnr_db = compressai.cost_of_integers(artifact, pictures)
+        print(f"integers cost {100 * more_bits:+.2f} % of the bits and {psnr_db:+.3f} dB")
 
 
 COMMAND = command.Command(
@@ -40,6 +53,6 @@ COMMAND = command.Command(
     "decode alike everywhere. Files of CompressAI itself cannot be read. " + command.EXIT_CODES,
     examples=(
         "mlic import compressai mbt2018-mean-3.pth.tar --model mbt2018-mean --quality 3 -o mean-3.mlicm",
-        "mlic import compressai mine.pth.tar --model mbt2018 -o mine.mlicm --calibrate photos",
+        "mlic import compressai mine.pth.tar --model mbt2018 -o mine.mlicm --calibrate photos --cost",
     ),
 )

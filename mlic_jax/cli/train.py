@@ -43,12 +43,25 @@ def _quieten() -> None:
     warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
 
 
-def train(arguments):
+def train(arguments) -> int:
+    from mlic_jax.training import supervisor
+
     _quieten()
-    from mlic_jax.training import banner, lengths, parallel
+    if not supervisor.expected():
+        return _train(arguments, several=False)
+    supervisor.supervise()
+    from mlic_jax.training import together
+
+    together.start_processes()
+    with together.failing_together():
+        return _train(arguments, several=True)
+
+
+def _train(arguments, several: bool) -> int:
+    """Trains, and returns the exit status."""
+    from mlic_jax.training import banner, lengths, parallel, stopping
     from mlic_jax.training import config as configs
 
-    several = parallel.start_processes()
     runtime.prepare_jax(start=False)
     planned = configs.load(arguments.config, [])
     shorter = lengths.as_overrides(planned, arguments.steps) if arguments.steps else []
@@ -60,9 +73,13 @@ def train(arguments):
         _warn(lengths.not_reached(config, planned), config.train.steps)
     from mlic_jax.training.train import train
 
-    state = train(config, arguments.workdir, arguments.quiet)
-    if parallel.is_main() and not arguments.quiet and int(parallel.local(state.step)) >= config.train.steps:
+    with stopping.second_interrupt_kills():
+        state = train(config, arguments.workdir, arguments.quiet)
+    if int(parallel.local(state.step)) < config.train.steps:
+        return stopping.PREEMPTED
+    if parallel.is_main() and not arguments.quiet:
         print(banner.next_commands(arguments.workdir), file=sys.stderr)
+    return 0
 
 
 def _warn(sentences, steps: int) -> None:

@@ -18,7 +18,7 @@ _HOME = {
     "SPLITS": "sources",
     "make_train_iterator": "pipeline",
     "TrainIterator": "pipeline",
-    "validation_batch": "pipeline",
+    "validation_batch": "patches",
 }
 
 __all__ = list(_HOME)

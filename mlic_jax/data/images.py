@@ -93,6 +93,8 @@ def decode_image(data: bytes, name: str = "image") -> np.ndarray:
 def list_images(folder) -> list[pathlib.Path]:
     """All image files below `folder`, recursively, sorted by their path relative to it; hidden ones are skipped.
 
+    Links to folders are followed, except to one that they lie in.
+
     Raises:
       InputError: `folder` is missing, is not a folder, cannot be read, or holds no file with one of `EXTENSIONS`.
     """
@@ -105,9 +107,12 @@ def list_images(folder) -> list[pathlib.Path]:
     def refuse(error: OSError):
         raise InputError(f"{error.filename}: folder not readable ({error.strerror})")
 
-    paths = []
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    paths, lineage = [], {str(folder): {_identity(folder)}}  # a folder -> itself and all that it lies in
+    for parent, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        above = lineage.pop(parent)
+        below = {name: _identity(os.path.join(parent, name)) for name in folders if not name.startswith(".")}
+        folders[:] = [name for name, identity in below.items() if identity not in above]
+        lineage |= {os.path.join(parent, name): above | {below[name]} for name in folders}
         # macOS leaves hidden `._photo.jpg` files, which are no images, beside the photos.
         paths += [
             pathlib.Path(parent, name)
@@ -117,6 +122,15 @@ def list_images(folder) -> list[pathlib.Path]:
     if not paths:
         raise InputError(f"{folder}: no images found; accepted are files ending in {', '.join(EXTENSIONS)}")
     return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _identity(folder) -> tuple[int, int] | None:
+    """What a folder is, by whatever path; None where it is gone."""
+    try:
+        found = os.stat(folder)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 @contextlib.contextmanager

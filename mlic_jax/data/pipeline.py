@@ -1,10 +1,12 @@
-"""Training patches as a Grain pipeline, and fixed validation patches.
+"""Training patches as a Grain pipeline.
 
-    images -> shuffle -> repeat -> random patch of each -> this process's share of every batch -> batches -> prefetch
+    images -> shuffle -> repeat -> random patches of each -> this process's share of every batch -> batches -> prefetch
 
 Sample n of a run is the image at place n of the shuffled, endlessly repeated source, with augmentations drawn from a
-generator keyed on (seed, n); batch t is the samples [t B, (t + 1) B). So a batch is a pure function of (seed, t): it
-depends neither on threads, workers or processes nor on what was read before, and resuming is a matter of one integer.
+generator keyed on (seed, n); with one crop of each image, batch t is the samples [t B, (t + 1) B), and with k crops the
+batches t k to t k + k - 1 are a crop each of them. So a batch is a pure function of (seed, t): it depends neither on
+threads, workers or processes nor on what was read before, and resuming is a matter of one integer. An image that cannot
+be read is replaced by the next of the source.
 """
 
 from __future__ import annotations
@@ -12,22 +14,23 @@ from __future__ import annotations
 import atexit
 import dataclasses
 import logging
-import os
+import time
 import weakref
 from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
-from PIL import Image
 
-from mlic_jax.errors import UsageError
+from mlic_jax import runtime
+from mlic_jax.data.patches import RandomPatch, check
+from mlic_jax.data.unreadable import Readable, Unreadable
+from mlic_jax.errors import TrainingError
 
-# From how many candidates a patch is chosen when `detail_weight` is not 0.
-CANDIDATES = 8
+log = logging.getLogger(__name__)
 
-# Mean absolute difference, in 8-bit steps, that a perfectly flat patch is taken to have: keeps its weight above 0.
-_FLAT = 0.25
+# Batches that are prepared ahead of the training step, beyond one by each thread: the time they take varies little.
+AHEAD = 8
 
 
 # The iterators to be closed when the program ends: torn down with the interpreter, Grain's workers complain.
@@ -54,6 +57,9 @@ def make_train_iterator(
     num_threads: int | None = None,
     num_workers: int = 0,
     start: int = 0,
+    crops: int = 1,
+    max_unreadable: int = 0,
+    other_files: bool = False,
 ) -> TrainIterator:
     """Endless training batches, the same for the same `seed` however the work is divided.
 
@@ -71,52 +77,67 @@ def make_train_iterator(
       scale_range: images are scaled by a factor drawn from this range, within (0, 1], but not so far that they become
         smaller than the patch. (1, 1) keeps the pixels as they are, for sets without compression traces.
       flip: mirror every other patch, left to right.
-      detail_weight: 0 cuts patches uniformly at random; otherwise one of `CANDIDATES` is chosen with a chance that
-        grows with its mean gradient to this power (1: in proportion), so that flat sky does not fill most batches.
-      num_threads: threads that prepare batches; None for one per core, at most 8 in all; 0 for none, and no prefetch.
+      detail_weight: 0 cuts patches uniformly at random; otherwise one of `CANDIDATES` in patches.py is chosen with a
+        chance that grows with its mean gradient to this power (1: in proportion): flat sky does not fill most batches.
+      num_threads: threads that prepare batches; None for one per core in all; 0 for none, and no prefetch.
       num_workers: processes that prepare batches, each with its own threads and image cache; 0 for none. They are
         spawned, so that a script needs its `if __name__ == "__main__"`.
       start: the step whose batch comes first.
+      crops: patches that are cut from an image whenever it is decoded; they stand in as many batches one after another.
+      max_unreadable: images that cannot be read are skipped, and each is named in a warning; more of them than this
+        raise InputError. Each process counts its own.
+      other_files: go on from states that were saved with other images.
 
     Raises:
       UsageError: an argument out of its range, naming it.
     """
-    _check(seed >= 0, "seed", seed, "0 or more")
-    _check(patch_size >= 1, "patch_size", patch_size, "1 or more pixels")
-    _check(process_count >= 1, "process_count", process_count, "1 or more")
-    _check(0 <= process_index < process_count, "process_index", process_index, f"0 .. {process_count - 1}")
-    _check(
-        batch_size >= 1 and batch_size % process_count == 0,
-        "batch_size",
-        batch_size,
-        f"a positive multiple of the {process_count} processes",
-    )
-    _check(
-        len(scale_range) == 2 and 0 < scale_range[0] <= scale_range[1] <= 1,
-        "scale_range",
-        scale_range,
-        "(low, high) with 0 < low <= high <= 1",
-    )
-    _check(detail_weight >= 0, "detail_weight", detail_weight, "0 or more")
-    _check(num_threads is None or num_threads >= 0, "num_threads", num_threads, "None, or 0 or more")
-    _check(num_workers >= 0, "num_workers", num_workers, "0 or more")
-    _check(start >= 0, "start", start, "0 or more")
-    _check(len(source) >= 1, "source", source, "at least one image")
-
+    check(seed >= 0, "seed", seed, "0 or more")
+    check(start >= 0, "start", start, "0 or more")
+    check(len(source) >= 1, "source", source, "at least one image")
+    reading = _Reading(num_threads, num_workers, crops)
+    cut = RandomPatch(patch_size, tuple(scale_range), flip, detail_weight)
     # Two seeds that are unrelated, for neighbouring seeds of the user too: Grain adds the epoch to the first.
     order_seed, augment_seed = (int(word) for word in np.random.SeedSequence(seed).generate_state(2))
-    samples = grain.MapDataset.source(source).shuffle(seed=order_seed).repeat()
-    samples = samples.random_map(
-        RandomPatch(patch_size, tuple(scale_range), flip, detail_weight), seed=augment_seed
-    ).map_with_index(_Label(batch_size))
-    batches = _Share(samples, batch_size, process_index, process_count).batch(batch_size // process_count)
+    samples = grain.MapDataset.source(Readable(source, max_unreadable)).shuffle(seed=order_seed).repeat()
+    samples = samples.random_map(_Crops(cut, crops), seed=augment_seed).map_with_index(_Label(batch_size))
+    groups = _Share(samples, batch_size, process_index, process_count).batch(batch_size // process_count)
     identity = {
         "seed": seed,
         "batch_size": batch_size,
         "patch_size": patch_size,
         "images": len(source),
     }
-    return TrainIterator(batches, start, num_threads, num_workers, identity)
+    if hasattr(source, "digest"):
+        identity["files"] = source.digest()
+    return TrainIterator(groups, start, reading, identity, Unreadable(source, max_unreadable), other_files)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    """How batches are prepared: by how many threads (None: one per core) and workers, in groups of how many batches."""
+
+    num_threads: int | None
+    num_workers: int
+    crops: int
+
+    def __post_init__(self):
+        threads = self.num_threads
+        check(threads is None or threads >= 0, "num_threads", threads, "None, or 0 or more")
+        check(self.num_workers >= 0, "num_workers", self.num_workers, "0 or more")
+        check(self.crops >= 1, "crops", self.crops, "1 or more")
+
+    def iterator(self, groups: grain.MapDataset) -> grain.DatasetIterator:
+        workers = self.num_workers
+        threads = max(1, runtime.cores() // max(1, workers)) if self.num_threads is None else self.num_threads
+        ahead = threads + min(threads, -(-AHEAD // self.crops))
+        dataset = groups.to_iter_dataset(grain.ReadOptions(num_threads=threads, prefetch_buffer_size=ahead))
+        if workers:
+            # Grain's workers ask for absl flags, which only programs started by `absl.app.run` have parsed.
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()
+            options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+            dataset = dataset.mp_prefetch(options)
+        return iter(dataset)
 
 
 class TrainIterator(grain.DatasetIterator):
@@ -127,39 +148,55 @@ class TrainIterator(grain.DatasetIterator):
     take it as it is. Not for use from several threads at once.
     """
 
-    def __init__(self, batches: grain.MapDataset, start: int, num_threads: int | None, num_workers: int, identity):
+    def __init__(
+        self,
+        groups: grain.MapDataset,
+        start: int,
+        reading: _Reading,
+        identity: dict[str, Any],
+        unreadable: Unreadable,
+        other_files: bool,
+    ):
         super().__init__()
-        self._batches, self._num_workers, self._identity = batches, num_workers, dict(identity)
-        share = max(1, min(os.cpu_count() or 1, 8) // max(1, num_workers))
-        self._num_threads = share if num_threads is None else num_threads
+        self._groups, self._reading, self._identity = groups, reading, dict(identity)
+        self._unreadable, self._other_files = unreadable, other_files
         self._step = start
         self._inner = None
+        self._waited, self._steps = 0.0, 0  # seconds and steps since `figures` was called
 
     def __next__(self) -> dict[str, np.ndarray]:
         self._assert_not_closed()
+        began = time.perf_counter()
         self.start_prefetch()
-        batch = next(self._inner)
+        crop = self._step % self._reading.crops
+        if crop == 0 or self._group is None:
+            self._group = self._next_group()
+        batch = {"image": np.ascontiguousarray(self._group["image"][:, crop]), "position": self._group["position"]}
         self._step += 1
-        if self._num_workers:
+        self._waited, self._steps = self._waited + time.perf_counter() - began, self._steps + 1
+        return batch
+
+    def _next_group(self) -> dict[str, np.ndarray]:
+        """{"image": [B_local, crops, P, P, 3], "position": [B_local]}."""
+        group = next(self._inner)
+        if self._reading.num_workers:
             # Out of the worker's shared memory, which otherwise lives as long as any use of the batch: when the program
             # ends with one still in hand, Python reports a leak.
-            batch = {key: np.array(value) for key, value in batch.items()}
-        return batch
+            group = {key: np.array(value) for key, value in group.items()}
+        self._unreadable.note(group.pop("replaced"))
+        return group
+
+    def figures(self) -> dict[str, float]:
+        """For the logs: "data_wait_ms", the mean time that a step has waited for its batch since this was called last,
+        and "unreadable", how many images this process has skipped in all, where there are any."""
+        figures = {"data_wait_ms": 1000 * self._waited / max(1, self._steps)}
+        self._waited, self._steps = 0.0, 0
+        return figures | ({"unreadable": float(len(self._unreadable.names))} if self._unreadable.names else {})
 
     def start_prefetch(self) -> None:
         """Starts preparing batches in the background, if that has not begun yet."""
         if self._inner is None:
-            # A few batches ahead of the training step are enough: the time they take varies little.
-            options = grain.ReadOptions(num_threads=self._num_threads, prefetch_buffer_size=2 * self._num_threads)
-            batches = self._batches[self._step :].to_iter_dataset(options)
-            if self._num_workers:
-                # Grain's workers ask for absl flags, which only programs started by `absl.app.run` have parsed.
-                if not flags.FLAGS.is_parsed():
-                    flags.FLAGS.mark_as_parsed()
-                batches = batches.mp_prefetch(
-                    grain.MultiprocessingOptions(num_workers=self._num_workers, per_worker_buffer_size=2)
-                )
-            self._inner = iter(batches)
+            self._group, self._inner = None, self._reading.iterator(self._groups[self._step // self._reading.crops :])
             _OPEN.add(self)
         self._inner.start_prefetch()
 
@@ -168,15 +205,24 @@ class TrainIterator(grain.DatasetIterator):
         return {"step": self._step, **self._identity}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on with the batch of `state["step"]`. Warns where the state is of a run with other data or settings."""
-        for key, mine in self._identity.items():
-            if state.get(key, mine) != mine:
-                logging.getLogger(__name__).warning(
-                    "data pipeline: %s was %s when this state was saved and is %s now; the batches will differ",
-                    key,
-                    state[key],
-                    mine,
-                )
+        """Goes on with the batch of `state["step"]`. Warns where the state is of a run with other settings.
+
+        Raises TrainingError where it was saved with other images, unless `other_files` was given.
+        """
+        changed = {key: state[key] for key, mine in self._identity.items() if state.get(key, mine) != mine}
+        if not self._other_files and not changed.keys().isdisjoint(("images", "files")):
+            raise TrainingError(
+                f"the data are others than when this checkpoint was saved: {state['images']} images then, "
+                f"{self._identity['images']} now, and their names differ, so the batches would be others. Bring "
+                "them back, or give --config.data.other_files=True to go on with what is there now"
+            )
+        for key, old in changed.items():
+            log.warning(
+                "data pipeline: %s was %s when this state was saved and is %s now; the batches will differ",
+                key,
+                old,
+                self._identity[key],
+            )
         self._stop()
         self._step = int(state["step"])
 
@@ -196,88 +242,26 @@ class TrainIterator(grain.DatasetIterator):
         return f"TrainIterator(step={self._step}, {self._identity})"
 
 
-def validation_batch(source, patch_size: int, count: int) -> np.ndarray:
-    """Fixed patches to watch training with: uint8 [count, P, P, 3], the same in every run.
-
-    The first is the centre of the first image, the next the centre of the second, and so on; where `count` exceeds
-    the number of images, further rounds take other fixed places. Nothing is scaled, except images smaller than P.
-
-    Raises:
-      UsageError: `patch_size` or `count` below 1.
-    """
-    _check(patch_size >= 1, "patch_size", patch_size, "1 or more pixels")
-    _check(count >= 1, "count", count, "1 or more")
-    patches = []
-    for index in range(count):
-        round_, image_index = divmod(index, len(source))
-        image = source[image_index]
-        height, width, _ = image.shape
-        side = min(patch_size, height, width)
-        # The R2 sequence: places that stay well spread over the image however many there are; the first is the centre.
-        top = round((0.5 + 0.5698402909980532 * round_) % 1 * (height - side))
-        left = round((0.5 + 0.7548776662466927 * round_) % 1 * (width - side))
-        patches.append(_resize(image[top : top + side, left : left + side], patch_size))
-    return np.stack(patches)
-
-
 @dataclasses.dataclass(frozen=True)
-class RandomPatch:
-    """(uint8 [H, W, 3], generator) -> uint8 [P, P, 3]: scale, cut and mirror at random.
+class _Crops:
+    """((uint8 [H, W, 3], replaced), generator) -> patches uint8 [count, P, P, 3] of one image, as a sample."""
 
-    Scaling the image by f and cutting P pixels is cutting P / f pixels and scaling those to P, at a fraction of the
-    cost; the two differ only in a filter's width along the border. Where the image is smaller than the patch, its
-    largest square is enlarged: blurrier than a photo, but unlike padding still a picture.
-    """
+    cut: RandomPatch
+    count: int
 
-    patch_size: int
-    scale_range: tuple[float, float]
-    flip: bool
-    detail_weight: float
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        height, width, _ = image.shape
-        shortest = min(height, width)
-        low, high = self.scale_range
-        # The scale that just fits the patch is the lowest possible.
-        scale = rng.uniform(min(max(low, self.patch_size / shortest), high), high)
-        side = min(round(self.patch_size / scale), shortest)
-        mirror = self.flip and rng.random() < 0.5
-        count = CANDIDATES if self.detail_weight > 0 else 1
-        tops = rng.integers(0, height - side + 1, count)
-        lefts = rng.integers(0, width - side + 1, count)
-        choice = 0
-        if count > 1:
-            detail = np.array([_detail(image[t : t + side, s : s + side]) for t, s in zip(tops, lefts)])
-            weight = (detail / detail.max()) ** self.detail_weight
-            choice = rng.choice(count, p=weight / weight.sum())
-        top, left = tops[choice], lefts[choice]
-        patch = _resize(image[top : top + side, left : left + side], self.patch_size)
-        return np.ascontiguousarray(patch[:, ::-1] if mirror else patch)
-
-
-def _detail(region: np.ndarray) -> float:
-    """Mean absolute gradient of a region [S, S, 3], in 8-bit steps, from the green of every other row and column."""
-    green = region[::2, ::2, 1].astype(np.int16)
-    if min(green.shape) < 2:
-        return _FLAT
-    return _FLAT + np.abs(np.diff(green, axis=0)).mean() + np.abs(np.diff(green, axis=1)).mean()
-
-
-def _resize(region: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [S, S, 3] -> uint8 [size, size, 3], untouched if it has that size."""
-    if region.shape[0] == size:
-        return region
-    return np.asarray(Image.fromarray(region).resize((size, size), Image.Resampling.LANCZOS))
+    def __call__(self, sample: tuple[np.ndarray, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        image, replaced = sample
+        return {"image": np.stack([self.cut(image, rng) for _ in range(self.count)]), "replaced": np.int32(replaced)}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Label:
-    """Makes a patch an example that knows its place in the whole batch."""
+    """Tells a sample its place in the whole batch."""
 
     batch_size: int
 
-    def __call__(self, index: int, patch: np.ndarray) -> dict[str, np.ndarray]:
-        return {"image": patch, "position": np.int32(index % self.batch_size)}
+    def __call__(self, index: int, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return sample | {"position": np.int32(index % self.batch_size)}
 
 
 class _Share(grain.MapDataset):
@@ -288,6 +272,10 @@ class _Share(grain.MapDataset):
 
     def __init__(self, parent: grain.MapDataset, batch_size: int, index: int, count: int):
         super().__init__(parent)
+        check(count >= 1, "process_count", count, "1 or more")
+        check(0 <= index < count, "process_index", index, f"0 .. {count - 1}")
+        whole = batch_size >= 1 and batch_size % count == 0
+        check(whole, "batch_size", batch_size, f"a positive multiple of the {count} processes")
         self._batch, self._part = batch_size, batch_size // count
         self._offset = index * self._part
 
@@ -303,8 +291,3 @@ class _Share(grain.MapDataset):
 
     def __str__(self) -> str:
         return f"_Share({self._offset}..{self._offset + self._part - 1} of {self._batch})"
-
-
-def _check(valid: bool, name: str, value, accepted: str):
-    if not valid:
-        raise UsageError(f"{name} {value!r}: expected {accepted}")

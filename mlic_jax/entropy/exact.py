@@ -179,7 +179,7 @@ class ExactStack(Stack):
         Returns:
           float32 [B, h', w', C'], multiples of 1/256.
         """
-        alone, variables = self.unbind()
+        alone, variables = self.alone
         state = dict(variables["state"])
         step = np.asarray(state.pop("input")["step"]) if self.of_values else None
 
@@ -205,7 +205,7 @@ class ExactStack(Stack):
           a function of their surroundings [n, k, k, C], or, for networks without kernels, of a row [1, 1, n, C], which
           gives float32 [1, 1, n, C'], multiples of 1/256.
         """
-        alone, variables = self.unbind()
+        alone, variables = self.alone
         state = dict(variables["state"])
         step, first = np.asarray(state.pop("input")["step"]), self.parts()[0].layer
         variables, taps = jax.device_put({"state": state}), first.taps()

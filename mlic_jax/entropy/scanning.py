@@ -12,9 +12,9 @@ other, and none of the last wave is seen by any. A model names its order once,
 
 where `prior(known, side)` makes the prior of a latent of what is known of it, and of what came before it at the same
 positions (`side`, or None). In training and estimates `known` is [B, h, w, C], zero where nothing is known yet. When
-files are coded it is asked wave by wave: for the n positions of a wave, with `known` their surroundings [n, k, k, C]
-and `side` a row [1, 1, n, S]. `code.exact(network, known)` makes a row [1, 1, n, F] of the former; it takes networks
-whose first layer alone has a kernel, so that positions need nothing but their surroundings.
+files are coded it is asked wave by wave: for n positions of a wave, PIECE at most, with `known` their surroundings
+[n, k, k, C] and `side` a row [1, 1, n, S]. `code.exact(network, known)` makes a row [1, 1, n, F] of the former; it
+takes networks whose first layer alone has a kernel, so that positions need nothing but their surroundings.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ import numpy as np
 
 from mlic_jax.errors import UsageError
 from mlic_jax.layers.conv import Conv
+
+# Positions of a wave that are coded together: memory does not grow with the picture. A multiple of the range coder's
+# blocks (64), so that what tables code does not depend on it.
+PIECE = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +128,9 @@ def scan(order: Any, shape: tuple[int, ...], prior: Callable, side: np.ndarray |
     places = np.argsort(waves, kind="stable")
     counts = np.bincount(waves)  # in narrow pictures some waves have none
     for wave in np.split(places, np.cumsum(counts[counts > 0])[:-1]):
-        rows, columns = np.divmod(wave, width)
-        around = padded[rows[:, None, None] + offsets[:, None], columns[:, None, None] + offsets]
-        beside = None if side is None else side[:, rows, columns][:, None]
-        known[rows, columns] = code(prior(around, beside), (rows, columns))[0, 0]
+        for piece in np.split(wave, range(PIECE, len(wave), PIECE)):
+            rows, columns = np.divmod(piece, width)
+            around = padded[rows[:, None, None] + offsets[:, None], columns[:, None, None] + offsets]
+            beside = None if side is None else side[:, rows, columns][:, None]
+            known[rows, columns] = code(prior(around, beside), (rows, columns))[0, 0]
     return known[None].copy()

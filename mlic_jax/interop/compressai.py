@@ -15,6 +15,7 @@ medians are CompressAI's (the middle ones of its `quantiles`), its integer table
     g_a.0.weight (convolution)               [O, I, k, k]     g_a/layers_0/kernel  [k, k, I, O]
     g_s.0.weight (transposed convolution)    [I, O, k, k]     g_s/layers_0/kernel  [k, k, I, O], flipped in both k
     g_a.1.beta, .gamma                       [C], [C, C]      g_a/layers_1/beta, gamma
+    g_a.0.conv1.weight (in a residual block) [O, I, k, k]     g_a/layers_0/branches_0/layers_0/kernel; see _BLOCKS
     context_prediction.weight                [O, I, k, k]     context_prediction/layers_0/kernel, with a mask
     entropy_bottleneck.matrices.0 ..         [C, f', f]       prior_z/matrix_0 .. (prior_y in the factorized model)
     entropy_bottleneck.quantiles             [C, 1, 3]        state: prior_z/medians [C]
@@ -22,53 +23,150 @@ medians are CompressAI's (the middle ones of its `quantiles`), its integer table
 
 from __future__ import annotations
 
+import collections
 import functools
-import io
-import math
 import os
 import pathlib
-import pickle
-import pickletools
 import re
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from mlic_jax import atomic, zoo
+from mlic_jax import zoo
 from mlic_jax.entropy.priors.factorized import quantiles
-from mlic_jax.entropy.scanning import Raster
-from mlic_jax.errors import ModelError
+from mlic_jax.entropy.scanning import Checkerboard, Raster
+from mlic_jax.errors import ModelError, UsageError
 from mlic_jax.families.common import check_choices
 from mlic_jax.fileformat.artifact import Artifact, flatten, unflatten
-from mlic_jax.models import bmshj2018, mbt2018
+from mlic_jax.interop.torch_files import read_checkpoint
+from mlic_jax.models import bmshj2018, cheng2020, elic2022, mbt2018
 
-_TRANSPOSED = re.compile(r"g_s\.\d+|h_s\.[02]")  # in all models here
 # What CompressAI saves and computes anew: tables, and bounds as buffers.
 _DERIVED = re.compile(
-    r"gaussian_conditional\..*|context_prediction\.mask|.*_reparam\..*|.*likelihood_lower_bound\..*"
-    r"|entropy_bottleneck\.(_offset|_quantized_cdf|_cdf_length|target)"
+    r"(.*\.)?gaussian_conditional\..*|(.*\.)?context_prediction\.mask|.*_reparam\..*|.*likelihood_lower_bound\..*"
+    r"|(.*\.)?entropy_bottleneck\.(_offset|_quantized_cdf|_cdf_length|target)"
 )
 _OLD_NAMES = {"_matrix": "matrices.", "_bias": "biases.", "_factor": "factors."}
-# model -> quality -> (N, M), as in CompressAI's zoo.
-QUALITIES = {
-    "bmshj2018-factorized": bmshj2018.WIDTHS,
-    "bmshj2018-hyperprior": bmshj2018.WIDTHS,
-    "mbt2018-mean": mbt2018.WIDTHS,
-    "mbt2018": mbt2018.WIDTHS_JOINT,
-}
-_QUANTILES = "entropy_bottleneck.quantiles"
 _TAIL_MASS = 1e-9  # CompressAI's
 
 
+class _Theirs(NamedTuple):
+    """A model of CompressAI's zoo.
+
+    Attributes:
+      widths: quality -> {"N", ..}, which are arguments of ours, too.
+      shaped: argument -> the weight whose first axis is as long.
+      transposed: names of transposed convolutions.
+      numbers: "g_s.8" as layers are counted here -> "g_s.7.0" as there, where they differ.
+      folders: "h_a", the first part of a name, -> "latent_codec.hyper.h_a", what stands there in its place.
+      order: of its serial context.
+      further: (weights) -> further arguments.
+    """
+
+    widths: Mapping[int, Mapping[str, int]]
+    shaped: Mapping[str, str]
+    transposed: str = r"g_s\.\d+\.|h_s\.[02]\."
+    numbers: Mapping[str, str] = {}
+    folders: Mapping[str, str] = {}
+    order: type = Raster
+    further: Callable[[Mapping[str, np.ndarray]], dict] = lambda weights: {}
+
+    @property
+    def quantiles(self) -> str:
+        """The weight that holds medians."""
+        return f"{self.folders.get('entropy_bottleneck', 'entropy_bottleneck')}.quantiles"
+
+
+def _arguments(widths):
+    return {quality: dict(zip("NM", values, strict=False)) for quality, values in widths.items()}
+
+
+def _of_two(widths):
+    return _Theirs(_arguments(widths), {"N": "g_a.0.weight", "M": "g_a.6.weight"})
+
+
+def _of_cheng(last):
+    """last: the number of the layer that makes the picture. Convolutions and what moves their samples are one there."""
+    numbers = {f"g_s.{last}": f"g_s.{last}.0", "h_s.2": "h_s.2.0", "h_s.5": "h_s.4", "h_s.7": "h_s.6.0"}
+    numbers["h_s.10"] = "h_s.8"
+    return _Theirs(_arguments(cheng2020.WIDTHS), {"N": "g_a.0.conv1.weight"}, "$none", numbers)
+
+
+_HYPER = {name: f"latent_codec.hyper.{name}" for name in ("h_a", "h_s", "entropy_bottleneck")}
+
+
+def _of_checkerboard():
+    inside = {name: f"latent_codec.y.{name}" for name in ("context_prediction", "entropy_parameters")}
+    return _of_cheng(7)._replace(widths={}, folders=_HYPER | inside, order=Checkerboard)
+
+
+def _of_elic():
+    y, names = "latent_codec.y", range(len(elic2022.PAPER["groups"]))
+    folders = {f"context_{k}": f"{y}.latent_codec.y{k}.context_prediction" for k in names}
+    folders |= {f"parameters_{k}": f"{y}.latent_codec.y{k}.entropy_parameters" for k in names}
+    folders |= {f"channels_{k}": f"{y}.channel_context.y{k + 1}" for k in names}
+
+    def groups(weights):
+        found = (weights.get(f"{folders[f'context_{k}']}.weight") for k in names)
+        return {"groups": tuple(array.shape[1] for array in found if array is not None)}
+
+    return _Theirs(
+        {},
+        {"N": "g_a.0.weight", "M": "g_a.13.weight"}
+        | {"C": f"{folders['channels_0']}.0.weight", "D": f"{folders['channels_0']}.2.weight"},
+        r"g_s\.(1|5|10|14)\.|.*\.h_s\.",
+        {f"context_{k}.0": f"context_{k}" for k in names},
+        _HYPER | folders,
+        Checkerboard,
+        groups,
+    )
+
+
+MODELS = {
+    "bmshj2018-factorized": _of_two(bmshj2018.WIDTHS),
+    "bmshj2018-hyperprior": _of_two(bmshj2018.WIDTHS),
+    "mbt2018-mean": _of_two(mbt2018.WIDTHS),
+    "mbt2018": _of_two(mbt2018.WIDTHS_JOINT),
+    "cheng2020-anchor": _of_cheng(7),
+    "cheng2020-attn": _of_cheng(9),
+    # Without published weights.
+    "cheng2020-anchor-checkerboard": _of_checkerboard(),
+    "elic2022": _of_elic(),
+}
+# What stands within a block -> its name there. The first set that a block's own equals says what block it is.
+_BLOCKS = (
+    {"branches_0.layers_0": "conv1", "branches_0.layers_2": "conv2"},
+    {
+        "branches_0.layers_0": "conv1",
+        "branches_0.layers_2": "conv2",
+        "branches_0.layers_3": "gdn",
+        "branches_1.layers_0": "skip",
+    },
+    {
+        "branches_0.layers_0": "subpel_conv.0",
+        "branches_0.layers_3": "conv",
+        "branches_0.layers_4": "igdn",
+        "branches_1.layers_0": "upsample.0",
+    },
+    {f"branches_0.layers_{i}": f"conv{i // 2 + 1}" for i in (0, 2, 4)},
+)
+# Within attention modules.
+_UNIT = {f"branches_0.layers_{i}": f"conv.{i}" for i in (0, 2, 4)}
+
+
 def architecture_of(model: str, weights: Mapping[str, np.ndarray]) -> dict[str, int]:
-    """The widths {"N", "M"} of CompressAI weights, from their shapes. Raises ModelError where there are none."""
+    """The widths, {"N", ..}, of CompressAI weights, from their shapes. Raises ModelError where there are none."""
+    if model not in MODELS:
+        raise ModelError(f"CompressAI's {model} is not known: use one of {', '.join(MODELS)}")
     weights = _renamed(weights)
+    shaped = MODELS[model].shaped
     try:
-        return {"N": int(weights["g_a.0.weight"].shape[0]), "M": int(weights["g_a.6.weight"].shape[0])}
+        found = {argument: int(weights[name].shape[0]) for argument, name in shaped.items()}
+        return found | MODELS[model].further(weights)
     except (KeyError, IndexError) as reason:
-        raise ModelError(f"no CompressAI weights of {model}: g_a.0.weight or g_a.6.weight is missing") from reason
+        raise ModelError(f"no CompressAI weights of {model}: {' or '.join(shaped.values())} is missing") from reason
 
 
 def artifact_of(
@@ -78,7 +176,7 @@ def artifact_of(
 
     Args:
       path: see `read_checkpoint`.
-      model: name in the zoo, which is CompressAI's: one of QUALITIES.
+      model: name in the zoo, which is CompressAI's: one of MODELS.
       quality: 1..8 of CompressAI's zoo, which the widths must be those of; the card tells it. None: any widths.
       images: uint8 [H, W, 3], by which the integer ranges of the parse path are chosen; None for the bundled photos.
 
@@ -86,15 +184,18 @@ def artifact_of(
       UsageError: a model that is not in CompressAI's zoo and here, or a quality that it does not have.
       ModelError: a file that cannot be read, or weights of another model or quality.
     """
-    check_choices("import", ("model", model, tuple(QUALITIES)))
+    check_choices("import", ("model", model, tuple(MODELS)))
+    widths = MODELS[model].widths
     if quality is not None:
-        check_choices("import", ("quality", quality, tuple(QUALITIES[model])))
+        if not widths:
+            raise UsageError(f"import: CompressAI has no weights of {model}, and no qualities")
+        check_choices("import", ("quality", quality, tuple(widths)))
     weights = read_checkpoint(path)
     params, state = from_compressai(model, weights)
     architecture = architecture_of(model, weights)
-    if quality is not None and tuple(architecture.values()) != QUALITIES[model][quality]:
-        widths, found = (f"N={N}, M={M}" for N, M in (QUALITIES[model][quality], architecture.values()))
-        raise ModelError(f"{str(path)!r} holds {model} with {found}: quality {quality} has {widths}")
+    if quality is not None and architecture != widths[quality]:
+        wanted, found = (_listed(arguments) for arguments in (widths[quality], architecture))
+        raise ModelError(f"{str(path)!r} holds {model} with {found}: quality {quality} has {wanted}")
     artifact = zoo.make(model, **architecture).export(params, state, images)
     artifact.card |= {"weights": f"CompressAI's {model}, from {pathlib.Path(path).name}"}
     if quality is not None:
@@ -102,37 +203,64 @@ def artifact_of(
     return artifact
 
 
+def cost_of_integers(artifact: Artifact, images: Sequence[np.ndarray], side: int = 256) -> tuple[float, float]:
+    """What the parse path in integers costs against floating point: (share of bits more, PSNR in dB more).
+
+    By estimates, of the middle of each picture.
+
+    Args:
+      artifact: of `artifact_of`.
+      images: uint8 [H, W, 3].
+      side: of the part of each that is looked at.
+    """
+    codec = zoo.codec_of(artifact)
+    floating = {name: values for name, values in artifact.state.items() if "medians" in values}
+    totals = np.zeros((2, 2))  # integers, floating point; bits, PSNR
+    for image in images:
+        top, left = (max(0, (length - side) // 2) for length in image.shape[:2])
+        part = image[None, top : top + side, left : left + side]
+        for i, state in enumerate((artifact.state, floating)):
+            found = codec.estimate(artifact.params, state, part)
+            psnr_db = 10 * np.log10(255**2 / np.maximum(found["mse255"], 1e-9))
+            totals[i] += float(found["bits"][0]), float(psnr_db[0]) / len(images)
+    return totals[0, 0] / totals[1, 0] - 1, totals[0, 1] - totals[1, 1]
+
+
 def from_compressai(model: str, weights: Mapping[str, np.ndarray]) -> tuple[dict, dict]:
     """(params, state) of a model from CompressAI's state dict.
 
     Args:
-      model: name in the zoo, which is CompressAI's: one of the four that this package shares with it.
-      weights: name -> array in torch's layout; old names (`_matrix0`) and the prefix `module.` are understood.
+      model: name in the zoo, which is CompressAI's: one of MODELS.
+      weights: name -> array in torch's layout; old names (`_matrix0`, `downsample`) and the prefix `module.` are
+        understood.
 
     Raises:
       ModelError: unknown model; missing or unexpected names; shapes that do not fit.
     """
     weights = {name: np.asarray(a) for name, a in _renamed(weights).items() if not _DERIVED.fullmatch(name)}
-    names = _names(model, architecture_of(model, weights))
-    missing, unexpected = sorted({*names, _QUANTILES} - weights.keys()), sorted(weights.keys() - {*names, _QUANTILES})
+    names = _names(model, **architecture_of(model, weights))
+    quantiles_name = MODELS[model].quantiles
+    needed = {*names, quantiles_name}
+    missing, unexpected = sorted(needed - weights.keys()), sorted(weights.keys() - needed)
     if missing or unexpected:
         raise ModelError(
             f"these are no CompressAI weights of {model}: missing {_some(missing)}; unexpected {_some(unexpected)}"
         )
     params = {}
     for name, (path, shape) in names.items():
-        array = _to_jax(name, weights[name]).astype(np.float32)
+        array = _to_jax(model, name, weights[name]).astype(np.float32)
         if array.shape != shape:
             raise ModelError(f"{name} has shape {weights[name].shape}, which does not fit {model}'s {path} {shape}")
         params[path] = array
     prior = _prior(names)
     channels = params[f"{prior}/matrix_0"].shape[0]
-    if weights[_QUANTILES].shape != (channels, 1, 3):
-        raise ModelError(f"{_QUANTILES} has shape {weights[_QUANTILES].shape}, ({channels}, 1, 3) is needed")
-    return unflatten(params), {prior: {"medians": weights[_QUANTILES][:, 0, 1].astype(np.float32)}}
+    found = weights[quantiles_name]
+    if found.shape != (channels, 1, 3):
+        raise ModelError(f"{quantiles_name} has shape {found.shape}, ({channels}, 1, 3) is needed")
+    return unflatten(params), {prior: {"medians": found[:, 0, 1].astype(np.float32)}}
 
 
-def to_compressai(model: str, params, state=None) -> dict[str, np.ndarray]:
+def to_compressai(model: str, params: Mapping[str, Any], state: Mapping[str, Any] | None = None) -> dict:
     """The state dict that CompressAI's model loads, in torch's layout; call `net.update(force=True)` there afterwards.
 
     Args:
@@ -142,19 +270,21 @@ def to_compressai(model: str, params, state=None) -> dict[str, np.ndarray]:
     Raises:
       ModelError: unknown model.
     """
+    if model not in MODELS:
+        raise ModelError(f"CompressAI's {model} is not known: use one of {', '.join(MODELS)}")
     flat = flatten(params)
-    architecture = {"N": flat["g_a/layers_0/kernel"].shape[-1], "M": flat["g_a/layers_6/kernel"].shape[-1]}
-    names = _names(model, architecture)
-    weights = {name: _to_torch(name, flat[path]) for name, (path, _) in names.items()}
-    if (context := "context_prediction.weight") in weights:
-        mask = np.float32(Raster(weights[context].shape[-1]).mask())
-        weights[context] = weights[context] * mask
-        weights["context_prediction.mask"] = np.broadcast_to(mask, weights[context].shape).copy()
-    prior = _prior(names)
+    paths = _their_names(model, flat)
+    names = {name: path for path, name in paths.items()}
+    weights = {name: _to_torch(model, name, flat[path]) for name, path in names.items()}
+    for name in [name for name in weights if name.endswith("context_prediction.weight")]:
+        mask = np.float32(MODELS[model].order(weights[name].shape[-1]).mask())
+        weights[name] = weights[name] * mask
+        weights[f"{name.removesuffix('weight')}mask"] = np.broadcast_to(mask, weights[name].shape).copy()
+    prior = _prior({name: (path, None) for name, path in names.items()})
     medians_and_tails = quantiles(params[prior], [_TAIL_MASS / 2, 0.5, 1 - _TAIL_MASS / 2])
     if state and prior in state:
         medians_and_tails[:, 1] = state[prior]["medians"]
-    weights[_QUANTILES] = medians_and_tails[:, None].astype(np.float32)
+    weights[MODELS[model].quantiles] = medians_and_tails[:, None].astype(np.float32)
     return weights
 
 
@@ -162,10 +292,14 @@ def _renamed(weights):
     """Today's names for old ones."""
     renamed = {}
     for name, array in weights.items():
-        name = name.removeprefix("module.")
+        name = name.removeprefix("module.").replace(".downsample.", ".skip.")
         old = re.fullmatch(r"(entropy_bottleneck\.)(_matrix|_bias|_factor)(\d)", name)
         renamed[f"{old[1]}{_OLD_NAMES[old[2]]}{old[3]}" if old else name] = array
     return renamed
+
+
+def _listed(arguments):
+    return ", ".join(f"{name}={value}" for name, value in arguments.items())
 
 
 def _some(names):
@@ -174,170 +308,62 @@ def _some(names):
     return (", ".join(names[:3]) or "nothing") + more
 
 
-def _names(model, architecture) -> dict[str, tuple[str, tuple[int, ...]]]:
+@functools.lru_cache(maxsize=16)
+def _names(model, **architecture) -> dict[str, tuple[str, tuple[int, ...]]]:
     """CompressAI's name -> (our path, our shape)."""
     codec = zoo.make(model, **architecture)
-    params = codec.init(jax.random.key(0), (64, 64, 3))[0]
-    names = {}
-    for path, array in flatten(params).items():
-        top, rest = path.split("/", 1)
-        if top.startswith("prior_"):
-            kind, k = rest.split("_")
-            name = f"entropy_bottleneck.{_OLD_NAMES['_' + kind]}{k}"
-        else:
-            name = f"{top}.{rest.removeprefix('layers_').replace('/', '.')}".replace("kernel", "weight")
-            name = name.replace("context_prediction.0", "context_prediction")
-        names[name] = path, array.shape
-    return names
+    params = flatten(codec.init(jax.random.key(0), (64, 64, 3))[0])
+    return {name: (path, params[path].shape) for path, name in _their_names(model, params).items()}
+
+
+def _their_names(model, paths) -> dict[str, str]:
+    """Our path -> CompressAI's name."""
+    blocks = collections.defaultdict(set)
+    for path in paths:
+        block, inside = _of_block(path)
+        blocks[block].add(inside.rpartition(".")[0])
+    return {path: _their_name(model, path, blocks) for path in paths}
+
+
+def _of_block(path):
+    """("g_a.layers_0", "branches_0.layers_2.kernel") of a path; the latter is all of one that is in no block."""
+    path = path.replace("/", ".")
+    block, within, rest = path.rpartition(".branches_")
+    return (block, f"branches_{rest}") if within else ("", path)
+
+
+def _their_name(model, path, blocks):
+    folders = MODELS[model].folders
+    if path.startswith("prior_"):
+        kind, k = path.split("/")[1].split("_")
+        return f"{folders.get('entropy_bottleneck', 'entropy_bottleneck')}.{_OLD_NAMES['_' + kind]}{k}"
+    block, inside = _of_block(path)
+    layer, _, kind = inside.rpartition(".")
+    if block:
+        kinds = _BLOCKS if "values" not in block and "gate" not in block else (_UNIT,)
+        layer = f"{block}.{next(names for names in kinds if names.keys() == blocks[block])[layer]}"
+    # Of attention modules: `values` and `gate`, whose units are two layers here.
+    layer = re.sub(r"values\.layers_(\d+)", lambda found: f"conv_a.{int(found[1]) // 2}", layer)
+    layer = re.sub(r"gate\.layers_(\d+)", lambda found: f"conv_b.{int(found[1]) // 2}", layer)
+    layer = layer.replace("layers_", "").replace("context_prediction.0", "context_prediction")
+    layer = MODELS[model].numbers.get(layer, layer)
+    top, dot, rest = layer.partition(".")
+    return f"{folders.get(top, top)}{dot}{rest}.{kind.replace('kernel', 'weight')}"
 
 
 def _prior(names) -> str:
-    return names["entropy_bottleneck.matrices.0"][0].split("/")[0]
+    return next(path for name, (path, _) in names.items() if name.endswith("matrices.0")).split("/")[0]
 
 
-def _to_jax(name, array):
+def _to_jax(model, name, array):
     if array.ndim != 4:
         return array
-    return array[..., ::-1, ::-1].transpose(2, 3, 0, 1) if _TRANSPOSED.match(name) else array.transpose(2, 3, 1, 0)
+    transposed = re.match(MODELS[model].transposed, name)
+    return array[..., ::-1, ::-1].transpose(2, 3, 0, 1) if transposed else array.transpose(2, 3, 1, 0)
 
 
-def _to_torch(name, array):
+def _to_torch(model, name, array):
     if array.ndim != 4:
         return array
-    return array.transpose(2, 3, 0, 1)[..., ::-1, ::-1] if _TRANSPOSED.match(name) else array.transpose(3, 2, 0, 1)
-
-
-# --- Reading what torch.save wrote. Only dicts, lists, numbers, strings and dense tensors can come out of it.
-
-_STORAGES = {
-    "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2", "LongStorage": "<i8", "IntStorage": "<i4",
-    "ShortStorage": "<i2", "CharStorage": "|i1", "ByteStorage": "|u1", "BoolStorage": "|b1",
-}  # fmt: skip
-
-
-def read_checkpoint(path) -> dict[str, np.ndarray]:
-    """The weights in a checkpoint that `torch.save` wrote, without PyTorch.
-
-    Args:
-      path: a state dict, or a training checkpoint with one under "state_dict".
-
-    Returns:
-      name -> array, in torch's layout.
-
-    Raises:
-      ModelError: missing or damaged file, or anything but tensors in it. Nothing in it is executed.
-    """
-    data = atomic.read_bytes(path, ModelError)
-    try:
-        checkpoint = _of_zip(data) if data[:2] == b"PK" else _of_pickles(data)
-        tensors = checkpoint.get("state_dict", checkpoint)
-        weights = {str(name): value for name, value in tensors.items() if isinstance(value, np.ndarray)}
-    except Exception as reason:  # whatever a damaged file trips over, in zipfile or pickle
-        raise ModelError(f"{str(path)!r} is not a checkpoint with plain tensors: {reason}") from reason
-    if not weights:
-        raise ModelError(f"{str(path)!r} holds no weights")
-    return weights
-
-
-class _Dict(dict):
-    """Stands in for OrderedDict, and leaves out the attributes that torch hangs on it."""
-
-    def __setstate__(self, state):
-        pass
-
-
-def _of_zip(data):
-    """The object in a file of torch 1.6 or later."""
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > len(data):
-            raise ValueError("its entries are larger than the file")
-        (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-        root = name.removesuffix("data.pkl")
-        order = root + "byteorder"
-        if order in archive.namelist() and archive.read(order) != b"little":
-            raise ValueError("it is not little-endian")
-
-        @functools.cache
-        def storage(key, dtype):
-            return np.frombuffer(archive.read(f"{root}data/{key}"), dtype)
-
-        return _Unpickler(io.BytesIO(archive.read(name)), storage).load()
-
-
-# Of what a pickle remembers.
-_LARGEST_NUMBER = 1 << 20
-# What the files of earlier versions begin with.
-_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-
-
-def _of_pickles(data):
-    """The object in a file of an earlier version: pickles, the last of them the keys of storages, then these.
-
-    Storages are needed to read the object, and stand behind it: it is read twice.
-    """
-    stream, dtypes = io.BytesIO(data), {}
-    magic, protocol, system = (_Unpickler(stream, None).load() for _ in range(3))
-    if (magic, protocol, system["little_endian"]) != (_MAGIC, _PROTOCOL, True):
-        raise ValueError("it is no file of torch.save, or not little-endian")
-    start = stream.tell()
-    _Unpickler(stream, dtypes.__setitem__).load()
-    storages = {}
-    for key in _Unpickler(stream, None).load():
-        count = int.from_bytes(stream.read(8), "little")
-        storages[key] = np.frombuffer(stream.read(count * dtypes[key].itemsize), dtypes[key])
-    stream.seek(start)
-    return _Unpickler(stream, lambda key, dtype: storages[key]).load()
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows the four names that a state dict needs; any other one is refused before it is looked up.
-
-    storage: (key, dtype) -> array of one dimension; or None, and tensors are left out, while a storage is not known.
-    """
-
-    def __init__(self, stream: io.BytesIO, storage: Callable[[str, np.dtype], np.ndarray | None]):
-        super().__init__(stream)
-        self._stream, self._storage = stream, storage
-
-    def load(self):
-        """The next object. A pickle could ask for any amount of memory by numbering what it remembers."""
-        start = self._stream.tell()
-        for operation, argument, _ in pickletools.genops(self._stream):
-            if operation.name in ("PUT", "LONG_BINPUT") and argument > _LARGEST_NUMBER:
-                raise ValueError("a pickle that asks for much memory")
-        self._stream.seek(start)
-        return super().load()
-
-    def find_class(self, module, name):
-        if (module, name) == ("collections", "OrderedDict"):
-            return _Dict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _tensor
-        if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return lambda tensor, *_: tensor
-        if module == "torch" and name in _STORAGES:
-            return np.dtype(_STORAGES[name])
-        raise ValueError(f"{module}.{name} is not allowed")
-
-    def persistent_load(self, reference):
-        kind, dtype, key, _, count, *view = reference
-        if kind != "storage" or not isinstance(dtype, np.dtype) or any(part is not None for part in view):
-            raise ValueError("a reference to something unknown")
-        storage = self._storage(key, dtype)
-        if storage is not None and (len(storage) < count or storage.dtype != dtype):
-            raise ValueError("a tensor is longer than its data")
-        return storage
-
-
-def _tensor(storage, offset, shape, strides, *_):
-    """A dense array out of a storage, copied; None without one."""
-    if storage is None:
-        return None
-    numbers = (offset, *shape, *strides)
-    if len(shape) != len(strides) or not all(isinstance(n, int) and n >= 0 for n in numbers):
-        raise ValueError("a tensor whose shape and strides do not fit")
-    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-    if math.prod(shape) > len(storage) or (math.prod(shape) and last >= len(storage)):
-        raise ValueError("a tensor is longer than its data")
-    steps = [step * storage.itemsize for step in strides]
-    return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps).copy()
+    transposed = re.match(MODELS[model].transposed, name)
+    return array.transpose(2, 3, 0, 1)[..., ::-1, ::-1] if transposed else array.transpose(3, 2, 0, 1)

@@ -29,8 +29,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from mlic_jax import atomic, runtime
-from mlic_jax.errors import InputError
+from mlic_jax import runtime
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _lock = threading.RLock()
@@ -59,13 +58,13 @@ class Program:
         file = _file(f"{self._function.__module__}.{self._function.__name__}", network, kinds)
         if file is None:
             return functools.partial(self._jitted, network)
+        with contextlib.suppress(Exception):  # no file, a damaged one, or one that this jax cannot load
+            return runtime.kept_program(file)
         from jax.experimental import serialize_executable
 
-        with contextlib.suppress(Exception):  # no file, a damaged one, or one that this jax cannot load
-            return serialize_executable.deserialize_and_load(*pickle.loads(_read(file)))
         with _without_jax_cache():
             compiled = self._jitted.lower(network, *arrays).compile()
-        _write(file, pickle.dumps(serialize_executable.serialize(compiled)))
+        runtime.write_kept(file, pickle.dumps(serialize_executable.serialize(compiled)))
         return compiled
 
 
@@ -75,9 +74,9 @@ def remembered(name: str, network, more: Any, compute: Callable[[], Any]) -> Any
     if file is None:
         return compute()
     with contextlib.suppress(ValueError, OSError):
-        return json.loads(_read(file))
+        return json.loads(runtime.read_kept(file))
     found = compute()
-    _write(file, json.dumps(found).encode())
+    runtime.write_kept(file, json.dumps(found).encode())
     return found
 
 
@@ -91,21 +90,6 @@ def _file(name: str, network, more) -> pathlib.Path | None:
     except _UnknownError:
         return None
     return runtime.kept_programs / f"{name}-{hashlib.sha256(words.encode()).hexdigest()[:32]}"
-
-
-def _read(file: pathlib.Path) -> bytes:
-    """Raises OSError where it is missing, ValueError where it is damaged."""
-    data = file.read_bytes()
-    if hashlib.sha256(data[32:]).digest() != data[:32]:
-        raise ValueError(f"{file} is damaged")
-    return data[32:]
-
-
-def _write(file: pathlib.Path, data: bytes) -> None:
-    """Where the folder cannot be written, nothing is kept."""
-    with contextlib.suppress(InputError, OSError):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write_bytes(file, hashlib.sha256(data).digest() + data)
 
 
 @contextlib.contextmanager

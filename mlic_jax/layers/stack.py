@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -56,11 +57,14 @@ class Stack(nn.Module):
     def __call__(self, x, quality=None):
         """[B, h, w, C] -> [B, h', w', C']. quality: float [B], for layers that are `conditional`."""
         if isinstance(x, np.ndarray | windows.Pixels) and not self.is_initializing():
-            # A copy without scope does not depend on where it stands in which model: it is the key of compiled windows.
-            alone, variables = self.unbind()
-            y = windows.evaluate(alone, variables, x, quality=quality)
+            y = windows.evaluate(*self.alone, x, quality=quality)
             return windows.Pixels(y) if self.pixels else y
         return self.within(x, None, quality)
+
+    @functools.cached_property
+    def alone(self) -> tuple[Stack, Mapping[str, Any]]:
+        """A copy that does not know where it stands in a model, the key of compiled windows, and its variables."""
+        return self.unbind()
 
     @property
     def scale(self) -> Fraction:
@@ -127,3 +131,23 @@ class Concatenation(_Branches):
     def join(self, parts: list[jax.Array]) -> jax.Array:
         """[B, h, w, C] of each branch -> [B, h, w, sum of C]."""
         return jnp.concatenate(parts, axis=-1)
+
+
+class Gated(nn.Module):
+    """x + values(x) sigmoid(gate(x)), of stacks that keep the shape.
+
+    Cheng, Sun, Takeuchi, Katto, CVPR 2020: the simplified attention module.
+    """
+
+    values: Stack
+    gate: Stack
+    scale = Fraction(1)
+
+    def inputs_of(self, first: int, last: int) -> tuple[int, int]:
+        """The first and last input sample along an axis on which the output samples first..last depend."""
+        ends = [branch.inputs_of(first, last) for branch in (self.values, self.gate)]
+        return min(end[0] for end in ends), max(end[1] for end in ends)
+
+    def within(self, x: jax.Array, inside: windows.Inside | None, quality: jax.Array | None = None) -> jax.Array:
+        """See Stack.within."""
+        return x + self.values.within(x, inside, quality) * jax.nn.sigmoid(self.gate.within(x, inside, quality))

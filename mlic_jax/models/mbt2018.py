@@ -42,11 +42,10 @@ from mlic_jax.models import bmshj2018
 
 # quality -> (N, M): CompressAI's zoo.
 WIDTHS = {quality: (128, 192) if quality <= 4 else (192, 320) for quality in range(1, 9)}
-LAMBDAS = bmshj2018.LAMBDAS
+LAMBDAS, LAMBDAS_MS_SSIM = bmshj2018.LAMBDAS, bmshj2018.LAMBDAS_MS_SSIM
 TINY = bmshj2018.TINY
 # The same of mbt2018.
 WIDTHS_JOINT = {quality: (192, 192) if quality <= 4 else (192, 320) for quality in range(1, 9)}
-ORDER = Raster(5)
 
 leaky_relu = LeakyReLU(0.01)
 
@@ -94,24 +93,33 @@ class JointPrior(MeanScaleHyperprior):
     # What is cut off of a scale costs bits, and of a mean what follows: entries see it again.
     held = 1.0
 
+    order = Raster(5)
+
     def setup(self):
         super().setup()
+        self._make_context()
+
+    def _make_context(self, numbers=2):
+        """numbers: parameters of the prior for every entry."""
+        order = self.order
         self.context_prediction = ExactStack(
-            (Conv(2 * self.M, kernel=ORDER.kernel, mask=ORDER.mask(), precision=self.precision),), of_values=True
+            (Conv(2 * self.M, kernel=order.kernel, mask=order.mask(), precision=self.precision),), of_values=True
         )
         conv = functools.partial(Conv, kernel=1, precision=self.precision)
-        self.entropy_parameters = ExactStack(
-            (conv(self.M * 10 // 3), leaky_relu, conv(self.M * 8 // 3), leaky_relu, conv(2 * self.M)), of_values=True
-        )
+        layers = (conv(self.M * 10 // 3), leaky_relu, conv(self.M * 8 // 3), leaky_relu, conv(numbers * self.M))
+        self.entropy_parameters = ExactStack(layers, of_values=True)
 
     def transmit(self, code):
         z = code("z", self.prior_z)
-        return code.scan("y", ORDER, functools.partial(self._prior, code), code.exact(self.h_s, z, self.prior_z))
+        return code.scan("y", self.order, functools.partial(self._prior, code), code.exact(self.h_s, z, self.prior_z))
 
     def _prior(self, code, known, hyper):
         context = code.exact(self.context_prediction, known)
         seen = module_of(hyper).concatenate([hyper, context], axis=-1)
-        both = code.exact(self.entropy_parameters, seen)
+        return self._of_parameters(code.exact(self.entropy_parameters, seen))
+
+    def _of_parameters(self, both):
+        """[B, h, w, numbers M] -> the prior of y."""
         return Gaussian(scale=both[..., : self.M], mean=both[..., self.M :])
 
 

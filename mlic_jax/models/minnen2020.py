@@ -43,7 +43,7 @@ PAPER = {"N": 192, "M": 320, "H": 256, "C": 224, "D": 128, "slices": 10, "suppor
 # For tests and demonstrations on a CPU.
 TINY = {"N": 16, "M": 24, "H": 16, "C": 16, "D": 12, "slices": 3, "supports": 1}
 # quality -> lambda: CompressAI's. The paper names none; the authors' code begins with 0.01.
-LAMBDAS = bmshj2018.LAMBDAS
+LAMBDAS, LAMBDAS_MS_SSIM = bmshj2018.LAMBDAS, bmshj2018.LAMBDAS_MS_SSIM
 
 
 class ChannelWise(LatentModel):

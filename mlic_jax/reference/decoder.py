@@ -38,6 +38,11 @@ MODELS = {
     12: ("mbt2018", functools.partial(_one_stream, latents.joint)),
     13: ("minnen2020", functools.partial(_one_stream, latents.channel_wise)),
     14: ("hu2020", functools.partial(_one_stream, latents.coarse_to_fine)),
+    15: ("cheng2020-anchor", functools.partial(_one_stream, latents.joint)),
+    16: ("cheng2020-attn", functools.partial(_one_stream, latents.joint)),
+    17: ("cheng2020-anchor-checkerboard", functools.partial(_one_stream, latents.two_passes)),
+    18: ("elic2022", functools.partial(_one_stream, latents.uneven_groups)),
+    19: ("bls2017", functools.partial(_one_stream, latents.factorized)),
 }
 
 

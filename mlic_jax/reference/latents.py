@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from mlic_jax.errors import CorruptStreamError
-from mlic_jax.reference import exact
+from mlic_jax.reference import exact, mixture
 from mlic_jax.reference.rangecoder import Mirrored, cumulative, uniform
 
 # -------------------------------------------------------------------------------------------------------- one latent
@@ -19,6 +19,8 @@ BLOCK = 64
 LARGEST_SYMBOL = 1 << 24
 ESCAPE_LENGTHS = 27
 PIECE = 16
+# Places of a wave that are read together.
+WAVE_PIECE = 4096
 
 
 def read_latent(coder: Mirrored, rows: np.ndarray, table, limit: int) -> np.ndarray:
@@ -99,31 +101,124 @@ def hyperprior(coder, model, height, width, quality, has_means):
     return {**arrays, "y": read_latent(coder, rows, table, LARGEST_SYMBOL), "y_rows": rows.astype(np.int32)}
 
 
-def joint(coder, model, height, width, quality):
-    """y in waves: a position's scales and means need those above, and left in its row."""
-    del quality
-    M, reach, table = model.architecture["M"], 2, model.tables["gaussian"]
-    arrays = by_channel(
-        coder, "z", model.tables["factorized_z"], -(-height // 64), -(-width // 64), LARGEST_HYPER_SYMBOL
-    )
-    hyper = exact.evaluate(model.state["h_s"], arrays["z"].astype(np.int64)) << 2  # values, in steps of 2^-10
-    h, w, _ = hyper.shape
-    known = np.zeros((h + 2 * reach, w + 2 * reach, M), np.int64)  # the same
-    arrays |= {name: np.zeros((h, w, M), np.int32) for name in ("y", "y_rows", "y_means")}
-    waves = np.arange(w) + (reach + 1) * np.arange(h)[:, None]
-    for wave in range(waves.max() + 1):
-        i, j = np.nonzero(waves == wave)  # in raster order
-        if not len(i):
-            continue
+def raster(h, w):
+    """The wave of every place that sees those above, and left in its row, within 5x5."""
+    return np.arange(w) + 3 * np.arange(h)[:, None]
+
+
+def checkerboard(h, w):
+    """The wave of every place where white ones see the black ones."""
+    return (np.arange(w) + np.arange(h)[:, None]) % 2
+
+
+def in_waves(waves, channels, read):
+    """A latent of which places see others within 5x5.
+
+    Args:
+      waves: int [h, w].
+      channels: of the latent.
+      read: (surroundings int64 [n, 5, 5, C] in steps of 2^-10, zero where nothing is known; rows and columns of n
+        places of a wave) -> arrays [n, C] by name, of which "" are symbols, and "_means" in steps of 1/256.
+
+    Returns:
+      arrays [h, w, C] by these names, and the values in steps of 2^-10.
+    """
+    reach, arrays = 2, {}
+    known = np.zeros((waves.shape[0] + 2 * reach, waves.shape[1] + 2 * reach, channels), np.int64)
+    for i, j in _pieces(waves):
         around = np.stack([known[row : row + 5, column : column + 5] for row, column in zip(i, j, strict=True)])
+        found = read(around, i, j)
+        known[i + reach, j + reach] = (256 * found[""] + found.get("_means", 0)) << 2
+        for name, array in found.items():
+            arrays.setdefault(name, np.zeros((*waves.shape, channels), np.int32))[i, j] = array
+    return arrays, known[reach:-reach, reach:-reach]
+
+
+def _pieces(waves):
+    """Rows and columns of the places that are read together: of a wave in raster order, WAVE_PIECE at most."""
+    for wave in np.unique(waves):
+        i, j = np.nonzero(waves == wave)
+        for start in range(0, len(i), WAVE_PIECE):
+            yield i[start : start + WAVE_PIECE], j[start : start + WAVE_PIECE]
+
+
+def by_scales(coder, table, parameters):
+    """{"", "_rows", "_means"} of n places, of their scales and behind them means, [n, 2 C]."""
+    scales, means = np.split(parameters, 2, axis=1)
+    rows = np.searchsorted(table.thresholds, scales, side="right")
+    symbols = read_latent(coder, rows[None], table, LARGEST_SYMBOL)[0].astype(np.int64)
+    return {"": symbols, "_rows": rows, "_means": means}
+
+
+def by_mixtures(coder, count, parameters):
+    """{""} of n places, of logits, scales and means of `count` Gaussians for every entry, [n, 3 count C]."""
+    places = len(parameters)
+    parameters = parameters.reshape(places, 3, count, -1).transpose(1, 2, 0, 3)
+    channels = parameters.shape[3]
+    row = mixture.read_row(coder, parameters.reshape(3, count, -1), _read_distances, LARGEST_SYMBOL)
+    return {"": row.reshape(places, channels)}
+
+
+def with_hyper(coder, model, height, width):
+    """(arrays of z, the values of `h_s` in steps of 2^-10)."""
+    h, w = -(-height // 64), -(-width // 64)
+    arrays = by_channel(coder, "z", model.tables["factorized_z"], h, w, LARGEST_HYPER_SYMBOL)
+    return arrays, exact.evaluate(model.state["h_s"], arrays["z"].astype(np.int64)) << 2
+
+
+def joint(coder, model, height, width, quality):
+    """y in waves: a position's distributions need those above, and left in its row."""
+    del quality
+    arrays, hyper = with_hyper(coder, model, height, width)
+    count = model.architecture.get("mixtures", 1)
+
+    def read(around, i, j):
         context = exact.evaluate_at(model.state["context_prediction"], around) << 2
-        out = exact.evaluate(model.state["entropy_parameters"], np.concatenate([hyper[i, j][None], context], axis=2))
-        scales, means = out[0, :, :M], out[0, :, M:]
-        rows = np.searchsorted(table.thresholds, scales, side="right")
-        symbols = read_latent(coder, rows[None], table, LARGEST_SYMBOL)[0].astype(np.int64)
-        known[i + reach, j + reach] = (256 * symbols + means) << 2
-        arrays["y"][i, j], arrays["y_rows"][i, j], arrays["y_means"][i, j] = symbols, rows, means
+        both = np.concatenate([hyper[i, j][None], context], axis=2)
+        parameters = exact.evaluate(model.state["entropy_parameters"], both)[0]
+        if count > 1:
+            return by_mixtures(coder, count, parameters)
+        return by_scales(coder, model.tables["gaussian"], parameters)
+
+    channels = model.state["context_prediction"]["layer_0"]["kernel"].shape[2]
+    found, _ = in_waves(raster(*hyper.shape[:2]), channels, read)
+    return arrays | {f"y{name}": array for name, array in found.items()}
+
+
+def two_passes(coder, model, height, width, quality):
+    """y in two waves: white positions see black ones."""
+    del quality
+    arrays, hyper = with_hyper(coder, model, height, width)
+    found, _ = _in_two(coder, model, "context_prediction", "entropy_parameters", hyper)
+    return arrays | {f"y{name}": array for name, array in found.items()}
+
+
+def uneven_groups(coder, model, height, width, quality):
+    """y in groups of channels, of each black positions and then white ones."""
+    del quality
+    arrays, hyper = with_hyper(coder, model, height, width)
+    known: list[np.ndarray] = []
+    for k in range(len(model.architecture["groups"])):
+        side = hyper
+        if k:
+            before = exact.evaluate(model.state[f"channels_{k - 1}"], np.concatenate(known, axis=2)) << 2
+            side = np.concatenate([before, hyper], axis=2)
+        found, values = _in_two(coder, model, f"context_{k}", f"parameters_{k}", side)
+        known.append(values)
+        arrays |= {f"y_{k}{name}": array for name, array in found.items()}
     return arrays
+
+
+def _in_two(coder, model, context, parameters, side):
+    """A latent over a checkerboard, of two networks; what `in_waves` returns. side: values in steps of 2^-10."""
+    waves, table = checkerboard(*side.shape[:2]), model.tables["gaussian"]
+
+    def read(around, i, j):
+        seen = (exact.evaluate_at(model.state[context], around) << 2) * waves[i, j][:, None]
+        both = np.concatenate([seen, side[i, j][None]], axis=2)
+        return by_scales(coder, table, exact.evaluate(model.state[parameters], both)[0])
+
+    return in_waves(waves, model.state[context]["layer_0"]["kernel"].shape[2], read)
 
 
 def channel_wise(coder, model, height, width, quality):

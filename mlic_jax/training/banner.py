@@ -7,40 +7,46 @@ import pathlib
 import shlex
 import shutil
 from collections import Counter
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 from mlic_jax.data import TrainIterator
+from mlic_jax.training import optimizers
+from mlic_jax.training.config import validation_source
+from mlic_jax.training.step import TrainState
 
 # Where Linux's driver of NVIDIA says its version.
 DRIVER = "/proc/driver/nvidia/version"
 
 
-def opening(config: ConfigDict, params: Any, batches: TrainIterator, workdir, start: int) -> list[str]:
+def opening(
+    config: ConfigDict, train_state: TrainState, batches: TrainIterator, held_out: int, workdir: os.PathLike, start: int
+) -> list[str]:
     """Lines about a run: model, devices, photos, batch, workdir; and a warning where a GPU lies idle.
 
     Args:
       config: of the run.
-      params: of the model, for their number.
+      train_state: for the number of parameters, and what optimisers make of them.
       batches: for the number of photos.
+      held_out: the number of photos to validate on.
       workdir: of the run.
       start: step from which it goes on.
     """
-    data, count = config.data, sum(leaf.size for leaf in jax.tree.leaves(params))
+    data, count = config.data, sum(leaf.size for leaf in jax.tree.leaves(train_state.params))
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     kinds = ", ".join(f"{n} x {kind}" for kind, n in Counter(device.device_kind for device in jax.devices()).items())
     lines = [
         f"model    {config.model.name}, {count:,} parameters",
         f"devices  {kinds}{processes}, jax {jax.__version__}",
-        f"photos   {batches.get_state()['images']:,} to train on ({data.source}), {data.validation_images} patches to "
-        f"validate on ({data.validation})",
+        f"photos   {batches.get_state()['images']:,} to train on ({data.source}), {held_out:,} to validate on "
+        f"({validation_source(config)}), by {data.validation_images} patches",
         f"batch    {data.batch_size} patches of {data.patch_size}x{data.patch_size} pixels",
         f"steps    {config.train.steps:,}",
         f"workdir  {workdir}" + (f", resumed at step {start}" if start else ""),
     ]
-    return lines + ([warning] if (warning := idle_gpu()) else [])
+    warnings = optimizers.without_matrices(config, train_state.optimizer)
+    return lines + [f"warning  {sentence}" for sentence in filter(None, [*warnings, idle_gpu()])]
 
 
 def idle_gpu() -> str | None:
@@ -48,7 +54,7 @@ def idle_gpu() -> str | None:
     if _chosen() or jax.default_backend() != "cpu" or not (os.path.exists(DRIVER) or shutil.which("nvidia-smi")):
         return None
     return (
-        "warning  there is an NVIDIA GPU, and jax sees none: pip install 'jax[cuda13]' (cuda12 for older drivers); "
+        "there is an NVIDIA GPU, and jax sees none: pip install 'jax[cuda13]' (cuda12 for older drivers); "
         "JAX_PLATFORMS=cpu if the CPU is meant"
     )
 

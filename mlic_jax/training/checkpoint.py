@@ -1,29 +1,34 @@
 """Checkpoints: the only file that imports orbax.
 
-A checkpoint holds the train state, the position of the data, the config and the validation loss. It is written in the
-background and renamed when whole, so that a kill at any moment leaves the one before it.
+A checkpoint holds the train state, the position of the data, the config, the validation loss, and a CRC32C of each of
+these and of every array. It is written in the background and renamed when whole, so that a kill at any moment leaves
+the one before it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
-import pathlib
-import shutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import google_crc32c
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from ml_collections import ConfigDict
 
 from mlic_jax.errors import InputError, TrainingError
-from mlic_jax.training import parallel
+from mlic_jax.training import parallel, places
 from mlic_jax.training.config import FREE_TO_CHANGE, defaults
 
 # The JSON items of a checkpoint, beside "state".
 DATA, CONFIG, VALIDATION = "data", "config", "validation"
+# CRC32C of these items and of the arrays, by name. Checkpoints from before it was invented have none.
+CHECKSUMS = "checksums"
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +70,7 @@ class Checkpoints:
     """The checkpoints of one workdir.
 
     Args:
-      workdir: the run's folder; checkpoints stand in its `checkpoints`.
+      workdir: the run's folder, or gs://BUCKET/PATH; checkpoints stand in its `checkpoints`.
       keep: how many of the latest are kept, besides the one of least validation loss.
       read_only: never writes or deletes.
 
@@ -74,7 +79,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir, keep: int = 2, read_only: bool = False):
-        self.path = pathlib.Path(workdir).absolute() / "checkpoints"
+        self.path = places.absolute(workdir) / "checkpoints"
         self.read_only = read_only
         if read_only and not self.path.is_dir():
             raise InputError(f"{str(workdir)!r} has no checkpoints: give the --workdir of a run of `mlic train`")
@@ -102,6 +107,7 @@ class Checkpoints:
         """
         self._losses[step] = loss if loss is not None and math.isfinite(loss) else None
         items = {DATA: data, CONFIG: config.to_dict(), VALIDATION: {"loss": self._losses[step]}}
+        items[CHECKSUMS] = {name: _checksum(item) for name, item in items.items()} | _checksums_of_arrays(state)
         items = {name: ocp.args.JsonSave(item) for name, item in items.items()}
         items["state"] = ocp.args.StandardSave(parallel.across_processes(state))
         with self._writing():
@@ -129,19 +135,18 @@ class Checkpoints:
             steps = [step]
         failures = {}
         for candidate in steps:
+            restored, failure = None, ""
             try:
-                items = ocp.args.Composite(
-                    state=ocp.args.StandardRestore(_abstract(state)),
-                    **{name: ocp.args.JsonRestore() for name in (DATA, CONFIG)},
-                )
-                restored = self._manager.restore(candidate, args=items)
+                restored = self._restore(candidate, state)
             except Exception as reason:  # damage shows in many ways: each means "try the one before"
-                failures[candidate] = f"step {candidate}: {' '.join(str(reason).split())[:300]}"
-                log.warning("checkpoint cannot be read: %s", failures[candidate])
-            else:
+                failure = " ".join(str(reason).split())[:300]
+            if not parallel.anywhere(restored is None):
                 if failures and not self.read_only:
-                    self._set_aside(failures)
-                return Restored(candidate, restored.state, restored.data, restored.config)
+                    self.set_aside(failures)
+                    log.warning("the run goes on from the checkpoint of step %d", candidate)
+                return restored
+            failures[candidate] = f"step {candidate}: {failure or 'another process cannot read it'}"
+            log.warning("checkpoint cannot be read: %s", failures[candidate])
         if failures:
             raise TrainingError(f"no checkpoint in {str(self.path)!r} can be read: {'; '.join(failures.values())}")
         return None
@@ -150,6 +155,10 @@ class Checkpoints:
         """The config of the latest checkpoint that has a readable one, or None."""
         configs = (self._read(step, CONFIG) for step in sorted(self._manager.all_steps(), reverse=True))
         return next((config for config in configs if config is not None), None)
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, from the first to the latest."""
+        return sorted(self._manager.all_steps())
 
     def latest(self) -> int | None:
         """The step of the latest checkpoint."""
@@ -160,29 +169,66 @@ class Checkpoints:
         measured = [step for step in self._manager.all_steps() if self._losses.get(step) is not None]
         return min(measured, key=self._losses.get) if measured else self.latest()
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Waits until everything is written. Raises as `save` does."""
         with self._writing():
             self._manager.wait_until_finished()
+
+    def reload(self) -> None:
+        """Looks again at what is there: another process, a run at work, may write and delete checkpoints."""
+        self._manager.reload()
+        for step in self._manager.all_steps():
+            if step not in self._losses:
+                self._losses[step] = self._read(step, VALIDATION, {}).get("loss")
+
+    def close(self) -> None:
+        """Waits as `wait`, and ends. Raises as `save` does."""
+        self.wait()
         self._manager.close()
+
+    def _restore(self, step: int, state) -> Restored:
+        """One checkpoint. Raises whatever Orbax does, and ValueError where a checksum is wrong."""
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(_abstract(state)),
+            **{name: ocp.args.JsonRestore() for name in (DATA, CONFIG)},
+        )
+        restored = self._manager.restore(step, args=items)
+        expected = self._checksums(step)
+        if expected is not None:
+            found = {DATA: _checksum(restored.data), CONFIG: _checksum(restored.config)}
+            found |= {VALIDATION: _checksum(self._manager.restore(step, args=_json(VALIDATION))[VALIDATION])}
+            found |= _checksums_of_arrays(restored.state)
+            wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+            if wrong:
+                more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+                raise ValueError(f"damaged, by the CRC32C of {', '.join(wrong[:3])}{more}")
+        return Restored(step, restored.state, restored.data, restored.config)
+
+    def _checksums(self, step: int) -> dict[str, int] | None:
+        """Those of a checkpoint, None for an old one that has none. Raises whatever Orbax does for damaged ones."""
+        if not (self.path / str(step) / CHECKSUMS).exists():
+            return None
+        return self._manager.restore(step, args=_json(CHECKSUMS))[CHECKSUMS]
 
     def _read(self, step, item, otherwise=None):
         """A JSON item of a checkpoint; `otherwise` if it is damaged, of which `restore` will say more."""
         try:
-            return self._manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.JsonRestore()}))[item]
+            found, expected = self._manager.restore(step, args=_json(item))[item], self._checksums(step)
         except Exception:
             return otherwise
+        return found if expected is None or expected.get(item) == _checksum(found) else otherwise
 
-    def _set_aside(self, steps):
+    def set_aside(self, steps) -> None:
+        """Moves checkpoints to the workdir's `damaged`: the run that goes on will write these steps again."""
         folder = self.path.parent / "damaged"
         if parallel.is_main():
             folder.mkdir(exist_ok=True)
             for step in steps:
-                shutil.rmtree(folder / str(step), ignore_errors=True)
+                epath.Path(folder / str(step)).rmtree(missing_ok=True)
                 (self.path / str(step)).rename(folder / str(step))
         parallel.wait_for_all("set aside")
         self._manager.reload()
-        log.warning("damaged checkpoints moved to %s: steps %s", folder, ", ".join(map(str, sorted(steps))))
+        log.warning("checkpoints moved to %s: steps %s", folder, ", ".join(map(str, sorted(steps))))
 
     @contextlib.contextmanager
     def _writing(self):
@@ -204,6 +250,23 @@ class _LatestAndBest:
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = {*sorted(steps)[-self.keep :], self.best()}
         return [step in kept for step in steps]
+
+
+def _json(item: str):
+    return ocp.args.Composite(**{item: ocp.args.JsonRestore()})
+
+
+def _checksum(item) -> int:
+    """CRC32C of JSON types, the same before they are written and after they are read."""
+    plain = json.loads(json.dumps(item))  # JSON has neither tuples nor keys that are numbers
+    return google_crc32c.value(json.dumps(plain, sort_keys=True).encode())
+
+
+def _checksums_of_arrays(tree) -> dict[str, int]:
+    """Path of an array in a replicated tree -> CRC32C of its bytes."""
+    host = jax.device_get(parallel.local(tree))
+    arrays = jax.tree_util.tree_leaves_with_path(host)
+    return {jax.tree_util.keystr(path): google_crc32c.value(np.asarray(array).tobytes()) for path, array in arrays}
 
 
 def _abstract(tree):

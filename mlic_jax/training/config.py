@@ -5,8 +5,11 @@ from __future__ import annotations
 import bisect
 import contextlib
 import itertools
+import math
+import traceback
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from mlic_jax.errors import MlicError, UsageError
@@ -19,6 +22,7 @@ FREE_TO_CHANGE = (
     "train.log_every",
     "train.evaluate_every",
     "train.checkpoint_every",
+    "train.checkpoint_minutes",
     "train.keep",
     "train.samples",
     "train.max_bad_steps",
@@ -28,12 +32,17 @@ FREE_TO_CHANGE = (
     "data.workers",
     "data.cache_mib",
     "data.dir",
+    "data.max_unreadable",
+    "data.other_files",
     "data.source",
     "data.validation",
     "data.validation_images",
     "data.validation_patch",
     "init_from",
 )
+
+# What processes of one run may each have for themselves: where photos are, and how they are read.
+OF_A_PROCESS = ("data.source", "data.dir", "data.validation", "data.threads", "data.workers", "data.cache_mib")
 
 # The parts of a config that take keys of any name: arguments of factories.
 OPEN = ("model.arguments.", "optimizer.arguments.", "optimizers.")
@@ -73,7 +82,8 @@ def defaults() -> ConfigDict:
     c.data.source = "bundled"  # bundled, a folder, or tfds:name
     c.data.split = "train"
     c.data.dir = ""  # where TFDS finds its sets
-    c.data.validation = "bundled"
+    # As source; "": the photos that are held out of the source where its split is "train", the bundled ones otherwise.
+    c.data.validation = ""
     c.data.validation_split = "validation"
     c.data.validation_images = 4
     c.data.validation_patch = 256  # pixels
@@ -82,6 +92,9 @@ def defaults() -> ConfigDict:
     c.data.scale_range = (0.5, 1.0)  # random downscaling, against traces of JPEG; (1.0, 1.0) for lossless sets
     c.data.flip = True
     c.data.detail_weight = 0.0  # > 0 prefers patches with strong gradients
+    c.data.crops = 1  # patches cut from a picture whenever it is decoded, for as many batches one after another
+    c.data.max_unreadable = 100  # pictures that cannot be read are skipped and named; more of them end the run
+    c.data.other_files = False  # go on from a checkpoint although the names of the pictures are others now
     c.data.cache_mib = 256  # decoded images kept in memory
     c.data.threads = -1  # that prepare batches; -1: one per core
     c.data.workers = 0  # processes that prepare batches
@@ -97,13 +110,39 @@ def defaults() -> ConfigDict:
     c.train.bfloat16 = False  # transforms compute in bfloat16; parameters and priors stay float32
     # Products and convolutions round their operands to bfloat16; all else, sums included, is float32.
     c.train.rounded_products = False
-    c.train.max_bad_steps = 20  # non-finite steps in a row, skipped, before training stops
+    c.train.max_bad_steps = 20  # non-finite steps in a row, skipped, before training goes back or stops
     c.train.log_every = 50
     c.train.evaluate_every = 1000
     c.train.checkpoint_every = 1000
+    c.train.checkpoint_minutes = 10.0  # at least so often, too; 0: by steps alone
     c.train.keep = 2  # latest checkpoints kept, besides the best
     c.train.samples = 4  # validation images whose reconstructions are saved as pictures
     return c
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UsageError for a value of `train` that cannot work; `optimizers` and the data check theirs."""
+    train = config.train
+    for name in ("steps", "accumulate", "log_every", "checkpoint_every", "keep", "max_bad_steps"):
+        if train[name] < 1:
+            raise UsageError(f"train.{name} is {train[name]}: expected 1 or more")
+    for name in ("evaluate_every", "samples", "checkpoint_minutes"):
+        if not 0 <= train[name] < math.inf:
+            raise UsageError(f"train.{name} is {train[name]}: expected 0 or more")
+    if not 0 <= train.ema < 1:
+        raise UsageError(f"train.ema is {train.ema}: expected a decay from 0 (none) to below 1, as 0.999")
+
+
+def shared(config: ConfigDict) -> dict[str, Any]:
+    """Dotted key -> value, as far as it has to be the same in all processes of a run."""
+    flat = flatten_dict(config.to_dict(), sep=".")
+    return {key: value for key, value in flat.items() if key not in OF_A_PROCESS}
+
+
+def validation_source(config: ConfigDict) -> str:
+    """What `data.validation` means: the training photos' own held-out part, unless something else is named."""
+    c = config.data
+    return c.validation or (c.source if c.split == "train" else "bundled")
 
 
 def optimizer_of(config: ConfigDict, objective: str) -> ConfigDict:
@@ -162,9 +201,20 @@ def load(path: str, overrides: list[str]):
         raise
     except Exception as reason:  # a config is a program of the user's, and ml_collections raises many kinds
         text = " ".join(str(reason).replace("\\n", " ").replace("\\", "").split())
-        if isinstance(reason, KeyError | AttributeError):
+        place = _place(reason, found)
+        if place:
+            text = f"{type(reason).__name__}: {text}"
+        elif isinstance(reason, KeyError | AttributeError):
             text = f"no such key: {text}"
-        raise UsageError(f"config {path!r}: {text or type(reason).__name__}") from reason
+        raise UsageError(f"config {path!r}{place}: {text or type(reason).__name__}") from reason
+
+
+def _place(reason: BaseException, path) -> str:
+    """ ", line 12 of FILE" where an error is of a config's file, "" where it is of the command line."""
+    if isinstance(reason, SyntaxError):
+        return f", line {reason.lineno} of {reason.filename}"
+    lines = [frame for frame in traceback.extract_tb(reason.__traceback__) if frame.filename == str(path)]
+    return f", line {lines[-1].lineno} of {lines[-1].filename}" if lines else ""
 
 
 def change(config: ConfigDict, key: str, value: Any) -> None:

@@ -32,6 +32,9 @@ from mlic_jax.errors import UsageError
 # at 0; the price is that values end between 0.68 and 1.14.
 _QUINTIC = (3.4445, -4.7750, 2.0315)
 
+# Channels on either side of a kernel below which it is left to Adam.
+SMALLEST = 32
+
 
 def soap(
     learning_rate: optax.ScalarOrSchedule,
@@ -42,7 +45,7 @@ def soap(
     weight_decay: float = 0.0,
     precondition_every: int = 10,
     sides: str = "one",
-    smallest: int = 32,
+    smallest: int = SMALLEST,
     largest: int = 512,
 ) -> optax.GradientTransformation:
     """SOAP for kernels and matrices, Adam for everything else.
@@ -91,7 +94,7 @@ def muon(
     adam_b2: float = 0.999,
     eps: float = 1e-8,
     weight_decay: float = 0.0,
-    smallest: int = 32,
+    smallest: int = SMALLEST,
 ) -> optax.GradientTransformation:
     """Muon, with Nesterov's momentum, for kernels and matrices, Adam for everything else.
 
@@ -132,6 +135,16 @@ def _with_adam(matrices, adam, chosen: Callable, learning_rate, weight_decay: fl
     decaying = optax.chain(matrices, optax.add_decayed_weights(weight_decay)) if weight_decay else matrices
     parts = optax.partition({"matrices": decaying, "others": adam}, kind)
     return optax.chain(parts, optax.scale_by_learning_rate(learning_rate))
+
+
+def has_matrices(state: Any) -> bool:
+    """Whether `soap` or `muon`, by their state, have any parameter that is not left to Adam."""
+    parts = [part for part in jax.tree.leaves(state, is_leaf=_is_partition) if _is_partition(part)]
+    return any(leaf.ndim for part in parts for leaf in jax.tree.leaves(part.inner_states["matrices"]))
+
+
+def _is_partition(node) -> bool:
+    return isinstance(node, optax.transforms.PartitionState)
 
 
 def _check_decays(**decays: float) -> None:

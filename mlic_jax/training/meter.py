@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from clu import metrics as clu_metrics
 
-from mlic_jax.errors import TrainingError
 from mlic_jax.training import parallel
 
 # Steps that may still be computing while later ones are sent to the devices.
@@ -23,19 +22,22 @@ class Meter:
 
     Args:
       step: the last one before the run goes on.
-      max_bad_steps: non-finite steps in a row at which a run ends.
       batch_size: examples of a step, over all devices.
+
+    Attributes:
+      fetched: the latest step of which the figures are known.
+      bad_steps: how many in a row up to that one were not finite.
     """
 
-    def __init__(self, step: int, max_bad_steps: int, batch_size: int):
-        self.max_bad_steps, self.batch_size = max_bad_steps, batch_size
+    def __init__(self, step: int, batch_size: int):
+        self.batch_size, self.fetched, self.bad_steps = batch_size, step, 0
         self._in_flight: collections.deque[tuple[int, Any]] = collections.deque()
         self._measured: list[dict[str, np.ndarray]] = []  # since the last log line
         self._timed_at: float | None = None  # since when, and since which step, the speed is measured
         self._timed_step = step
 
     def add(self, step: int, metrics: Any) -> None:
-        """The metrics of a step, on the devices. Raises as `fetch`."""
+        """The metrics of a step, on the devices."""
         self._in_flight.append((step, metrics))
         if self._timed_at is None:
             self.fetch()
@@ -44,19 +46,12 @@ class Meter:
             self.fetch(IN_FLIGHT)
 
     def fetch(self, left: int = 0) -> None:
-        """Waits until all steps but the latest `left` are computed.
-
-        Raises TrainingError where a run diverges: too many steps in a row were not finite.
-        """
+        """Waits until all steps but the latest `left` are computed."""
         while len(self._in_flight) > left:
-            step, metrics = self._in_flight.popleft()
+            self.fetched, metrics = self._in_flight.popleft()
             measured = {key: np.asarray(value) for key, value in parallel.local(metrics).items()}
             self._measured.append(measured)
-            if measured["bad_steps"] >= self.max_bad_steps:
-                raise TrainingError(
-                    f"the loss or its gradient was not finite in {measured['bad_steps']} steps in a row, up to step "
-                    f"{step}: lower optimizer.learning_rate, or look at the data"
-                )
+            self.bad_steps = int(measured["bad_steps"])
 
     def figures(self, step: int) -> dict[str, float]:
         """Means since this was called last, up to a step that was just added, with "steps_per_second" and

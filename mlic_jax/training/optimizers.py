@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from mlic_jax.errors import TrainingError, UsageError
 from mlic_jax.training import parallel
 from mlic_jax.training.config import optimizer_of
-from mlic_jax.training.matrix_optimizers import muon, soap
+from mlic_jax.training.matrix_optimizers import SMALLEST, has_matrices, muon, soap
 
 SCHEDULES = ("constant", "cosine", "steps", "wsd")
 
@@ -22,6 +23,9 @@ OWN = {"soap": soap, "muon": muon}
 
 def learning_rate(config: ConfigDict) -> optax.Schedule:
     """updates -> learning rate. Raises UsageError for an unknown or impossible schedule."""
+    for key in ("learning_rate", "warmup_steps", "final_fraction", "factor"):
+        if not 0 <= config[key] < math.inf:
+            raise UsageError(f"optimizer.{key} is {config[key]}: expected 0 or more")
     peak, warmup = config.learning_rate, config.warmup_steps
     if config.schedule == "constant":
         after = optax.constant_schedule(peak)
@@ -75,6 +79,8 @@ def make(config: ConfigDict) -> optax.GradientTransformation:
             "try adam, adamw or sgd"
         )
     rate = learning_rate(config)
+    if not 0 <= config.clip_norm < math.inf:  # a negative one turns the gradient round
+        raise UsageError(f"optimizer.clip_norm is {config.clip_norm}: expected a norm above 0, or 0 for no clipping")
     try:
         optimizer = factory(learning_rate=rate, **config.arguments.to_dict())
     except (TypeError, UsageError) as reason:
@@ -93,6 +99,25 @@ def make_all(config: ConfigDict) -> dict[str, optax.GradientTransformation]:
             if key not in config.optimizer:
                 raise UsageError(f"optimizers.{name}.{key} is not known: use one of {', '.join(config.optimizer)}")
     return {name: make(optimizer_of(config, name)) for name in dict.fromkeys(config.schedule)}
+
+
+def without_matrices(config: ConfigDict, states: Mapping[str, Any]) -> list[str]:
+    """Sentences about objectives whose optimiser is for matrices and has found none, so that it is Adam.
+
+    Args:
+      config: a whole config.
+      states: objective -> optax state.
+    """
+    said = []
+    for name, state in states.items():
+        of_it = optimizer_of(config, name)
+        if of_it.name in OWN and not has_matrices(state):
+            smallest = of_it.arguments.get("smallest", SMALLEST)
+            said.append(
+                f"optimizer.name {of_it.name!r} is Adam here: no kernel of objective {name!r} has {smallest} channels "
+                "on both sides (optimizer.arguments.smallest). Choose adam, or set that lower"
+            )
+    return said
 
 
 def learning_rates(config: ConfigDict, states: Mapping[str, Any]) -> dict[str, float]:

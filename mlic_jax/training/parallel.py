@@ -1,4 +1,4 @@
-"""The only file that knows devices and processes.
+"""The only file that knows devices; `together.py` has the processes of a run.
 
 `jax.pmap` is today a wrapper around `jit(shard_map)`. In the form used here nothing is replicated by hand: the train
 state goes in and comes out as one whole (`in_axes=None`, `out_axes=None`), only the batch has a device axis.
@@ -18,33 +18,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from mlic_jax.errors import UsageError
 
 AXIS = "devices"
-# Steps between two times at which the processes of a run ask each other whether to stop.
-CONFER_EVERY = 10
-
-
-def start_processes() -> bool:
-    """Joins the other processes of a run, and says whether there are any. Call it before anything else uses jax.
-
-    On TPU pods, under SLURM and under Open MPI jax finds the others by itself when MLIC_DISTRIBUTED=1 is set; anywhere
-    else set MLIC_COORDINATOR (host:port of process 0), MLIC_PROCESSES and MLIC_PROCESS.
-
-    Raises UsageError where these are incomplete.
-    """
-    names = ("MLIC_COORDINATOR", "MLIC_PROCESSES", "MLIC_PROCESS")
-    given = [name for name in names if os.environ.get(name)]
-    if given and len(given) < len(names):
-        missing = ", ".join(name for name in names if name not in given)
-        raise UsageError(f"a run of several processes needs {', '.join(names)}: {missing} is not set")
-    if given:
-        coordinator, count, index = (os.environ[name] for name in names)
-        if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
-            raise UsageError(f"MLIC_PROCESS {index!r} of MLIC_PROCESSES {count!r}: expected a number below another")
-        jax.distributed.initialize(coordinator, int(count), int(index))
-    elif os.environ.get("MLIC_DISTRIBUTED") == "1":
-        jax.distributed.initialize()
-    else:
-        return False
-    return True
 
 
 def use_all_cores(batch_size: int, parts: int) -> None:
@@ -123,16 +96,19 @@ def local(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.addressable_shards[0].data, tree)
 
 
-def any_process(flag: bool, step: int) -> bool:
-    """Whether the flag is set in any process. All must call it at the same steps; they confer at some of them only,
-    since each time waits for the devices to finish."""
+def gathered(values: Any) -> np.ndarray:
+    """What every process gives, [processes, ...]. All must call it; it waits for the devices to finish."""
+    values = np.asarray(values)
     if jax.process_count() == 1:
-        return flag
-    if step % CONFER_EVERY:
-        return False
+        return values[None]
     from jax.experimental import multihost_utils
 
-    return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+    return np.asarray(multihost_utils.process_allgather(values))
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether the flag is set in any process. All must call it."""
+    return bool(np.any(gathered(flag)))
 
 
 def wait_for_all(what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 
@@ -73,14 +74,22 @@ class Progress:
 
     def __exit__(self, *_):
         if self.bar:
-            self.bar.stop()
+            with contextlib.suppress(OSError):
+                self.bar.stop()
 
     def say(self, text: str) -> None:
-        """Prints lines, above the bar where there is one."""
+        """Prints lines, above the bar where there is one. A closed terminal or a full disk does not end the run."""
+        with contextlib.suppress(OSError):
+            if self.bar:
+                self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            elif not self.quiet:
+                print(text, file=sys.stderr, flush=True)
+
+    def go_back(self, step: int) -> None:
+        """The run goes on from an earlier step."""
+        self.began = None
         if self.bar:
-            self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
-        elif not self.quiet:
-            print(text, file=sys.stderr, flush=True)
+            self.bar.update(self.task, completed=step)
 
     def _describe(self, words: str) -> None:
         if self.bar:

@@ -47,26 +47,41 @@ def published_recipe(config: ConfigDict) -> None:
     config.train.checkpoint_every = 5000
 
 
-def of_quality(argument: str, name: str, widths, lambdas, tiny) -> ConfigDict:
+# What stands behind a quality for the objective of MS-SSIM.
+MS_SSIM = "-ms-ssim"
+
+
+def variants_of(qualities) -> tuple[str, ...]:
+    """What may stand behind the colon of a config of `of_quality`."""
+    return (*map(str, qualities), *(f"{quality}{MS_SSIM}" for quality in qualities), "tiny")
+
+
+def of_quality(argument: str, name: str, widths, lambdas, lambdas_ms_ssim, tiny) -> ConfigDict:
     """The config of a model that comes in qualities, as CompressAI's zoo has them.
 
     Args:
-      argument: what stands behind the colon, a quality or `tiny`.
+      argument: what stands behind the colon: a quality, one with MS_SSIM behind it, or `tiny`.
       name: of the model in the zoo.
-      widths: quality -> (N, M).
+      widths: quality -> (N, M), or (N,).
       lambdas: quality -> weight of the distortion.
-      tiny: the widths of the tiny variant, which takes the lambda of quality 4.
+      lambdas_ms_ssim: quality -> weight of 1 - MS-SSIM.
+      tiny: the arguments of the tiny variant, which takes the lambda of quality 4.
 
     Raises UsageError as `quality_of` does.
     """
-    quality = quality_of(argument, widths)
-    N, M = (tiny["N"], tiny["M"]) if quality is None else widths[quality]
+    quality = quality_of(argument.removesuffix(MS_SSIM), widths)
+    distortion = "ms-ssim" if argument.endswith(MS_SSIM) else "mse"
     config = defaults()
     config.model.name = name
-    config.model.arguments = {"N": N, "M": M, "lmbda": lambdas[quality or 4], "distortion": "mse", "proxy": "noise"}
+    config.model.arguments = dict(tiny) if quality is None else dict(zip("NM", widths[quality], strict=False))
+    weights = lambdas_ms_ssim if distortion == "ms-ssim" else lambdas
+    config.model.arguments.update(lmbda=weights[quality or 4], distortion=distortion, proxy="noise")
     # The step from which the parse path trains with the rounding it will have in files; -1: rounded at export alone.
     config.model.arguments.quantise_from = -1
     make_tiny(config) if quality is None else published_recipe(config)
+    if quality and distortion == "ms-ssim":
+        # CompressAI's were trained for squared errors before, see `init_from`.
+        config.optimizer.learning_rate = 1e-5
     return config
 
 

@@ -9,7 +9,6 @@ import contextlib
 import json
 import logging
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from mlic_jax.fileformat import model_folder
 from mlic_jax.fileformat.artifact import SUFFIX, Artifact
 from mlic_jax.layers.precision import Precision
 from mlic_jax.training import config as configs
-from mlic_jax.training import optimizers, parallel
+from mlic_jax.training import optimizers, parallel, places
 from mlic_jax.training.checkpoint import Checkpoints
 from mlic_jax.training.step import TrainState, initial_state
 from mlic_jax.training.writer import METRICS, line_step
@@ -169,7 +168,7 @@ def export_run(
 
 def _validated(workdir, step):
     """{"validation": figures} of a step, where the run was validated then."""
-    path = pathlib.Path(workdir) / METRICS
+    path = places.path_of(workdir) / METRICS
     lines = path.read_bytes().splitlines() if path.exists() else []
     for record in (json.loads(line) for line in lines if line_step(line) == step):
         if record["kind"] == "validation":

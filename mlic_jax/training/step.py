@@ -26,7 +26,8 @@ class TrainState(NamedTuple):
       params, state: of the codec.
       optimizer: objective -> optax state of the parameters it owns.
       average: exponential moving average of params; empty without one.
-      skipped: int32, objectives' updates left out so far because a loss or gradient was not finite.
+      skipped: int32, objectives' updates left out so far because the loss, a gradient, or what the update would have
+        left behind in parameters, state or optimiser was not finite.
       bad_steps: int32, the latest steps in a row in which that happened.
     """
 
@@ -104,22 +105,26 @@ def make_step(
             computed = gradients[name](params, state, part, train_state.step)
             value, measured, new_state, grads = _mean_over_devices(computed, axis) if axis else computed
             norm = optax.tree.norm(grads)
-            finite = jnp.isfinite(value) & jnp.isfinite(norm)
             owned = _owned(params, codec.objectives[name].owns)
             updates, new_optimizer = optimizers[name].update(grads, optimizer[name], owned)
             new = (optax.apply_updates(owned, updates), new_state, new_optimizer)
             old = (owned, state, optimizer[name])
+            finite = jnp.isfinite(value) & jnp.isfinite(norm) & _all_finite(new)
             owned, state, optimizer[name] = jax.tree.map(functools.partial(jnp.where, finite), new, old)
             params = {**params, **owned}
             bad += ~finite
             prefix = f"{name}/" if len(optimizers) > 1 else ""
             metrics.update({prefix + key: v for key, v in {**measured, "grad_norm": norm}.items()})
+        average = train_state.average
+        if ema:
+            moved = _moved_average(average, params, ema, train_state.step)
+            average = jax.tree.map(functools.partial(jnp.where, bad < len(schedule)), moved, average)
         new = TrainState(
             step=train_state.step + 1,
             params=params,
             state=state,
             optimizer=optimizer,
-            average=_moved_average(train_state.average, params, ema, train_state.step) if ema else train_state.average,
+            average=average,
             skipped=train_state.skipped + bad,
             bad_steps=jnp.where(bad > 0, train_state.bad_steps + 1, 0),
         )
@@ -169,6 +174,12 @@ def _mean_over_devices(tree, axis: str):
         return (jax.lax.pmean if jnp.issubdtype(leaf.dtype, jnp.inexact) else jax.lax.pmax)(leaf, axis)
 
     return jax.tree.map(mean, tree)
+
+
+def _all_finite(tree) -> jax.Array:
+    """Whether all numbers of a tree's arrays are finite."""
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in arrays]))
 
 
 def _moved_average(average, params, ema: float, step):

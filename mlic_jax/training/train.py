@@ -4,7 +4,7 @@
 
 The same command resumes: where the workdir has a checkpoint, the run goes on from it, with the same batches and the
 same noise that an uninterrupted run would have seen. Weights come from, in this order: the checkpoint in the workdir;
-`config.init_from`; the seed. SIGTERM saves a checkpoint and ends the program with exit status 0.
+`config.init_from`; the seed. Signals that ask a run to stop (`stopping.py`) save a checkpoint and end it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import contextlib
 import json
 import logging
 import pathlib
-import signal
-import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,96 +23,103 @@ from ml_collections import ConfigDict
 
 from mlic_jax import atomic, data
 from mlic_jax.codec import Codec
-from mlic_jax.errors import InputError, TrainingError, UsageError
-from mlic_jax.training import optimizers, parallel
+from mlic_jax.errors import TrainingError
+from mlic_jax.training import config as configs
+from mlic_jax.training import lock, optimizers, parallel, places, together
 from mlic_jax.training.banner import opening
 from mlic_jax.training.checkpoint import Checkpoints, differences
-from mlic_jax.training.config import batch_parts, objectives_of_phases, phase_at
 from mlic_jax.training.meter import Meter
 from mlic_jax.training.progress import Progress
+from mlic_jax.training.recovery import WayBack
 from mlic_jax.training.runs import initialise, make_codec
 from mlic_jax.training.step import TrainState, check_schedule, make_step
+from mlic_jax.training.stopping import signals
+from mlic_jax.training.together import Wishes
 from mlic_jax.training.validation import save_samples, validate
-from mlic_jax.training.writer import Writer
+from mlic_jax.training.writer import METRICS, NoWriter, Writer
 
 log = logging.getLogger(__name__)
 
-AT_LEAST_1 = ("steps", "accumulate", "log_every", "checkpoint_every", "keep", "max_bad_steps")
-
 
 def train(config: ConfigDict, workdir, quiet: bool = False) -> TrainState:
-    """Trains until `config.train.steps`, or until SIGTERM.
+    """Trains until `config.train.steps`, or until a signal asks it to stop. Returns the last train state.
 
     Args:
       config: see mlic_jax.training.config.
-      workdir: the run's folder; it is made if it does not exist.
+      workdir: the run's folder, which is made if it does not exist, or gs://BUCKET/PATH.
       quiet: no progress bar.
-
-    Returns:
-      The last train state.
 
     Raises:
       UsageError, ModelError, InputError: a config that cannot work, named by its key.
-      TrainingError: a workdir that belongs to another config, or `max_bad_steps` non-finite steps in a row.
+      TrainingError: a workdir of another config, or of a run at work; or a run that diverges again and again.
     """
-    # ------------------------------------------------------------------ what is trained
-    for name in AT_LEAST_1:
-        if config.train[name] < 1:
-            raise UsageError(f"train.{name} is {config.train[name]}: expected 1 or more")
-    codec = make_codec(config)
-    step_of_phase = step_functions(codec, config)
-    parallel.check_batch(config.data.batch_size, batch_parts(config))
-
-    # ------------------------------------------------------------------ data
-    batches, held_out = make_data(config)
-
-    # ------------------------------------------------------------------ workdir, resume
-    workdir = make_workdir(workdir)
-    checkpoints = Checkpoints(workdir, config.train.keep)
-    with closing_after_failure(batches, checkpoints):
-        train_state, start = start_or_resume(codec, config, workdir, checkpoints, batches)
-    writer = make_writer(workdir, config, train_state, start) if parallel.is_main() else None
-
-    # ------------------------------------------------------------------ the loop
-    meter = Meter(start, config.train.max_bad_steps, config.data.batch_size)
-    progress = Progress(start, config.train.steps, quiet or not parallel.is_main())
-    progress.say("\n".join(opening(config, train_state.params, batches, workdir, start)))
     with contextlib.ExitStack() as exits:
-        for part in (batches, checkpoints, writer):
-            if part:
-                exits.callback(part.close)
-        terminated = exits.enter_context(sigterm())
+        stop_asked = exits.enter_context(signals())
+        # -------------------------------------------------------------- what is trained
+        workdir = places.path_of(workdir)
+        configs.check(config)
+        codec = make_codec(config)
+        step_of_phase = step_functions(codec, config)
+        parallel.check_batch(config.data.batch_size, configs.batch_parts(config))
+
+        # -------------------------------------------------------------- data
+        batches, held_out, photos = make_data(config)
+        exits.enter_context(closing(batches))
+        together.agree(configs.shared(config) | batches.get_state(), "Give all of them the same config and photos")
+
+        # -------------------------------------------------------------- workdir, resume
+        logs = exits.enter_context(places.logs_of(workdir, parallel.is_main(), resumed=(METRICS,)))
+        if parallel.is_main():
+            exits.enter_context(lock.locked(logs.folder))
+        checkpoints = exits.enter_context(closing(Checkpoints(workdir, config.train.keep)))
+        train_state, step = start_or_resume(codec, config, workdir, checkpoints, batches)
+        together.agree({"the step to go on from": step}, "Give all of them a --workdir that all of them see")
+        writer = exits.enter_context(closing(make_writer(logs.folder, config, train_state, step)))
+
+        # -------------------------------------------------------------- the loop
+        meter, wishes, way_back = Meter(step, config.data.batch_size), Wishes(step), WayBack(checkpoints, step)
+        progress = Progress(step, config.train.steps, quiet or not parallel.is_main())
+        progress.say("\n".join(opening(config, train_state, batches, photos, workdir, step)))
         exits.enter_context(progress)
-        for step in range(start + 1, config.train.steps + 1):
-            take_step = step_of_phase[phase_at(config.phases, step - 1)]
+        stopping = unsaved = False
+        while step < config.train.steps and not stopping:
+            step += 1
+            take_step = step_of_phase[configs.phase_at(config.phases, step - 1)]
             train_state, metrics = take_step(train_state, parallel.shard(next(batches)))
             meter.add(step, metrics)
-            last, stopping = step == config.train.steps, parallel.any_process(terminated(), step)
+            last = step == config.train.steps
+            stopping, by_time = wishes.of_all(step, stop_asked() != "", config.train.checkpoint_minutes)
 
             if step % config.train.log_every == 0 or last:
-                figures = meter.figures(step) | learning_rates(config, train_state, step)
+                figures = meter.figures(step) | learning_rates(config, train_state, step) | batches.figures()
                 progress.show(step, figures)
-                if writer:
-                    writer.scalars(step, "train", figures)
+                writer.scalars(step, "train", figures)
             else:
                 progress.advance(step)
 
             loss = None
             if (config.train.evaluate_every and step % config.train.evaluate_every == 0) or last:
-                figures, reconstructions = validate(codec, train_state, held_out)
+                figures = validated(codec, train_state, held_out, config.train.samples, writer, step)
                 loss = figures["loss"]
                 progress.note(step, figures)
-                if writer:
-                    writer.scalars(step, "validation", figures)
-                    count = config.train.samples
-                    save_samples(writer, workdir, step, held_out[:count], reconstructions[:count])
 
-            if step % config.train.checkpoint_every == 0 or last or stopping or loss is not None:
+            unsaved |= step % config.train.checkpoint_every == 0 or last or by_time or stopping or loss is not None
+            if unsaved:
                 meter.fetch()
+            if unsaved and not meter.bad_steps:  # what is saved can be gone on from
+                logs.copy()
                 checkpoints.save(step, train_state, batches.get_state(), config, loss)
-            if stopping:
-                log.warning("SIGTERM: the run ends with the checkpoint of step %d; the same command goes on", step)
-                break
+                unsaved = False
+                wishes.saved()
+            if meter.bad_steps >= config.train.max_bad_steps:
+                step, train_state, position, _ = way_back.take(meter, train_state)
+                batches.set_state(position)
+                unsaved = False
+                meter, wishes = Meter(step, config.data.batch_size), Wishes(step)
+                progress.go_back(step)
+                writer.go_back(step)
+        if stopping or unsaved:
+            say_where_it_ends(checkpoints, meter, stop_asked(), stopping)
     return train_state
 
 
@@ -130,15 +136,20 @@ def step_functions(codec: Codec, config: ConfigDict) -> list[Callable]:
     settings = {name: config.train[name] for name in ("accumulate", "ema")}
     return [
         parallel.pmap(make_step(codec, objectives, made, seed=config.seed, axis=parallel.AXIS, **settings))
-        for objectives in objectives_of_phases(config)
+        for objectives in configs.objectives_of_phases(config)
     ]
 
 
-def make_data(config: ConfigDict) -> tuple[data.TrainIterator, np.ndarray]:
-    """This process's part of the batches, and held-out patches uint8 [n, P, P, 3]. Raises UsageError, InputError."""
+def make_data(config: ConfigDict) -> tuple[data.TrainIterator, np.ndarray, int]:
+    """This process's part of the batches; held-out patches uint8 [n, P, P, 3]; of how many photos these are.
+
+    Raises UsageError, InputError.
+    """
     c = config.data
     source = data.make_source(c.source, c.split, c.dir or None, cache_mib=c.cache_mib)
-    held_out = data.make_source(c.validation, c.validation_split, c.dir or None, cache_mib=c.cache_mib)
+    held_out = data.make_source(
+        configs.validation_source(config), c.validation_split, c.dir or None, cache_mib=c.cache_mib
+    )
     patches = data.validation_batch(held_out, c.validation_patch, c.validation_images)
     batches = data.make_train_iterator(
         source,
@@ -152,18 +163,11 @@ def make_data(config: ConfigDict) -> tuple[data.TrainIterator, np.ndarray]:
         detail_weight=c.detail_weight,
         num_threads=None if c.threads < 0 else c.threads,
         num_workers=c.workers,
+        crops=c.crops,
+        max_unreadable=c.max_unreadable,
+        other_files=c.other_files,
     )
-    return batches, patches
-
-
-def make_workdir(workdir) -> pathlib.Path:
-    """The run's folder. Raises InputError where it can be no folder."""
-    workdir = pathlib.Path(workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as reason:
-        raise InputError(f"cannot make the workdir {str(workdir)!r}: {reason.strerror}") from reason
-    return workdir
+    return batches, patches, len(held_out)
 
 
 def start_or_resume(
@@ -187,7 +191,7 @@ def start_or_resume(
 
 def learning_rates(config: ConfigDict, train_state: TrainState, step: int) -> dict[str, float]:
     """The learning rates of a step's updates, for the logs: "learning_rate", or "NAME/learning_rate" for several."""
-    objectives = objectives_of_phases(config)[phase_at(config.phases, step - 1)]
+    objectives = configs.objectives_of_phases(config)[configs.phase_at(config.phases, step - 1)]
     states = {name: train_state.optimizer[name] for name in dict.fromkeys(objectives)}
     prefix = "{}/" if len(train_state.optimizer) > 1 else ""
     rates = optimizers.learning_rates(config, states)
@@ -195,18 +199,22 @@ def learning_rates(config: ConfigDict, train_state: TrainState, step: int) -> di
 
 
 @contextlib.contextmanager
-def closing_after_failure(*parts) -> Iterator[None]:
-    """Closes what was begun where something fails inside: threads that are torn down with the interpreter complain."""
+def closing(part: Any) -> Iterator[Any]:
+    """Closes a part at the end. After a failure, too, as threads that are torn down with the interpreter complain; but
+    not in one of several processes, where closing may wait for one that waits for this one."""
     try:
-        yield
+        yield part
     except BaseException:
-        for part in parts:
+        if jax.process_count() == 1:
             part.close()
         raise
+    part.close()
 
 
-def make_writer(workdir: pathlib.Path, config: ConfigDict, train_state: TrainState, start: int) -> Writer:
+def make_writer(workdir: pathlib.Path, config: ConfigDict, train_state: TrainState, start: int) -> Writer | NoWriter:
     """What figures are written to; the config and a table of the parameters are written at once."""
+    if not parallel.is_main():
+        return NoWriter()
     writer = Writer(workdir, start)
     atomic.write_bytes(workdir / "config.json", json.dumps(config.to_dict(), indent=1, default=list).encode())
     overview = parameter_overview.get_parameter_overview(parallel.local(train_state.params), include_stats=False)
@@ -214,15 +222,19 @@ def make_writer(workdir: pathlib.Path, config: ConfigDict, train_state: TrainSta
     return writer
 
 
-@contextlib.contextmanager
-def sigterm() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether SIGTERM came; inside, it does not end the process."""
-    received = []
-    if threading.current_thread() is not threading.main_thread():  # where Python sets no handlers
-        yield lambda: False
-        return
-    previous = signal.signal(signal.SIGTERM, lambda *_: received.append(True))
-    try:
-        yield lambda: bool(received)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+def validated(codec: Codec, train_state: TrainState, held_out: np.ndarray, samples: int, writer, step: int) -> dict:
+    """Figures on the held-out patches, which are written, too; and the first `samples` of them as pictures."""
+    figures, reconstructions = validate(codec, train_state, held_out)
+    writer.scalars(step, "validation", figures)
+    save_samples(writer, step, held_out[:samples], reconstructions[:samples])
+    return figures
+
+
+def say_where_it_ends(checkpoints: Checkpoints, meter: Meter, signal: str, stopped: bool) -> None:
+    """One line about a run that was asked to stop, or of which the last steps could not be saved."""
+    checkpoints.wait()
+    latest = checkpoints.latest()
+    where = "before its first checkpoint" if latest is None else f"with the checkpoint of step {latest}"
+    why = f"{signal or 'another process was asked to stop'}: " if stopped else ""
+    bad = f"; its last {meter.bad_steps} steps were not finite, and are not saved" if meter.bad_steps else ""
+    log.warning("%sthe run ends %s%s; the same command goes on", why, where, bad)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-import pathlib
 
 import jax
 import numpy as np
 from PIL import Image
 
-from mlic_jax import atomic
 from mlic_jax.codec import Codec
 from mlic_jax.training import parallel
 from mlic_jax.training.step import TrainState
@@ -31,16 +29,11 @@ def validate(codec: Codec, train_state: TrainState, images: np.ndarray) -> tuple
     return {key: float(value) for key, value in figures.items()}, joined["reconstruction"]
 
 
-def save_samples(
-    writer: Writer, workdir: pathlib.Path, step: int, images: np.ndarray, reconstructions: np.ndarray
-) -> None:
+def save_samples(writer: Writer, step: int, images: np.ndarray, reconstructions: np.ndarray) -> None:
     """One picture: originals above, reconstructions below, both uint8 [n, P, P, 3]; of no patches, none."""
     if not len(images):
         return
     grid = np.concatenate([np.concatenate(list(images), 1), np.concatenate(list(reconstructions), 1)], 0)
     out = io.BytesIO()
     Image.fromarray(grid).save(out, "PNG")
-    folder = workdir / "samples"
-    folder.mkdir(exist_ok=True)
-    atomic.write_bytes(folder / f"step_{step:08d}.png", out.getvalue())
     writer.image(step, "samples", out.getvalue(), grid.shape[:2], grid)

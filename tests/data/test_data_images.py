@@ -180,6 +180,23 @@ def test_list_images(tmp_path):
     ]
 
 
+def test_links_to_folders_are_followed_and_loops_are_not(tmp_path):
+    photos, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    for folder in (photos / "a", elsewhere / "deep"):
+        folder.mkdir(parents=True)
+        (folder / "x.png").touch()
+    (photos / "linked").symlink_to(elsewhere)
+    (photos / "a" / "up").symlink_to(photos)
+    (photos / "a" / "self").symlink_to(".")
+    (elsewhere / "deep" / "back").symlink_to(photos)
+    (photos / "gone").symlink_to(tmp_path / "gone")
+    (photos / "y.png").symlink_to(elsewhere / "deep" / "x.png")
+    found = [path.relative_to(photos).as_posix() for path in list_images(photos)]
+    assert found == ["a/x.png", "linked/deep/x.png", "y.png"]
+    (tmp_path / "way").symlink_to(photos)
+    assert len(list_images(tmp_path / "way")) == 3
+
+
 def test_list_images_errors(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         list_images(tmp_path / "none")

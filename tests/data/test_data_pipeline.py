@@ -12,9 +12,10 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
+from mlic_jax import runtime
 from mlic_jax.data import make_source, make_train_iterator, validation_batch
-from mlic_jax.data.pipeline import RandomPatch
-from mlic_jax.errors import InputError, UsageError
+from mlic_jax.data.patches import RandomPatch
+from mlic_jax.errors import InputError, TrainingError, UsageError
 
 
 class Flat:
@@ -28,6 +29,19 @@ class Flat:
 
     def __getitem__(self, index):
         return np.full((self.height, self.width, 3), index, np.uint8)
+
+
+def squares(folder, count):
+    """`count` files in a folder, the n-th all n."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for value in range(count):
+        Image.fromarray(np.full((40, 40, 3), value, np.uint8)).save(folder / f"{value:03}.png")
+    return folder
+
+
+def joined(parts):
+    """Batches of several processes as those of one."""
+    return [{key: np.concatenate([part[key] for part in step]) for key in step[0]} for step in zip(*parts)]
 
 
 def iterator(source=None, **changes):
@@ -81,8 +95,7 @@ def test_a_batch_depends_on_seed_and_step_alone(reference):
 def test_parts_of_the_processes_join_to_the_batch(reference, count):
     parts = [take(iterator(process_index=index, process_count=count), 6) for index in range(count)]
     assert all(batch["image"].shape[0] == 4 // count for part in parts for batch in part)
-    joined = [{key: np.concatenate([batch[key] for batch in step]) for key in step[0]} for step in zip(*parts)]
-    assert_same(joined, reference)
+    assert_same(joined(parts), reference)
 
 
 @pytest.mark.parametrize("threads, workers", [(0, 0), (3, 0), (1, 2)])
@@ -105,8 +118,28 @@ def test_state_of_another_run_is_noticed(caplog):
     batches = iterator()
     batches.set_state(batches.get_state())
     assert not caplog.records
-    batches.set_state(batches.get_state() | {"seed": 9, "images": 5})
-    assert ["seed was 9" in caplog.text, "images was 5" in caplog.text] == [True, True]
+    batches.set_state(batches.get_state() | {"seed": 9})
+    assert "seed was 9" in caplog.text
+
+
+@pytest.mark.parametrize("change", ["rename", "addition"])
+def test_a_state_of_other_files_is_refused(tmp_path, change, caplog):
+    folder = squares(tmp_path / "photos", 6)
+    state = json.loads(json.dumps(iterator(make_source(str(folder), "all"), patch_size=8).get_state()))
+    folder = folder.rename(tmp_path / "moved")  # as a whole: nothing that matters
+    iterator(make_source(str(folder), "all"), patch_size=8).set_state(state)
+    if change == "rename":
+        (folder / "000.png").rename(folder / "zzz.png")
+    else:
+        (folder / "zzz.png").write_bytes((folder / "000.png").read_bytes())
+    source = make_source(str(folder), "all")
+    with pytest.raises(TrainingError, match=f"6 images then, {len(source)} now.*other_files=True"):
+        iterator(source, patch_size=8).set_state(state)
+    assert not caplog.records
+    iterator(source, patch_size=8, other_files=True).set_state(state)
+    assert "files was" in caplog.text
+    older = {key: value for key, value in state.items() if key != "files"} | {"images": len(source)}
+    iterator(source, patch_size=8).set_state(older)  # a checkpoint from before names were noted
 
 
 def test_orbax_checkpoint(tmp_path, reference):
@@ -236,6 +269,8 @@ def test_validation_batch():
         {"num_threads": -1},
         {"num_workers": -1},
         {"start": -1},
+        {"crops": 0},
+        {"max_unreadable": -1},
     ],
 )
 def test_arguments_out_of_range(changes):
@@ -253,6 +288,133 @@ def test_a_damaged_image_stops_the_run_by_name(tmp_path, division):
     batches = iterator(make_source(str(tmp_path), "all"), patch_size=32, **division)
     with pytest.raises(InputError, match="c.png: damaged or truncated"):
         take(batches, 3)
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """A folder of 60 images of which three cannot be read."""
+    folder = squares(tmp_path / "photos", 60)
+    (folder / "007.png").write_bytes((folder / "007.png").read_bytes()[:60])
+    (folder / "008.png").write_bytes(b"not an image")
+    (folder / "059.png").unlink()
+    (folder / "059.png").symlink_to(folder / "gone.png")
+    return folder
+
+
+def test_unreadable_images_are_skipped_counted_and_named(damaged, caplog):
+    settings = {"patch_size": 8, "batch_size": 10, "max_unreadable": 3}
+    source = make_source(str(damaged), "all", cache_mib=0)
+    batches = iterator(source, **settings)
+    epoch = [next(batches) for _ in range(6)]
+    shown = sorted(np.concatenate([batch["image"][:, 0, 0, 0] for batch in epoch]).tolist())
+    # The next that can be read stands in for each: 9 for 7 and 8, and at the end of the list the first.
+    assert shown == sorted([*(n for n in range(60) if n not in (7, 8, 59)), 9, 9, 0])
+    assert [batches.figures()["unreadable"], len(caplog.records)] == [3, 3]
+    for name, reason in (("007.png", "damaged or truncated"), ("008.png", "not an image"), ("059.png", "no such file")):
+        assert sum(name in line and reason in line for line in caplog.messages) == 1
+    for _ in range(6):
+        next(batches)
+    assert len(caplog.records) == 3  # each is named once
+    # The same batches in whatever way they are prepared.
+    for division in ({"num_threads": 3}, {"num_workers": 1}):
+        assert_same(take(iterator(source, **settings, **division), 6), epoch)
+    assert_same(
+        joined([take(iterator(source, **settings, process_index=n, process_count=2), 6) for n in (0, 1)]), epoch
+    )
+    resumed = iterator(source, **settings)
+    resumed.set_state({"step": 2})
+    assert_same(take(resumed, 4), epoch[2:])
+
+
+def test_too_many_unreadable_images_end_the_run(damaged):
+    source = make_source(str(damaged), "all", cache_mib=0)
+    with pytest.raises(InputError, match="3 images cannot be read, the last of them .*data.max_unreadable allows 2"):
+        take(iterator(source, patch_size=8, batch_size=10, max_unreadable=2), 6)
+    for path in damaged.iterdir():  # as when a disk is gone
+        path.unlink()
+    with pytest.raises(InputError, match="no such file"):
+        take(iterator(source, patch_size=8, batch_size=10, max_unreadable=100), 1)
+
+
+def test_validation_leaves_out_what_cannot_be_read(damaged, caplog):
+    source = make_source(str(damaged), "all", cache_mib=0)
+    assert validation_batch(source, 8, 59)[:, 0, 0, 0].tolist() == [*range(7), *range(9, 59), 0, 1]
+    assert len(caplog.records) == 3
+    for path in damaged.iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="no such file"):
+        validation_batch(source, 8, 1)
+
+
+class Counting(Flat):
+    """Counts what is read. An image shows where it was cut: red is its number, green the row."""
+
+    def __init__(self, count):
+        super().__init__(count, 60, 60)
+        self.read = []
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        image = super().__getitem__(index)
+        image[..., 1] = np.arange(self.height)[:, None]
+        return image
+
+
+def test_several_crops_of_an_image():
+    source = Counting(6)
+    settings = {"patch_size": 8, "batch_size": 2, "crops": 3, "scale_range": (1, 1), "flip": False}
+    whole = take(iterator(source, **settings), 18)
+    assert sorted(source.read) == sorted([*range(6)] * 2)  # 36 patches of two epochs, 12 times decoded
+    images = np.stack([batch["image"][:, 0, 0, 0] for batch in whole]).reshape(6, 3, 2)
+    assert (images == images[:, :1]).all()  # the crops stand in batches one after another ...
+    rows = np.stack([batch["image"][:, 0, 0, 1] for batch in whole]).reshape(6, 3, 2)
+    assert (rows != rows[:, :1]).any(axis=(1, 2)).all()  # ... and are others
+    for start in range(6):
+        assert_same(take(iterator(source, **settings, start=start, num_threads=start % 3), 5), whole[start : start + 5])
+    first = iterator(source, **settings)
+    next(first)
+    state = first.get_state()
+    assert_same(take(first, 4), whole[1:5])
+    resumed = iterator(source, **settings, num_workers=1)
+    resumed.set_state(state)
+    assert_same(take(resumed, 6), whole[1:7])
+    parts = [take(iterator(source, **settings, process_index=n, process_count=2), 6) for n in (0, 1)]
+    assert_same(joined(parts), whole[:6])
+    one = take(iterator(source, **settings | {"crops": 1}), 1)
+    np.testing.assert_array_equal(one[0]["image"], whole[0]["image"])
+
+
+@pytest.mark.parametrize("given, workers, threads", [(None, 0, 20), (None, 3, 6), (5, 0, 5), (5, 3, 5)])
+def test_a_thread_for_every_core(monkeypatch, given, workers, threads):
+    asked = []
+
+    def options(**settings):
+        asked.append(settings)
+        raise NotImplementedError
+
+    monkeypatch.setattr(runtime, "cores", lambda: 20)
+    monkeypatch.setattr(grain, "ReadOptions", options)
+    with pytest.raises(NotImplementedError):
+        next(iterator(num_threads=given, num_workers=workers))
+    assert asked[0]["num_threads"] == threads and asked[0]["prefetch_buffer_size"] >= threads
+
+
+def test_time_spent_waiting_is_measured():
+    class Slow(Flat):
+        def __getitem__(self, index):
+            time.sleep(0.02)
+            return super().__getitem__(index)
+
+    batches = iterator(Slow(4), patch_size=8, batch_size=2)
+    next(batches), next(batches)
+    assert batches.figures()["data_wait_ms"] > 39  # two images a step
+    assert batches.figures() == {"data_wait_ms": 0}
+    batches = iterator(Slow(4), patch_size=8, batch_size=2, num_threads=1)
+    next(batches)
+    time.sleep(0.5)  # meanwhile batches are prepared
+    batches.figures()
+    next(batches)
+    assert batches.figures()["data_wait_ms"] < 20
 
 
 def test_a_closed_iterator_says_so():

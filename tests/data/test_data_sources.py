@@ -1,6 +1,8 @@
 """Sources: the bundled photos, folders and TFDS sets, by one factory."""
 
+import pathlib
 import pickle
+import re
 import subprocess
 import sys
 
@@ -138,10 +140,14 @@ class TinyPhotos(Tiny):
 class TinyPairs(Tiny):
     FEATURES = {"left": tfds.features.Image(), "right": tfds.features.Image(), "title": tfds.features.Text()}
 
+class TinyDepth(Tiny):
+    FEATURES = {"depth": tfds.features.Image(shape=(None, None, 1), dtype=np.uint16), "left": tfds.features.Image(),
+                "title": tfds.features.Text()}
+
 class TinyText(Tiny):
     FEATURES = {"title": tfds.features.Text()}
 
-for builder in (TinyPhotos, TinyPairs, TinyText):
+for builder in (TinyPhotos, TinyPairs, TinyDepth, TinyText):
     builder(data_dir=sys.argv[1]).download_and_prepare(file_format="array_record")
 """
 
@@ -176,6 +182,47 @@ def test_tfds_feature(tfds_dir):
         make_source("tfds:tiny_text", "train", tfds_dir)
 
 
+def test_of_several_images_one_is_decoded(tfds_dir, monkeypatch):
+    """The other may be of any kind, as 16 bits of depth, which TFDS decodes with TensorFlow alone."""
+    assert sorted(values(make_source("tfds:tiny_depth#left", "train", tfds_dir))) == [10, 11, 12, 13, 14]
+    import tensorflow_datasets as tfds
+
+    def refuse(*_, **__):
+        raise AssertionError("TFDS decodes an image")
+
+    monkeypatch.setattr(tfds.features.Image, "decode_example_np", refuse)
+    for spec in ("tfds:tiny_pairs#right", "tfds:tiny_photos"):
+        assert make_source(spec, "train", tfds_dir)[0].shape == (20, 30, 3)
+
+
+def test_digests_tell_sets_apart(tfds_dir, tmp_path):
+    fill(tmp_path / "a", 3)
+    fill(tmp_path / "b", 3)
+    specs = [str(tmp_path / "a"), "bundled", "tfds:tiny_photos", "tfds:tiny_pairs#left", "tfds:tiny_pairs#right"]
+    digests = [make_source(spec, "train", tfds_dir).digest() for spec in specs]
+    assert len(set(digests)) == len(specs)
+    assert digests[0] == make_source(str(tmp_path / "b"), "train", cache_mib=0).digest()
+    assert make_source("tfds:tiny_photos", "all", tfds_dir).digest() not in digests
+
+
+def test_the_recipe_of_the_docs_for_a_set_of_ones_own(tmp_path):
+    fill(tmp_path / "pairs" / "sharp", 3)
+    blurred = fill(tmp_path / "pairs" / "blurred", 3, start=100)
+    for path in blurred.iterdir():
+        path.rename(blurred / f"0{path.name[1:]}")
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    recipe, command = re.search(
+        r"```python\n(import pathlib.*?)```.*?\n    (mlic train .*?)\n", text, re.DOTALL
+    ).groups()
+    (tmp_path / "own.py").write_text(f"{recipe}\nimport sys\nassert 'tensorflow' not in sys.modules")
+    subprocess.run([sys.executable, "own.py"], check=True, capture_output=True, cwd=tmp_path)
+    settings = dict(re.findall(r"--config\.data\.(\w+)=(\S+)", command))
+    source = make_source(settings["source"], "train", tmp_path / settings["dir"])
+    assert sorted(values(source)) == [0, 1, 2] and settings["source"].endswith("#sharp")
+    other = make_source(settings["source"].replace("#sharp", "#blurred"), "train", tmp_path / settings["dir"])
+    assert sorted(values(other)) == [100, 101, 102]
+
+
 def test_tfds_split_error(tfds_dir):
     with pytest.raises(UsageError, match="one of train, test"):
         make_source("tfds:tiny_photos", "bogus", tfds_dir)
@@ -191,7 +238,7 @@ def test_tfds_prepared_without_random_access(tfds_dir, tmp_path):
         make_source("tfds:tiny_photos", "train", tmp_path)
 
 
-def test_tfds_set_that_needs_tensorflow_to_be_prepared(tmp_path):
+def test_tfds_set_that_needs_tensorflow_to_be_prepared(tmp_path, capsys):
     if "tensorflow" in sys.modules:
         pytest.skip("TensorFlow is loaded")
     import importlib.util
@@ -200,3 +247,7 @@ def test_tfds_set_that_needs_tensorflow_to_be_prepared(tmp_path):
         pytest.skip("TensorFlow is installed")
     with pytest.raises(UsageError, match=r"pip install .*\[tf\]"):
         make_source("tfds:clic", "train", tmp_path)
+    # Its code asks for TensorFlow as soon as it is imported.
+    with pytest.raises(UsageError, match=r"tfds:coco': preparing this set .* needs tensorflow.*\[tf\]") as error:
+        make_source("tfds:coco", "train", tmp_path)
+    assert "\n" not in str(error.value) and capsys.readouterr() == ("", "")

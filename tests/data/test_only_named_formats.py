@@ -64,7 +64,7 @@ def test_postscript_is_no_picture(tmp_path, monkeypatch, no_programs, name):
     readers = [
         lambda: images.read_image(path),
         lambda: images.decode_image(POSTSCRIPT),
-        lambda: sources.ImageFiles([path])[0],
+        lambda: sources.ImageFiles([path], path.parent)[0],
         lambda: images.read_grey(POSTSCRIPT, "map"),
     ]
     if name != "a.eps":

@@ -6,15 +6,18 @@ import pickle
 import re
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 import small
 from commands import run
 from PIL import Image
 
+from mlic_jax import zoo
 from mlic_jax.errors import MlicError, ModelError
 from mlic_jax.fileformat.artifact import Artifact, flatten
-from mlic_jax.interop.compressai import architecture_of, from_compressai, read_checkpoint, to_compressai
+from mlic_jax.interop.compressai import MODELS, architecture_of, cost_of_integers, from_compressai, to_compressai
+from mlic_jax.interop.torch_files import read_checkpoint
 
 CHECKPOINT = small.FIXTURES / "bmshj2018-factorized.pth.tar"
 # In the format before torch 1.6, with CompressAI's names of then.
@@ -57,6 +60,16 @@ def test_old_names_and_prefix():
         np.testing.assert_array_equal(array, flatten(from_compressai(name, weights)[0])[key])
 
 
+def test_old_names_of_residual_blocks():
+    name = "cheng2020-anchor"
+    weights = small.fixture_weights(name)
+    old = {key.replace(".skip.", ".downsample."): array for key, array in weights.items()}
+    assert set(old) != set(weights)
+    for key, array in flatten(from_compressai(name, old)[0]).items():
+        np.testing.assert_array_equal(array, flatten(from_compressai(name, weights)[0])[key])
+    assert MODELS[name].widths[6] == {"N": 192} and 7 not in MODELS[name].widths
+
+
 def test_what_does_not_fit_is_named():
     name = "bmshj2018-hyperprior"
     weights = small.fixture_weights(name)
@@ -74,7 +87,9 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ModelError, match="g_a"):
         from_compressai(name, {})
     with pytest.raises(ModelError, match="not known"):
-        from_compressai("cheng2020-anchor", weights)
+        from_compressai("minnen2020", weights)
+    with pytest.raises(ModelError, match="not known: use one of bmshj2018-factorized"):
+        to_compressai("minnen2020", {})
 
 
 def test_reads_what_torch_wrote():
@@ -90,8 +105,10 @@ def test_reads_what_torch_wrote():
 
 def test_the_command_makes_a_model_that_works(tmp_path, capsys):
     path, photo = tmp_path / "x.mlicm", tmp_path / "photo.png"
-    status, out, err = run(capsys, "import", "compressai", CHECKPOINT, "--model", "bmshj2018-factorized", "-o", path)
-    assert status == 0 and out.startswith(f"{path}: bmshj2018-factorized, "), err
+    words = "import", "compressai", CHECKPOINT, "--model", "bmshj2018-factorized"
+    status, out, err = run(capsys, *words, "-o", path, "--cost")
+    assert status == 0 and "integers cost +0.00 % of the bits and +0.000 dB" in out  # it has no network on that path
+    assert out.startswith(f"{path}: bmshj2018-factorized, "), err
     _, made = small.imported("bmshj2018-factorized")
     artifact = Artifact.load(path)
     assert artifact.fingerprint == made.fingerprint and CHECKPOINT.name in artifact.card["weights"]
@@ -115,10 +132,11 @@ def test_the_command_makes_a_model_that_works(tmp_path, capsys):
             r"no CompressAI weights of mbt2018-mean: missing .*h_a.0.bias, .* and \d+ more",
         ),
         (
-            ["--model", "cheng2020-anchor"],
+            ["--model", "minnen2020"],
             2,
-            "'cheng2020-anchor' is not known: use one of bmshj2018-factorized, .*mbt2018",
+            "'minnen2020' is not known: use one of bmshj2018-factorized, .*cheng2020-attn",
         ),
+        (["--model", "cheng2020-attn"], 5, "no CompressAI weights of cheng2020-attn: g_a.0.conv1.weight is missing"),
         (["--model", "bmshj2018-factorized", "--quality", "9"], 2, "quality 9 is not known: use one of 1, 2"),
         (["--model", "bmshj2018-factorized", "--quality", "6"], 5, "with N=8, M=12: quality 6 has N=192, M=320"),
     ],
@@ -275,3 +293,10 @@ def test_damaged_files_raise_nothing_else(tmp_path, checkpoint):
             read_checkpoint(path)
         except MlicError:
             pass
+
+
+def test_what_integers_cost():
+    codec = zoo.make("mbt2018-mean", **small.WIDTHS)
+    artifact = codec.export(*codec.init(jax.random.key(0), (64, 64, 3)))
+    more_bits, psnr_db = cost_of_integers(artifact, list(small.crops(2, 64)), side=64)
+    assert 0 < abs(more_bits) < 0.05 and abs(psnr_db) < 0.5

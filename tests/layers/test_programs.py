@@ -63,6 +63,37 @@ def test_a_damaged_file_is_made_again(folder, variables, spoil):
     assert of_a_new_process(variables)[1] == []
 
 
+def test_a_command_loads_ahead_what_the_last_one_used(folder, variables, monkeypatch):
+    ends = []
+    monkeypatch.setattr(runtime.atexit, "register", ends.append)
+    monkeypatch.setattr(runtime, "_ahead", {})
+    monkeypatch.setattr(runtime, "_used", {})
+    runtime.load_ahead("test")
+    wanted, compiled = of_a_new_process(variables)
+    assert compiled.count("jit(_window)") == 1
+    ends.pop()()
+    note = folder / "used-by-test"
+    (kept,) = set(folder.iterdir()) - {note}
+
+    runtime._used.clear()
+    runtime.load_ahead("test")
+    runtime._ahead[kept.name].result()
+    kept.unlink()
+    found, compiled = of_a_new_process(variables)
+    assert compiled == [], "what was loaded ahead needs no file any more"
+    np.testing.assert_array_equal(found, wanted)
+    before = note.stat().st_mtime_ns
+    ends.pop()()
+    assert note.stat().st_mtime_ns == before, "nothing new to note"
+
+    runtime.load_ahead("test")  # the file is gone
+    found, compiled = of_a_new_process(variables)
+    assert compiled.count("jit(_window)") == 1 and (found == wanted).all()
+    note.write_bytes(b"damaged")
+    runtime.load_ahead("test")
+    assert not runtime._ahead
+
+
 def test_a_folder_that_cannot_be_written(folder, variables):
     folder.write_bytes(b"a file")
     assert of_a_new_process(variables)[0].shape == (1, 5, 9, 2)

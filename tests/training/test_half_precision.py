@@ -14,8 +14,8 @@ from mlic_jax.training.runs import make_codec
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 NAMES = (
-    "bmshj2018_hyperprior", "mbt2018_mean", "mbt2018", "minnen2020", "hu2020", "kltnet", "kltnet2", "jiang2017",
-    "talebi2020", "li2018", "toderici2017", "johnston2018",
+    "bmshj2018_hyperprior", "mbt2018_mean", "mbt2018", "minnen2020", "cheng2020_attn", "hu2020", "kltnet", "kltnet2",
+    "jiang2017", "talebi2020", "li2018", "toderici2017", "johnston2018",
 )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ def test_a_run_says_what_it_is_and_how_fast(tmp_path, capsys):
     for words in (
         "toy-gan, 6 parameters",
         "1 x cpu",
-        "8 to train on (bundled), 2 patches to validate on (bundled)",
+        "8 to train on (bundled), 4 to validate on (bundled), by 2 patches",
         "8 patches of 16x16",
         f"{tmp_path}/run",
     ):

@@ -95,7 +95,7 @@ class DitheredGaussian(NamedTuple):
 
 
 def dither(shape: tuple[int, ...]) -> np.ndarray:
-    """Pseudo-random parts of a step, float32 [1, h, w, C] for a latent [B, h, w, C]: one of 16 from -15/32 to 15/32.
+    """Pseudo-random parts of a step, float32 [1, h, w, C] for a latent of [B, h, w, C]: one of 16, -15/32 to 15/32.
 
     By whole numbers, from the place of an entry alone: a multiplicative hash (splitmix64).
     """
