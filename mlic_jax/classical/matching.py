@@ -1,6 +1,8 @@
-"""Finding the quality at which a codec's file has a wanted size, for comparisons at equal rate."""
+"""Finding the quality at which a codec's file is what is wanted: of a size, or of a quality in some metric."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 
@@ -34,21 +36,49 @@ def match_rate(
         raise errors.UsageError(
             f"{codec.name}: target_bytes is {target_bytes} and max_encodes {max_encodes}; both must be at least 1"
         )
-    files: dict[int, bytes] = {}
+    return _match(codec, image, target_bytes, len, max_encodes)
 
-    def size(index: int) -> int:
+
+def match_metric(
+    codec: ClassicalCodec, image: np.ndarray, target: float, metric: Callable, max_encodes: int = 12
+) -> tuple[float, bytes]:
+    """The file whose picture is nearest to a target in a metric that grows with quality, as PSNR and MS-SSIM do.
+
+    Args:
+      codec, image, max_encodes: as for `match_rate`.
+      target: the wanted value.
+      metric: (original, decoded), both uint8 [H, W, 3] -> a number.
+
+    Returns:
+      (quality, file), as `match_rate`.
+
+    Raises:
+      UsageError: no encodes allowed.
+    """
+    if max_encodes < 1:
+        raise errors.UsageError(f"{codec.name}: max_encodes is {max_encodes}; it must be at least 1")
+    return _match(codec, image, target, lambda file: metric(image, codec.decode(file)), max_encodes)
+
+
+def _match(codec, image, target, measure, max_encodes):
+    """The file of whose measures the nearest to the target is; see `match_rate`."""
+    files: dict[int, bytes] = {}
+    measured: dict[int, float] = {}
+
+    def value(index: int) -> float:
         if index not in files:
             files[index] = codec.encode(image, index * codec.step)
-        return len(files[index])
+            measured[index] = measure(files[index])
+        return measured[index]
 
     low, high = 0, int(100 / codec.step)  # the first step whose file reaches the target lies between them
     while low < high and len(files) < max_encodes:
         middle = (low + high) // 2
-        if size(middle) < target_bytes:
+        if value(middle) < target:
             low = middle + 1
         else:
             high = middle
     if len(files) < max_encodes:
-        size(low)  # new only where every file was too small; the one below `low` has been seen
-    best = min(files, key=lambda index: (abs(len(files[index]) - target_bytes), index))
+        value(low)  # new only where every file was too small; the one below `low` has been seen
+    best = min(files, key=lambda index: (abs(measured[index] - target), index))
     return best * codec.step, files[best]

@@ -9,6 +9,11 @@ In a Flax model of one's own:
             back = ConvTranspose(32, kernel=5, stride=4), GDN(inverse=True), ConvTranspose(3, kernel=5, stride=4)
             return Stack(back)(y), DeepFactorized(8).bits(y)
 
+Besides Gaussians, `LogLaplace` and `LogLogistic` are priors of other shapes, with a `mixture` where a subclass names
+one; `WholeGaussian` is for latents rounded to whole numbers, `DitheredGaussian` for universal quantisation,
+`SoftRounded` for soft rounding (proxy "soft"), and `ZeroMean` has a scale for each channel. `run_length_encode` packs
+numbers that are nearly all zero without a model.
+
 Public are the names below. They are imported when they are first asked for: coding a file needs few of them.
 """
 
@@ -31,6 +36,9 @@ _HOME = {
     "SoftRounded": "priors.adapters",
     "WholeGaussian": "priors.whole",
     "ZeroMean": "priors.zero_mean",
+    "power_law_penalty": "sparse",
+    "run_length_decode": "sparse",
+    "run_length_encode": "sparse",
     "straight_through_round": "coders",
 }
 

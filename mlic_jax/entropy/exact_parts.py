@@ -70,7 +70,7 @@ def least_of(slope):
 
 def kind_of(layer):
     """What a layer is to an exact network; None for what it cannot be."""
-    if isinstance(layer, Conv | ConvTranspose):
+    if type(layer) in (Conv, ConvTranspose):  # no other parameters than a kernel and a bias
         return "convolution"
     if isinstance(layer, SpaceToDepth | DepthToSpace):
         return "moves"

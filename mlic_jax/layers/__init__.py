@@ -16,7 +16,7 @@ stay float32; `precision`, of products (`Precision`).
 from mlic_jax.layers.batch_norm import BatchNorm
 from mlic_jax.layers.blocks import ConvBlock, Gain, ShiftBlock, block_transform
 from mlic_jax.layers.bounds import lower_bound, upper_bound
-from mlic_jax.layers.conv import ConditionedConv, Conv, ConvTranspose, DepthwiseConv
+from mlic_jax.layers.conv import ConditionedConv, Conv, ConvTranspose, DepthwiseConv, SpectralConv
 from mlic_jax.layers.gdn import GDN
 from mlic_jax.layers.precision import Precision, in_float32
 from mlic_jax.layers.recurrent import GRU, LSTM, AssociativeLSTM
@@ -44,6 +44,7 @@ __all__ = [
     "Precision",
     "ShiftBlock",
     "SpaceToDepth",
+    "SpectralConv",
     "Stack",
     "Sum",
     "block_transform",

@@ -266,7 +266,7 @@ class Conv(_Strided, nn.Module):
         weights, biases = _initialisers(1 / np.sqrt(self.kernel * self.kernel * x.shape[-1]), self.gain)
         if self.kernel_init is not None:
             weights, biases = self.kernel_init, init.constant(0.0)
-        kernel = self.masked(self.param("kernel", weights, shape))
+        kernel = self.masked(self.whole_kernel(weights, shape))
         dtype = self.dtype or jnp.result_type(x, kernel)
         bias = self.param("bias", biases, (self.features,)).astype(dtype) if self.use_bias else None
         x, kernel = x.astype(dtype), kernel.astype(dtype)
@@ -277,6 +277,10 @@ class Conv(_Strided, nn.Module):
         rows, columns = (-(-side // self.stride) for side in x.shape[1:3])
         x = jnp.pad(x, ((0, 0), *((reach * self.stride,) * 2,) * 2, (0, 0)), mode="edge")
         return self._apply(x, kernel, bias)[:, reach : reach + rows, reach : reach + columns]
+
+    def whole_kernel(self, weights: init.Initialiser, shape: tuple[int, ...]) -> jax.Array:
+        """The kernel of a shape, from its parameter."""
+        return self.param("kernel", weights, shape)
 
     def taps(self) -> np.ndarray:
         """bool [k, k]: which there are."""
@@ -317,6 +321,27 @@ class ConditionedConv(Conv):
         powers = jnp.stack([condition, condition**2], -1)
         gain, shift = jnp.einsum("bp,kpf->kbf", powers, further)[:, :, None, None]
         return (y * (1 + gain) + shift).astype(y.dtype)
+
+
+class SpectralConv(Conv):
+    """A Conv whose parameter is the spectrum of its kernel: optimisers that scale each parameter's steps then treat
+    frequencies alike, and not taps.
+
+    Ballé et al., "Nonlinear transform coding", 2021, and TensorFlow Compression's `RDFTParameter`: real and imaginary
+    parts of the two-dimensional transform, divided by the root of the number of taps. Initial kernels are Conv's.
+    """
+
+    def whole_kernel(self, weights: init.Initialiser, shape: tuple[int, ...]) -> jax.Array:
+        """See Conv."""
+        spectrum = init.transformed(weights, shape, _spectrum)
+        parts = self.param("spectrum", spectrum, (2, shape[0], shape[1] // 2 + 1, *shape[2:]))
+        return jnp.fft.irfft2(parts[0] + 1j * parts[1], shape[:2], (0, 1), norm="ortho")
+
+
+def _spectrum(kernel):
+    """float64 [k, k, Cin, Cout] -> [2, k, k // 2 + 1, Cin, Cout]."""
+    spectrum = np.fft.rfft2(kernel, axes=(0, 1), norm="ortho")
+    return np.stack([spectrum.real, spectrum.imag])
 
 
 class ConvTranspose(nn.Module):

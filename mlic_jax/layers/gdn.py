@@ -113,11 +113,14 @@ class GDN(nn.Module):
 
     Attributes:
       inverse: IGDN, as synthesis transforms use.
+      simplified: the norm is beta_i + sum_j gamma_ij |x_j|, without squares and roots: GDN1 of Johnston et al.,
+        "Computationally efficient neural image compression", 2019.
       dtype: of the output. The normalization itself is computed in float32.
     """
 
     inverse: bool = False
     dtype: jnp.dtype | None = None
+    simplified: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -126,5 +129,10 @@ class GDN(nn.Module):
         gamma = self.param("gamma", init.constant(np.sqrt(0.1 * np.eye(channels) + PEDESTAL)), (channels, channels))
         beta = lower_bound(beta, BETA_BOUND) ** 2 - PEDESTAL
         gamma = lower_bound(gamma, GAMMA_BOUND) ** 2 - PEDESTAL
-        y = normalize(x.astype(jnp.float32), beta, gamma, self.inverse)
+        wide = x.astype(jnp.float32)
+        if self.simplified:
+            norm = beta + jnp.abs(wide) @ gamma.T
+            y = wide * norm if self.inverse else wide / norm
+        else:
+            y = normalize(wide, beta, gamma, self.inverse)
         return y.astype(self.dtype or x.dtype)

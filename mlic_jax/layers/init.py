@@ -85,6 +85,18 @@ def uniform(bound: float) -> Callable:
     return by(lambda rng, shape: rng.uniform(-bound, bound, shape))
 
 
+def transformed(initialiser: Callable, shape: tuple[int, ...], function: Callable) -> Callable:
+    """What a NumPy function makes of the values that another initialiser has for a shape."""
+
+    def initialise(key, other, dtype=jnp.float32):
+        made = initialiser(key, shape, dtype)
+        if isinstance(made, Fill):
+            return by(lambda rng, other: function(made.recipe(rng, shape)))(key, other, dtype)
+        return jnp.asarray(function(np.asarray(made)), dtype)
+
+    return initialise
+
+
 class Normal(NamedTuple):
     """Normal with standard deviation gain / sqrt(fan in), of kernels [..., Cin, Cout]. Equal ones compare equal."""
 

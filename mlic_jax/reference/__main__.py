@@ -1,9 +1,11 @@
-"""`python -m mlic_jax.reference FILE.mlic MODEL.mlicm`: one line for every array in a file."""
+"""`python -m mlic_jax.reference FILE.mlic MODEL.mlicm [OUT.npz]`: one line for every array in a file, or the arrays."""
 
 from __future__ import annotations
 
 import hashlib
 import sys
+
+import numpy as np
 
 from mlic_jax.errors import MlicError
 from mlic_jax.fileformat.artifact import Artifact
@@ -11,14 +13,18 @@ from mlic_jax.reference.decoder import decode
 
 
 def main(arguments: list[str]) -> int:
-    """Prints SHA-256, shape and name of each array, and returns the exit status."""
-    if len(arguments) != 2:
-        print("usage: python -m mlic_jax.reference FILE.mlic MODEL.mlicm", file=sys.stderr)
+    """Prints SHA-256, shape and name of each array, and returns the exit status; OUT.npz gets the arrays themselves:
+    symbols, rows of tables and means, as `decode` has them."""
+    if len(arguments) not in (2, 3):
+        print("usage: python -m mlic_jax.reference FILE.mlic MODEL.mlicm [OUT.npz]", file=sys.stderr)
         return 2
     try:
         with open(arguments[0], "rb") as file:
             data = file.read()
-        for name, array in decode(data, Artifact.load(arguments[1])).items():
+        arrays = decode(data, Artifact.load(arguments[1]))
+        if len(arguments) == 3:
+            np.savez_compressed(arguments[2], **arrays)
+        for name, array in arrays.items():
             shape = "x".join(map(str, array.shape))
             print(hashlib.sha256(array.astype("<i4").tobytes()).hexdigest(), shape, name)
     except (MlicError, OSError) as error:

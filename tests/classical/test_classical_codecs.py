@@ -134,6 +134,17 @@ def test_match_rate_beyond_the_codecs_reach(photo):
         classical.match_rate(codec, photo, 0)
 
 
+def test_match_metric_finds_the_nearest_of_all_files(photo):
+    codec = classical.get("jpeg")
+    quality, data = classical.match_metric(codec, photo, 31.0, psnr.psnr_db)
+    values = {q: psnr.psnr_db(photo, codec.decode(codec.encode(photo, q))) for q in range(101)}
+    assert data == codec.encode(photo, quality)
+    assert abs(values[quality] - 31.0) <= min(abs(value - 31.0) for value in values.values()) + 0.02
+    assert classical.match_metric(codec, photo, 999.0, psnr.psnr_db)[0] == 100
+    with pytest.raises(errors.UsageError, match="max_encodes is 0"):
+        classical.match_metric(codec, photo, 31.0, psnr.psnr_db, 0)
+
+
 def test_match_rate_obeys_its_bound(photo):
     calls = []
     counted = classical.get("jpeg")._replace(encode=lambda image, quality: calls.append(quality) or b"x" * 50)

@@ -13,6 +13,8 @@ from mlic_jax.errors import CorruptStreamError, ModelError
 SHAPE = (4, 3, 5, 2)
 LATENT = np.random.default_rng(0).normal(0, 3, SHAPE).astype(np.float32)
 MEAN, SCALE = np.full(SHAPE, 0.3, np.float32), np.full(SHAPE, 2.0, np.float32)
+# Soft rounding is no identity downstream: tests/entropy/priors/test_adapters.py.
+PLAIN = [proxy for proxy in coders.PROXIES if proxy != "soft"]
 MODELS = {"gaussian": rangecoder.Models(scale_tables())}
 
 
@@ -55,7 +57,7 @@ def test_noise_does_not_depend_on_the_other_examples():
         np.testing.assert_allclose(found.bits["y"], np.asarray(coder.bits["y"])[choice], rtol=1e-6)
 
 
-@pytest.mark.parametrize("proxy", coders.PROXIES)
+@pytest.mark.parametrize("proxy", PLAIN)
 def test_proxies(proxy):
     received, coder = train(LATENT, proxy)
     noisy, _ = train(LATENT, "noise")
@@ -64,7 +66,7 @@ def test_proxies(proxy):
     np.testing.assert_allclose(coder.bits["y"], bits_at(at), rtol=1e-5)
 
 
-@pytest.mark.parametrize("proxy", coders.PROXIES)
+@pytest.mark.parametrize("proxy", PLAIN)
 def test_gradients_of_proxies(proxy):
     weights = np.random.default_rng(1).normal(size=SHAPE).astype(np.float32)
     received, _ = train(LATENT, proxy)

@@ -1,8 +1,12 @@
 """hu2020: its size, what each latent depends on, its stages of training, and files that the reference decoder reads."""
 
 import functools
+import gzip
+import json
+import pathlib
 
 import flax.linen as nn
+import golden_streams
 import jax
 import numpy as np
 import pytest
@@ -12,12 +16,14 @@ from mlic_jax import api, reference, zoo
 from mlic_jax.entropy import coders
 from mlic_jax.errors import UsageError
 from mlic_jax.families import latent_coding
+from mlic_jax.fileformat import container
 from mlic_jax.fileformat.artifact import Artifact, flatten, unflatten
 from mlic_jax.models import hu2020
 
 WIDTHS = {"C": 12, "Y": 4, "Z": 3, "W": 12, "V": 4}
 MODULE = hu2020.CoarseToFine(**WIDTHS)
 GAINS = {"analysis": 3, "hyper_analysis_1": 3}
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 LATENTS = {"z3": (4, 12), "z2": (2, 4), "z1": (1, 3)}
 
 
@@ -71,6 +77,19 @@ def test_the_reference_decoder_reads_its_files(size):
     if size != (1, 1):
         for name in ("z3", "z2"):
             assert len(np.unique(found[name])) > 3 and len(np.unique(found[f"{name}_rows"])) > 8
+
+
+def test_golden_files():
+    """They decode to the symbols that they were written with, here and by the reference (golden/make_hu2020.py)."""
+    artifact = Artifact.from_bytes(gzip.decompress((GOLDEN / "hu2020.mlicm.gz").read_bytes()))
+    module = hu2020.CoarseToFine(**artifact.architecture)
+    for name, wanted in json.loads((GOLDEN / "hu2020.json").read_text()).items():
+        data = (GOLDEN / "hu2020" / f"{name}.mlic").read_bytes()
+        found = reference.decode(data, artifact)
+        assert {key: golden_streams.digest(array) for key, array in found.items()} == wanted, name
+        header, chunks = container.unpack(data)
+        z3, _, _ = latent_coding.receive(module, artifact, chunks[0].content, (header.height, header.width))
+        np.testing.assert_array_equal(found["z3"] + found["z3_means"] // 256, z3[0])
 
 
 def test_stages_train_what_there_is():

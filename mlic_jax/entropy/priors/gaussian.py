@@ -238,7 +238,7 @@ class LogMixture(LogGaussian):
         for scale in SCALE_TABLE.astype(np.float64):
             mass = mass_at(np.arange(int(12 * self.mixture[-1][1] * scale) + 12), scale, self.mixture, self.shape)
             within = 2 * np.cumsum(mass) - mass[0]  # of -n..n
-            width = max(1, int(np.argmax(1 - within <= _MIXTURE_TAIL)))
+            width = min(max(1, int(np.argmax(1 - within <= _MIXTURE_TAIL))), tables.WIDEST)
             rows.append(np.concatenate([mass[width:0:-1], mass[: width + 1]]))
             first.append(-width)
         return tables.build(rows, np.array(first), LOG_THRESHOLDS)

@@ -43,6 +43,26 @@ def test_other_shapes(kind):
         assert 2 * law.sf(-table.first[row] + 0.5) < 2**-12
 
 
+class LaplaceMixture(LogLaplace):
+    """As a user's model would have it."""
+
+    family = "log_laplace_mixture"
+    mixture = ((0.75, 0.5), (0.25, 3.0))
+
+
+def test_mixtures_of_a_shape():
+    prior, x = LaplaceMixture(jnp.full(41, np.log(2.0))), np.arange(-20, 21).astype(np.float32)
+    expected = sum(
+        share * (stats.laplace.cdf(x + 0.5, scale=2 * f) - stats.laplace.cdf(x - 0.5, scale=2 * f))
+        for share, f in prior.mixture
+    )
+    np.testing.assert_allclose(2.0 ** -np.asarray(prior.bits(x)), expected, rtol=1e-4)
+    table, row = prior.tabulate(), int(np.argmin(np.abs(SCALE_TABLE - 2)))
+    law = np.diff(sum(s * stats.laplace.cdf(np.arange(4) - 0.5, scale=f * SCALE_TABLE[row]) for s, f in prior.mixture))
+    middle = -table.first[row]
+    np.testing.assert_allclose(table.row(row)[middle : middle + 3] / tables.TOTAL, law, atol=2e-4)
+
+
 @pytest.mark.parametrize("shape", ["normal", "laplace", "logistic"])
 def test_zero_mean_of_other_shapes(shape):
     scales = np.float32([0.2, 1.0, 12.0])
