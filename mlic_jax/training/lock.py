@@ -112,6 +112,6 @@ def _alive(path: pathlib.Path) -> bool:
         os.kill(int(about["process"]), 0)
     except ProcessLookupError:
         return False
-    except (OSError, ValueError, KeyError):
-        return True
+    except (OSError, ValueError, KeyError):  # somebody else's, or not written by us
+        pass
     return True

@@ -76,11 +76,10 @@ def _send(process: int, number: int) -> None:
 
 
 def _why_aborted() -> str:
-    where = os.environ.get(NAMES[0])
-    others = f"at {where}" if where else "on other machines"
-    if os.environ.get(NAMES[2]) == "0":
+    coordinator, me = os.environ.get(NAMES[0]), os.environ.get(NAMES[2])
+    if coordinator is None or me == "0":
         return "another process of the run did not come, or is gone: the lines above say which"
-    return f"process 0 of the run, {others}, did not answer, or is gone: what it printed last says why"
+    return f"process 0 of the run, at {coordinator}, did not answer, or is gone: what it printed last says why"
 
 
 def say(line: str) -> None:

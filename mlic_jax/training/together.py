@@ -104,11 +104,11 @@ class _Watch:
     def fail(self, reason: BaseException) -> None:
         """Tells the others, and ends this process."""
         self._closed.set()
-        status = (
-            reason.exit_code if isinstance(reason, MlicError) else 130 if isinstance(reason, KeyboardInterrupt) else 1
-        )
-        words = " ".join(str(reason).split())[:500]
-        words = words if isinstance(reason, MlicError) else f"{type(reason).__name__}: {words}"
+        status, words = 1, " ".join(str(reason).split())[:500]
+        if isinstance(reason, MlicError):
+            status = reason.exit_code
+        else:
+            words = f"{type(reason).__name__}: {words}"
         say(f"mlic: error: {words}")
         with contextlib.suppress(Exception):  # the service may be what has gone
             self._store.key_value_set("mlic/fate", json.dumps([status, f"process {self._me}: {words}"]))
