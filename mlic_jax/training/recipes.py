@@ -51,11 +51,6 @@ def published_recipe(config: ConfigDict) -> None:
 MS_SSIM = "-ms-ssim"
 
 
-def variants_of(qualities) -> tuple[str, ...]:
-    """What may stand behind the colon of a config of `of_quality`."""
-    return (*map(str, qualities), *(f"{quality}{MS_SSIM}" for quality in qualities), "tiny")
-
-
 def of_quality(argument: str, name: str, widths, lambdas, lambdas_ms_ssim, tiny) -> ConfigDict:
     """The config of a model that comes in qualities, as CompressAI's zoo has them.
 

@@ -49,7 +49,7 @@ def test_a_folder_of_ones_own_comes_first(elsewhere):
 @pytest.mark.parametrize("name", ["vgg", "../demo", "configs/demo.py", ""])
 def test_what_is_not_there(name, elsewhere):
     assert config_files.find(name) is None
-    with pytest.raises(UsageError, match="config '.*give the path of a file, or one of bmshj2018_factorized"):
+    with pytest.raises(UsageError, match="config '.*give the path of a file, or one of bls2017"):
         load(f"{name}:tiny", [])
 
 
