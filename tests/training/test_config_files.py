@@ -56,7 +56,7 @@ def test_what_is_not_there(name, elsewhere):
 def test_the_list(capsys, elsewhere):
     status, out, _ = run(capsys, "configs")
     assert status == 0 and "li2018: Li 2018: binary codes" in out and "4 (default), 5" in out
-    assert "claims, for mlic claim NAME: jiang2017, " in out
+    assert "claims, for mlic claim NAME: hu2020, jiang2017, " in out
     status, out, _ = run(capsys, "configs", "mbt2018_mean")
     assert status == 0 and "quality 1 27.70 dB at 0.124 bpp" in out
     assert run(capsys, "configs", "nothing")[0] == 2
