@@ -166,13 +166,8 @@ def on_cores(count, artifact, files):
         for i, (chunk, _) in enumerate(files):
             pathlib.Path(folder, str(i)).write_bytes(chunk)
         sizes = json.dumps([size for _, size in files])
-        some = sorted(os.sched_getaffinity(0))[:count]
-        done = subprocess.run(
-            [sys.executable, __file__, "--decode", folder, "--sizes", sizes],
-            check=True,
-            capture_output=True,
-            preexec_fn=lambda: os.sched_setaffinity(0, some),
-        )
+        command = [sys.executable, __file__, "--decode", folder, "--sizes", sizes, "--cores", str(count)]
+        done = subprocess.run(command, check=True, capture_output=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -199,11 +194,13 @@ def main():
     given.add_argument("--model", help="model file (.mlicm)")
     given.add_argument("--decode", help=argparse.SUPPRESS)
     parser.add_argument("--sizes", help=argparse.SUPPRESS)
+    parser.add_argument("--cores", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--which", default="best", help="checkpoint of --run: best, latest or a step")
     parser.add_argument("--images", help="folder of pictures (default: the bundled ones held out from training)")
     parser.add_argument("--limit", type=int, default=0, help="the first so many pictures only")
     arguments = parser.parse_args()
     if arguments.decode:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])  # before XLA starts its threads
         folder, sizes = pathlib.Path(arguments.decode), json.loads(arguments.sizes)
         files = [((folder / str(i)).read_bytes(), tuple(size)) for i, size in enumerate(sizes)]
         return print(json.dumps(received(Artifact.load(folder / "model.mlicm"), files)))

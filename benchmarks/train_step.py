@@ -88,7 +88,9 @@ def make_their_step(args):
     from compressai.losses import RateDistortionLoss
 
     _, kind, widths = MODELS[args.model]
-    net = getattr(models, kind)(*widths).to(memory_format=torch.channels_last).train()
+    # PyTorch 2.13 ends with a segmentation fault where pixels of channels_last are shuffled in a backward pass.
+    form = torch.contiguous_format if kind.startswith("Cheng") else torch.channels_last
+    net = getattr(models, kind)(*widths).to(memory_format=form).train()
     quantiles = [p for name, p in net.named_parameters() if name.endswith("quantiles")]
     others = [p for name, p in net.named_parameters() if not name.endswith("quantiles")]
     optimizer = torch.optim.Adam(others, lr=1e-4, fused=True)
@@ -97,7 +99,7 @@ def make_their_step(args):
     image = torch.from_numpy(images(args)).permute(0, 3, 1, 2)  # of channels_last strides
 
     def one():
-        x = (image.float() / 255).contiguous(memory_format=torch.channels_last)
+        x = (image.float() / 255).contiguous(memory_format=form)
         optimizer.zero_grad()
         quantile_optimizer.zero_grad()
         loss = criterion(net(x), x)["loss"]

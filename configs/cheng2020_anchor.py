@@ -15,8 +15,9 @@ from mlic_jax.models import cheng2020 as paper
 from mlic_jax.training.recipes import of_quality
 
 VARIANTS = (
-    "1", "2", "3", "4", "5", "6", "tiny",
+    "1", "2", "3", "4", "5", "6",
     "1-ms-ssim", "2-ms-ssim", "3-ms-ssim", "4-ms-ssim", "5-ms-ssim", "6-ms-ssim",
+    "tiny",
 )  # fmt: skip
 
 
