@@ -2,9 +2,9 @@
 
 from mlic_jax.evaluation.claim import Arm, Claim
 
-STEPS = 400
+STEPS = 800
 # As long as published, of these steps.
-STAGES = (73, 87, 95)
+STAGES = (145, 175, 189)
 # Widths of all transforms; channels of y; of what decides probabilities.
 WIDTHS = {"model.arguments.N": 24, "model.arguments.M": 36}
 SLICES = {"model.arguments.H": 24, "model.arguments.C": 24, "model.arguments.D": 16}
@@ -19,7 +19,7 @@ RECIPE = {
     "train.checkpoint_every": STEPS,
     "train.samples": 0,
 }
-POINTS = tuple({"model.arguments.lmbda": lmbda} for lmbda in (0.004, 0.025))
+POINTS = tuple({"model.arguments.lmbda": lmbda} for lmbda in (0.002, 0.05))
 
 
 def _arm(name, config, changes, **more):
@@ -53,7 +53,7 @@ first three stages a quarter of the steps: trained all at once, its coarser late
         codecs=("jpeg",),
         anchors=("hyperprior", "jpeg"),
         metrics=("psnr", "ms-ssim"),
-        rates=(0.4, 0.6),
+        rates=(0.25, 0.35),
         published=(
             {
                 "pictures": "Kodak, BD-rate against BPG (4:4:4)",
@@ -89,6 +89,6 @@ Compression, with pchip over the points of 0.4 to 1.15 bpp (tests/evaluation/tes
 −8.7. Those of mean and scale, the second of the context and channel-wise are computed from CompressAI's and the
 authors' points over the whole common range, so that rows of different sources compare by their order at most.
 
-The papers train for half a million to five million steps; these arms end after 400 steps of eight tiles, on the
+The papers train for half a million to five million steps; these arms end after 800 steps of eight tiles, on the
 package's photos. What shows after that is how fast the models learn.""",
     )

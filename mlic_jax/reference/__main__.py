@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import sys
 
 import numpy as np
@@ -23,7 +24,10 @@ def main(arguments: list[str]) -> int:
             data = file.read()
         arrays = decode(data, Artifact.load(arguments[1]))
         if len(arguments) == 3:
-            np.savez_compressed(arguments[2], **arrays)
+            packed = io.BytesIO()  # so that no part of a file is left where something fails
+            np.savez_compressed(packed, **arrays)
+            with open(arguments[2], "wb") as file:
+                file.write(packed.getvalue())
         for name, array in arrays.items():
             shape = "x".join(map(str, array.shape))
             print(hashlib.sha256(array.astype("<i4").tobytes()).hexdigest(), shape, name)

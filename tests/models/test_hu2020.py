@@ -19,6 +19,7 @@ from mlic_jax.families import latent_coding
 from mlic_jax.fileformat import container
 from mlic_jax.fileformat.artifact import Artifact, flatten, unflatten
 from mlic_jax.models import hu2020
+from mlic_jax.reference import __main__ as command
 
 WIDTHS = {"C": 12, "Y": 4, "Z": 3, "W": 12, "V": 4}
 MODULE = hu2020.CoarseToFine(**WIDTHS)
@@ -77,6 +78,19 @@ def test_the_reference_decoder_reads_its_files(size):
     if size != (1, 1):
         for name in ("z3", "z2"):
             assert len(np.unique(found[name])) > 3 and len(np.unique(found[f"{name}_rows"])) > 8
+
+
+def test_the_reference_decoder_writes_its_arrays(tmp_path, capsys):
+    """`python -m mlic_jax.reference FILE MODEL OUT.npz`: symbols, rows and means as they are in the file."""
+    data = gzip.decompress((GOLDEN / "hu2020.mlicm.gz").read_bytes())
+    (tmp_path / "model.mlicm").write_bytes(data)
+    file = GOLDEN / "hu2020" / "one-pixel.mlic"
+    assert command.main([str(file), str(tmp_path / "model.mlicm"), str(tmp_path / "out.npz")]) == 0
+    assert "z3_rows" in capsys.readouterr().out
+    wanted = reference.decode(file.read_bytes(), Artifact.from_bytes(data))
+    with np.load(tmp_path / "out.npz") as found:
+        assert set(found) == set(wanted)
+        assert all(np.array_equal(found[name], array) for name, array in wanted.items())
 
 
 def test_golden_files():
