@@ -38,7 +38,7 @@ class Known(NamedTuple):
 
 KNOWN = (
     Known("kltnet-tiny", "tiny", "76acc3484b17", bpp=(0.10, 1.21), kmac_per_pixel=(21.0, 20.3)),
-    Known("kltnet-base", "base", "2372e2298447", "mlic_jax_base", "pip install ./weights", (0.09, 1.12), (85.0, 82.2)),
+    Known("kltnet-base", "base", "2372e2298447", "mlic_jax_base", "pip install ./weights", (0.09, 1.24), (85.0, 82.2)),
     Known("talebi2020", "talebi2020", "a62b46a03d02", kmac_per_pixel=(17.0, 0.0)),
 )
 

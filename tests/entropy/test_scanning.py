@@ -103,7 +103,9 @@ def test_files_decode(name):
         module.apply(artifact.variables, coder, method="transmit")
         return coder.received["y"], sum(coder.bits.values())
 
-    latents = latent_coding._analyzed(module, artifact.variables, latent_coding.pad_picture(image, 4)[None] / 255.0)
+    latents = latent_coding._analyzed(
+        latent_coding.bound(module, artifact), latent_coding.pad_picture(image, 4)[None] / 255.0
+    )
     values, bits = estimate(latents)
     np.testing.assert_allclose(values, received, atol=1e-4)
     assert 8 * len(stream) == pytest.approx(float(bits[0]), rel=0.02, abs=64)

@@ -599,7 +599,9 @@ def test_papers_that_are_not_there(here):
     for name in ("b", "a"):
         pathlib.Path(f"configs/claims/{name}.py").write_text("def get_claim():\n    pass\n")
     for paper in ("jpeg", "../steps"):
-        with pytest.raises(UsageError, match=f"claim '{paper}' .*: give the path of a file, or one of a, b, jiang2017"):
+        with pytest.raises(
+            UsageError, match=f"claim '{paper}' .*: give the path of a file, or one of a, b, hu2020, jiang2017"
+        ):
             spec.find(paper)
     assert spec.find("a") == spec.find("configs/claims/a.py") == pathlib.Path("configs/claims/a.py")
     assert spec.find("jiang2017").parts[-3:] == ("configs", "claims", "jiang2017.py")
