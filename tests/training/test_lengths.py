@@ -9,6 +9,7 @@ from commands import run
 from mlic_jax.errors import UsageError
 from mlic_jax.training import config_files, lengths, optimizers
 from mlic_jax.training.config import load
+from mlic_jax.training.stopping import PREEMPTED
 
 NAMES = [f"{name}:{variant}" for name in config_files.names() for variant in config_files.about(name).variants]
 
@@ -86,8 +87,8 @@ def test_the_command(capsys, monkeypatch):
     monkeypatch.setattr("mlic_jax.training.parallel.use_all_cores", lambda *_: None)
     words = ["train", "--config", "li2018:tiny", "--workdir", "never-made"]
     status, _, err = run(capsys, *words, "--steps", 150, "--config.optimizer.warmup_steps=3")
-    assert (status, err) == (0, "") and seen[0].phases == (120, 30) and seen[0].optimizer.warmup_steps == 3
+    assert (status, err) == (PREEMPTED, "") and seen[0].phases == (120, 30) and seen[0].optimizer.warmup_steps == 3
     status, _, err = run(capsys, *words, "--config.train.steps=150")
-    assert status == 0 and err.count("mlic: warning: ") == 2 and "'entropy' is never trained" in err
+    assert status == PREEMPTED and err.count("mlic: warning: ") == 2 and "'entropy' is never trained" in err
     assert err.splitlines()[-1] == "mlic: for a whole run of 150 steps, give --steps 150"
     assert run(capsys, *words, "--steps", "0")[0] == 2 and not pathlib.Path("never-made").exists()
