@@ -27,18 +27,21 @@ import time
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = str(ROOT / "configs" / "bmshj2018_hyperprior.py:tiny")
-# A small model on small patches, and a checkpoint every third step.
-CHANGES = (
+# A small model on small patches.
+SMALL = (
     "model.arguments.N=8",
     "model.arguments.M=12",
     "data.patch_size=64",
     "data.validation_patch=64",
     "data.validation_images=2",
+    "train.checkpoint_every=3",
+    "train.samples=0",
+)
+CHANGES = (
+    *SMALL,
     "train.steps=600",
     "train.evaluate_every=25",
-    "train.checkpoint_every=3",
     "train.log_every=1",
-    "train.samples=0",
 )
 MOMENTS = ("any time", "training", "writing")
 

@@ -23,20 +23,11 @@ import sys
 import tempfile
 import time
 
-from kill_resume import ROOT, Run, check
+from kill_resume import ROOT, SMALL, Run, check
 
 # For flips: a small model, whose checkpoints are mostly arrays.
 CONFIG = str(ROOT / "configs" / "bmshj2018_factorized.py:tiny")
-CHANGES = (
-    "model.arguments.N=8",
-    "model.arguments.M=12",
-    "data.patch_size=64",
-    "data.validation_patch=64",
-    "data.validation_images=2",
-    "train.steps=6",
-    "train.checkpoint_every=3",
-    "train.samples=0",
-)
+CHANGES = (*SMALL, "train.steps=6")
 # For all else: a linear autoencoder, which compiles in a second, and a run that saves at its end alone. Where a step is
 # named, process 1 fails at its batch.
 TOY = """

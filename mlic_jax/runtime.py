@@ -7,19 +7,21 @@ Importing it imports neither jax nor NumPy.
 from __future__ import annotations
 
 import atexit
-import concurrent.futures
 import contextlib
 import hashlib
 import json
 import os
 import pathlib
-import pickle
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from mlic_jax import atomic
 from mlic_jax.errors import InputError, LimitError, UsageError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 # Settings of jax that change what a program means, or forbid things that this package does: rank promotion, mixed
 # dtypes, implicit transfers. The host of a library may have set them for its own code.
@@ -168,7 +170,7 @@ def prepare_jax(start: bool = True) -> None:
 
 
 # Names of files -> programs that are being loaded; and those that this process has used, in order.
-_ahead: dict[str, concurrent.futures.Future] = {}
+_ahead: dict[str, Future] = {}
 _used: dict[str, None] = {}
 
 
@@ -183,7 +185,9 @@ def load_ahead(purpose: str) -> None:
     note, names = kept_programs / f"used-by-{purpose}", []
     with contextlib.suppress(ValueError, OSError):
         names = json.loads(read_kept(note))
-    _ahead.update((name, concurrent.futures.Future()) for name in names)
+    from concurrent.futures import Future
+
+    _ahead.update((name, Future()) for name in names)
     threading.Thread(target=_load_all, args=(note.parent, dict(_ahead))).start()
 
     @atexit.register
@@ -192,7 +196,7 @@ def load_ahead(purpose: str) -> None:
             write_kept(note, json.dumps(list(_used)).encode())
 
 
-def _load_all(folder: pathlib.Path, loading: dict[str, concurrent.futures.Future]) -> None:
+def _load_all(folder: pathlib.Path, loading: dict[str, Future]) -> None:
     """Loads files until the process ends. What cannot be loaded is raised where the program is used."""
     for name, future in loading.items():
         if not threading.main_thread().is_alive():
@@ -211,6 +215,8 @@ def kept_program(file: pathlib.Path) -> Callable:
 
 
 def _load(file):
+    import pickle
+
     from jax.experimental import serialize_executable
 
     return serialize_executable.deserialize_and_load(*pickle.loads(read_kept(file)))

@@ -37,16 +37,25 @@ def read_checkpoint(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
       ModelError: missing or damaged file, or anything but tensors in it. Nothing in it is executed.
     """
+    return of_checkpoint(atomic.read_bytes(path, ModelError), path)
+
+
+def of_checkpoint(data: bytes, path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """As `read_checkpoint`, from the content of a file; errors name its path."""
 
     def tensors(data):
         checkpoint = _of_zip(data) if data[:2] == b"PK" else _of_pickles(data)
         return checkpoint.get("state_dict", checkpoint)
 
-    return _weights(path, tensors)
+    return _weights(data, path, tensors)
 
 
-def read_script(path: str | os.PathLike) -> dict[str, np.ndarray]:
+def of_script(data: bytes, path: str | os.PathLike) -> dict[str, np.ndarray]:
     """The weights of a network that `torch.jit.save` wrote, without PyTorch; its code is not looked at.
+
+    Args:
+      data: the content of the file.
+      path: which errors name.
 
     Returns:
       name -> array, in torch's layout; names have dots between modules, as in a state dict.
@@ -54,11 +63,10 @@ def read_script(path: str | os.PathLike) -> dict[str, np.ndarray]:
     Raises:
       ModelError: as `read_checkpoint`.
     """
-    return _weights(path, lambda data: dict(_flat(_of_zip(data))))
+    return _weights(data, path, lambda data: dict(_flat(_of_zip(data))))
 
 
-def _weights(path, tensors):
-    data = atomic.read_bytes(path, ModelError)
+def _weights(data, path, tensors):
     try:
         weights = {str(name): value for name, value in tensors(data).items() if isinstance(value, np.ndarray)}
     except Exception as reason:  # whatever a damaged file trips over, in zipfile or pickle

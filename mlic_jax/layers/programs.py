@@ -159,7 +159,7 @@ def _state(path):
 
 def _processor() -> list:
     """The processor, what it can do, and how many cores this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = runtime.cores()
     try:
         text = pathlib.Path("/proc/cpuinfo").read_text()
     except OSError:

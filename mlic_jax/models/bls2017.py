@@ -18,15 +18,12 @@ from __future__ import annotations
 
 import functools
 
-import jax.numpy as jnp
-
 from mlic_jax.codec import Codec
 from mlic_jax.entropy.priors.factorized import DeepFactorized
 from mlic_jax.families.common import check_widths
-from mlic_jax.families.latent import LatentModel, latent_codec
+from mlic_jax.families.latent import latent_codec
 from mlic_jax.layers.conv import Conv, ConvTranspose
 from mlic_jax.layers.gdn import GDN
-from mlic_jax.layers.precision import Precision
 from mlic_jax.layers.stack import Stack
 from mlic_jax.models import bmshj2018
 
@@ -37,13 +34,8 @@ LAMBDAS, LAMBDAS_MS_SSIM = bmshj2018.LAMBDAS, bmshj2018.LAMBDAS_MS_SSIM
 TINY = {"N": 16}
 
 
-class Bls2017(LatentModel):
-    """N: width of everything."""
-
-    N: int
-    dtype: jnp.dtype | None = None
-    precision: Precision | None = None
-    stride = 16
+class Bls2017(bmshj2018.Factorized):
+    """N, M: one width."""
 
     def setup(self):
         N, more = self.N, {"dtype": self.dtype, "precision": self.precision}
@@ -53,18 +45,9 @@ class Bls2017(LatentModel):
         self.g_s = Stack((up(N, 5, 2), igdn(), up(N, 5, 2), igdn(), up(3, 9, 4)), pixels=True)
         self.prior_y = DeepFactorized(N, family="factorized_y")
 
-    def analyze(self, image):
-        return {"y": self.g_a(image)}
-
-    def transmit(self, code):
-        return code("y", self.prior_y)
-
-    def synthesize(self, received):
-        return self.g_s(received)
-
 
 def bls2017(*, N: int = 128, lmbda: float = 0.0130, dtype=None, precision=None, **training) -> Codec:
     """bls2017. N: width of the transforms and channels of y; training: see latent_codec."""
     check_widths("bls2017", ("N", N, 1))
-    module = Bls2017(N=N, dtype=dtype, precision=precision)
+    module = Bls2017(N=N, M=N, dtype=dtype, precision=precision)
     return latent_codec(module, model="bls2017", architecture={"N": N}, lmbda=lmbda, **training)

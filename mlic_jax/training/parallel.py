@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from mlic_jax import runtime
 from mlic_jax.errors import UsageError
 
 AXIS = "devices"
@@ -29,8 +30,7 @@ def use_all_cores(batch_size: int, parts: int) -> None:
     """
     if "device_count" in os.environ.get("XLA_FLAGS", "") or os.environ.get("JAX_NUM_CPU_DEVICES"):
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    fitting = [n for n in range(1, cores + 1) if batch_size % (n * parts) == 0]
+    fitting = [n for n in range(1, runtime.cores() + 1) if batch_size % (n * parts) == 0]
     with contextlib.suppress(RuntimeError):  # jax has started already, in a program that calls us
         jax.config.update("jax_num_cpu_devices", max(fitting, default=1))
 

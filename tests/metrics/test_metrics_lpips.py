@@ -165,7 +165,7 @@ def test_a_missing_package_says_what_to_install(monkeypatch):
 
 def test_other_files_are_refused(monkeypatch, tmp_path):
     spec = types.SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(lpips.importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     with pytest.raises(InputError, match="alexnet.ckpt"):
         lpips.weights.__wrapped__("alex")
     (tmp_path / "weights").mkdir()

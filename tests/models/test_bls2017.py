@@ -16,7 +16,7 @@ from mlic_jax.models import bls2017
 @pytest.mark.parametrize(("N", "millions", "kmac"), [(128, 1.77, 22), (192, 3.94, 48)])
 def test_size(N, millions, kmac):
     codec = zoo.make("bls2017", N=N)
-    shapes = jax.tree.leaves(latent_coding.boxed_params(bls2017.Bls2017(N=N)))
+    shapes = jax.tree.leaves(latent_coding.boxed_params(bls2017.Bls2017(N=N, M=N)))
     count = sum(box.value.size if hasattr(box, "value") else box.size for box in shapes)
     assert count / 1e6 == pytest.approx(millions, abs=0.01)
     assert sum(codec.kmac_per_pixel().values()) == pytest.approx(kmac, rel=0.03)
@@ -29,7 +29,7 @@ def _gdn(x, params, power):
 
 def test_layers_are_the_paper_s():
     """By the plain operations: padding k // 2 of strided convolutions, and their transposes."""
-    model, image = bls2017.Bls2017(N=4), small.crops(1, 32) / np.float32(255)
+    model, image = bls2017.Bls2017(N=4, M=4), small.crops(1, 32) / np.float32(255)
     codec = zoo.make("bls2017", N=4)
     params, _ = codec.init(jax.random.key(0), (32, 32, 3))
     numbers = {path: np.asarray(array) for path, array in flatten(params).items()}
@@ -74,6 +74,6 @@ def test_the_reference_decoder_reads_its_files():
     image = np.ascontiguousarray(small.photos()[0][:50, :70])
     found = reference.decode(api.compress(image, artifact), artifact)
     stream = codec.compress(artifact, image, None)[0]
-    received = latent_coding.receive(bls2017.Bls2017(N=4), artifact, stream, image.shape[:2])
+    received = latent_coding.receive(bls2017.Bls2017(N=4, M=4), artifact, stream, image.shape[:2])
     np.testing.assert_allclose(found["y"] + artifact.state["prior_y"]["medians"], received[0], atol=1e-5)
     assert len(np.unique(found["y"])) > 10

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mlic_jax.entropy import tables
-from mlic_jax.entropy.priors.gaussian import LIKELIHOOD_FLOOR, LogGaussian
+from mlic_jax.entropy.priors.gaussian import LIKELIHOOD_FLOOR
 from mlic_jax.entropy.priors.whole import PHASES, WholeGaussian
 from mlic_jax.entropy.quantisers import soft_round, soft_round_inverse, soft_round_mean
 from mlic_jax.layers.bounds import lower_bound
@@ -48,29 +48,12 @@ class SoftRounded(NamedTuple):
         return -jnp.log2(lower_bound(self.prior.mass(low, high), LIKELIHOOD_FLOOR))
 
 
-class DitheredGaussian(NamedTuple):
+class DitheredGaussian(WholeGaussian):
     """`WholeGaussian`, of latents whose rounding is moved by a pseudo-random part of a step that both sides know.
 
     The error of rounding is then uniform and does not depend on the latent, as the noise of training is: what was
-    learned by the proxy "noise" holds in files to the last digit.
-
-    Attributes:
-      log_scale, location: as of WholeGaussian.
+    learned by the proxy "noise" holds in files to the last digit. Its table is that of WholeGaussian.
     """
-
-    log_scale: jax.Array
-    location: jax.Array
-
-    family = WholeGaussian.family
-    limit = None
-
-    def bits(self, x: jax.Array) -> jax.Array:
-        """-log2 of the likelihood of x, same shape."""
-        return LogGaussian(self.log_scale, self.location).bits(x)
-
-    def mass(self, low: jax.Array, high: jax.Array) -> jax.Array:
-        """P(low < X < high), for finite bounds of the latent's shape."""
-        return LogGaussian(self.log_scale, self.location).mass(low, high)
 
     @property
     def center(self):
@@ -81,14 +64,6 @@ class DitheredGaussian(NamedTuple):
     def indexes(self, shape: tuple[int, ...], table: tables.Table) -> np.ndarray:
         """Row of the table for every entry, uint16."""
         return self._moved(dither(shape)).indexes(shape, table)
-
-    def export_state(self) -> dict:
-        """Nothing: all that is fixed stands in the table."""
-        return {}
-
-    def tabulate(self) -> tables.Table:
-        """The table of WholeGaussian."""
-        return self._moved(0).tabulate()
 
     def _moved(self, moved):
         return WholeGaussian(self.log_scale, self.location - moved)

@@ -39,11 +39,12 @@ def machine() -> dict[str, Any]:
     """{"cores", "accelerator", "versions"} of this process."""
     import jax
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from mlic_jax import runtime
+
     kinds = [device.device_kind for device in jax.devices() if device.platform != "cpu"]
     versions = f"mlic_jax {mlic_jax.__version__}, jax {jax.__version__}, Python {platform.python_version()}"
     accelerator = f"{len(kinds)} x {kinds[0]}" if kinds else "none"
-    return {"cores": cores, "accelerator": accelerator, "versions": versions}
+    return {"cores": runtime.cores(), "accelerator": accelerator, "versions": versions}
 
 
 def main() -> int:
